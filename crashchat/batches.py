@@ -1,0 +1,163 @@
+"""Which questions share a step, and how a list of questions becomes a PackedBatch.
+
+The batch size counts questions (SPEC.md, Strategies). An epoch is a stream of all questions, cut every
+`global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch of 24 decodes and
+encodes 4 to 6 videos instead of 24. A video on a cut has some questions before it and some behind: no question is lost, and a
+step is always exactly `global_batch_size` questions, on any number of processes.
+"""
+
+import random
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedTokenizerBase
+
+from crashchat.annotations import Question, VideoQAs
+from crashchat.packing import PackedBatch, pack
+from crashchat.sequence import Branch, build_sequence
+from crashchat.video import Clip, read_clip
+from crashchat.vision import VisionSettings, VisualTokens, visual_tokens
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How a video file becomes visual tokens: sampling (fps, max_frames), then size, pixels and compression."""
+
+    fps: float = 10.0
+    max_frames: int = 96
+    vision: VisionSettings = VisionSettings()
+    token_compression: bool = True
+
+
+def read_visual_tokens(path: str, settings: VideoSettings) -> VisualTokens:
+    """A video file as visual tokens (SPEC.md, steps 1-5). Raises VideoError for a file that cannot be read."""
+    return tokens_of_clip(read_clip(path, settings.fps, settings.max_frames), settings)
+
+
+def tokens_of_clip(clip: Clip, settings: VideoSettings) -> VisualTokens:
+    """A clip's visual tokens, all of them kept when compression is off."""
+    visual = visual_tokens(clip, settings.vision)
+    if not settings.token_compression:
+        visual.compression_mask.fill_(True)
+    return visual
+
+
+class QuestionDataset(Dataset):
+    """All questions on some videos, numbered; fetching several at once gives one PackedBatch of them.
+
+    `numbers[i]` lists the question numbers of video i.
+    """
+
+    def __init__(
+        self,
+        videos: list[VideoQAs],
+        tokenizer: PreTrainedTokenizerBase,
+        settings: VideoSettings,
+        max_length: int,
+        row_length: int | None = None,
+        cache_videos: int = 0,
+    ):
+        self.videos = videos
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.max_length = max_length
+        self.row_length = row_length
+        self.cache_videos = cache_videos
+        self._cache: OrderedDict[int, VisualTokens] = OrderedDict()
+        self._questions: list[tuple[int, Question]] = []
+        self.numbers: list[list[int]] = []
+        for index, video in enumerate(videos):
+            first = len(self._questions)
+            self._questions += [(index, question) for question in video.questions]
+            self.numbers.append(list(range(first, len(self._questions))))
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    def _visual(self, index: int) -> VisualTokens:
+        if index in self._cache:
+            self._cache.move_to_end(index)
+            return self._cache[index]
+        visual = read_visual_tokens(str(self.videos[index].path), self.settings)
+        if self.cache_videos:
+            self._cache[index] = visual
+            if len(self._cache) > self.cache_videos:
+                self._cache.popitem(last=False)
+        return visual
+
+    def __getitem__(self, number: int) -> PackedBatch:
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: list[int]) -> PackedBatch:
+        """The PackedBatch of some questions, those on one video as branches of one sequence (torch's batched fetch)."""
+        asked: dict[int, list[Question]] = {}
+        for number in numbers:
+            index, question = self._questions[number]
+            asked.setdefault(index, []).append(question)
+        visuals = [self._visual(index) for index in asked]
+        sequences = [
+            build_sequence(
+                self.tokenizer,
+                visual.seconds,
+                visual.kept_per_frame,
+                [Branch(question.text, question.answer) for question in questions],
+                self.max_length,
+            )
+            for visual, questions in zip(visuals, asked.values(), strict=True)
+        ]
+        return pack(sequences, visuals, self.tokenizer.pad_token_id, self.row_length)
+
+
+def as_model_input(batch: PackedBatch) -> dict:
+    """The collator: a batch is packed when it is fetched, so only its fields are handed on."""
+    return batch.as_dict()
+
+
+class QuestionSampler(Sampler[list[int]]):
+    """One process's share of every step: lists of `micro_batch_size` question numbers.
+
+    Each epoch has its own seeded order. The last step of an epoch is filled up from the epoch's beginning.
+    """
+
+    def __init__(
+        self,
+        numbers: list[list[int]],
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        processes: int = 1,
+        group_by_video: bool = True,
+        seed: int = 0,
+    ):
+        self.numbers = numbers
+        self.global_batch_size = global_batch_size
+        self.batch_size = micro_batch_size
+        self.rank = rank
+        self.processes = processes
+        self.group_by_video = group_by_video
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives."""
+        self.epoch = epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return -(-sum(map(len, self.numbers)) // self.global_batch_size)
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * self.global_batch_size // (self.batch_size * self.processes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = random.Random(f"{self.seed}/{self.epoch}")
+        groups = list(self.numbers) if self.group_by_video else [[number] for group in self.numbers for number in group]
+        order.shuffle(groups)
+        stream = [number for group in groups for number in group]
+        total = self.steps_per_epoch * self.global_batch_size
+        stream = (stream * (-(-total // len(stream))))[:total]
+        micro_batches = [stream[start : start + self.batch_size] for start in range(0, total, self.batch_size)]
+        return iter(micro_batches[self.rank :: self.processes])

@@ -1,0 +1,227 @@
+"""Typed settings: a YAML file in configs/, `key=value` overrides, and what the checkpoint says. Unknown keys are errors."""
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from crashchat.files import write_text_atomic
+from crashchat.tasks import TASKS
+
+CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+
+
+class ConfigError(Exception):
+    """Settings that are unknown, of the wrong type or contradict each other; the message names file and key."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    data_dir: Path = Path("data")
+    """Folder of the annotation files; the videos' annotated paths start from it."""
+    tasks: list[str] = Field(default_factory=lambda: list(TASKS))
+    """Names of crashchat.tasks.TASKS; with annotations of general questions, an empty list takes all of them."""
+    annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
+    """Annotation files by split, e.g. the released multi-task ones; empty: the single-task files of `tasks` in data_dir."""
+    fps: float | None = Field(default=None, gt=0)
+    """Frames a second taken from a video; none: what the model's processor settings say, else 10."""
+    max_frames: int | None = Field(default=None, gt=0)
+    """Frames of a video at most; none: what the model's processor settings say, else 96."""
+    max_visual_tokens: int = Field(default=10240, gt=0)
+    """Visual tokens of a video at most, before compression."""
+    token_compression: bool = True
+    """Drop the tokens that do not change from frame to frame (SPEC.md, step 5)."""
+    max_length: int = Field(default=16384, gt=0)
+    """Tokens of one question's sample at most: video, question and answer."""
+    num_workers: int = Field(default=2, ge=0)
+    """Processes that read videos ahead of the model; 0 reads in the main process."""
+    seed: int = 0
+    """Seed of the weights' initialisation, the order of questions and dropout."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _names(cls, value):
+        return [name for name in value.split(",") if name] if isinstance(value, str) else value
+
+    @field_validator("tasks")
+    @classmethod
+    def _known(cls, value):
+        unknown = sorted(set(value) - set(TASKS))
+        if unknown:
+            raise ValueError(f"unknown tasks {unknown}; known are {', '.join(TASKS)}")
+        return value
+
+
+class TrainConfig(_Settings):
+    """What one training run does. The defaults are the recipe (SPEC.md, Strategies)."""
+
+    output_dir: Path
+    """Where the adapter, checkpoints, logs and the resolved config go."""
+    base_model: Path = Path("ckpt/videollama3_baseline")
+    """Folder of the base checkpoint."""
+    finetune: Literal["lora", "full"] = "lora"
+    """lora trains LoRA and the projector on a frozen base; full trains every weight (only for tiny models)."""
+    lora_rank: int = Field(default=64, gt=0)
+    """LoRA's r."""
+    lora_alpha: int = Field(default=16, gt=0)
+    """LoRA's alpha."""
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout before LoRA's A."""
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate of LoRA (of everything, with finetune=full)."""
+    projector_learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate of the projector."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
+    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Share of all steps in which the learning rate rises; it then falls along a cosine."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    epochs: float = Field(default=10, gt=0)
+    """Passes over the training questions."""
+    max_steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps, instead of epochs."""
+    global_batch_size: int = Field(default=24, gt=0)
+    """Questions an optimizer step learns from, over all processes."""
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    """Questions one process puts through the model at a time; none: global_batch_size / processes."""
+    group_by_video: bool = True
+    """Questions on one video follow each other and share its prefix; false shuffles questions, as the reference does."""
+    eval_steps: int = Field(default=50, gt=0)
+    """Validation loss every so many steps."""
+    save_steps: int = Field(default=50, gt=0)
+    """Checkpoint every so many steps; a multiple of eval_steps, since the best one is chosen by eval_loss."""
+    save_total_limit: int = Field(default=5, gt=0)
+    """Checkpoints kept."""
+    early_stopping_patience: int | None = Field(default=3, gt=0)
+    """Validations without improvement after which training stops; none: never."""
+    early_stopping_threshold: float = Field(default=0.001, ge=0)
+    """How much lower eval_loss must be to count as an improvement."""
+    gradient_checkpointing: bool = True
+    """Recompute the language model's activations in the backward pass to save memory."""
+    deepspeed: Path | None = None
+    """A DeepSpeed config, e.g. configs/deepspeed/zero1.json; none: plain data parallelism."""
+    cache_videos: int = Field(default=0, ge=0)
+    """Decoded videos each reader keeps in memory, for sets small enough."""
+    logging_steps: int = Field(default=1, gt=0)
+    """Training loss is logged every so many steps."""
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.save_steps % self.eval_steps:
+            raise ValueError(f"save_steps={self.save_steps} is not a multiple of eval_steps={self.eval_steps}")
+        if self.finetune == "full" and self.deepspeed:
+            raise ValueError("finetune=full is for tiny models and does not go with deepspeed")
+        return self
+
+
+class EvalConfig(_Settings):
+    """What one evaluation run does."""
+
+    model: Path = Path("ckpt/crashchat")
+    """Folder of a merged model, or of a base checkpoint (with `adapter` or without)."""
+    adapter: Path | None = None
+    """Folder of an adapter to put on the model."""
+    model_name: str | None = None
+    """Name in the prediction files' path; none: the folder's name."""
+    split: Literal["train", "val", "test"] = "test"
+    """Which annotation files are asked."""
+    output_dir: Path = Path("outputs")
+    """Where <task>_evaluation_results/ goes."""
+    max_visual_tokens: int = Field(default=16384, gt=0)
+    """Visual tokens of a video at most, before compression."""
+    max_new_tokens: int = Field(default=256, gt=0)
+    """Tokens of an answer at most."""
+    limit: int | None = Field(default=None, gt=0)
+    """Ask only about the first so many videos."""
+
+
+Config = TypeVar("Config", bound=_Settings)
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); configs are in {CONFIG_DIR}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: found a {type(values).__name__}, expected `key: value` lines")
+    base = values.pop("base", None)
+    # A file says only what differs from its base, a file beside it.
+    return {**(_read_yaml(path.parent / base) if base else {}), **values}
+
+
+def parse_overrides(overrides: list[str]) -> dict:
+    """`key=value` words -> {key: value}, values read as YAML. Raises ConfigError for a word that is not one."""
+    values = {}
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r} is not key=value, e.g. epochs=2")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{word!r}: the value is not YAML: {error}") from error
+    return values
+
+
+def load_config(kind: type[Config], path: str | Path | None, overrides: list[str] | None = None) -> Config:
+    """Settings of a YAML file (with its `base:` file below it) and `key=value` overrides on top.
+
+    Raises ConfigError naming the file and every key that is unknown, of the wrong type, or contradicts another.
+    """
+    values = _read_yaml(Path(path)) if path else {}
+    values |= parse_overrides(overrides or [])
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(map(str, problem["loc"])) or "settings"
+            if problem["type"] == "extra_forbidden":
+                lines.append(f"{key}: unknown key; known are {', '.join(sorted(kind.model_fields))}")
+            elif problem["type"] == "missing":
+                lines.append(f"{key}: must be given, as {key}=…")
+            else:
+                lines.append(f"{key}: {problem['msg']}, found {problem['input']!r}"[:400])
+        raise ConfigError(f"{path or 'overrides'}:\n  " + "\n  ".join(lines)) from error
+
+
+def save_config(config: _Settings, path: str | Path) -> None:
+    """Write the resolved settings as YAML that load_config reads again."""
+    write_text_atomic(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def describe(kind: type[_Settings]) -> str:
+    """Every key with its default and its doc, for --help."""
+    lines = []
+    for name, field in kind.model_fields.items():
+        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
+        lines.append(f"  {name}  ({default})\n      {field.description}")
+    return "\n".join(lines)
+
+
+def split_batch(global_batch_size: int, processes: int, micro_batch_size: int | None) -> tuple[int, int]:
+    """(questions a process puts through at a time, accumulation steps) that make up the global batch.
+
+    Raises ConfigError for an impossible division; the message says which numbers work.
+    """
+    if global_batch_size % processes:
+        works = [count for count in range(1, global_batch_size + 1) if global_batch_size % count == 0]
+        raise ConfigError(
+            f"a global batch of {global_batch_size} questions cannot be shared by {processes} processes; "
+            f"numbers that work: {', '.join(map(str, works))}"
+        )
+    share = global_batch_size // processes
+    micro = share if micro_batch_size is None else micro_batch_size
+    if share % micro:
+        works = [count for count in range(1, share + 1) if share % count == 0]
+        raise ConfigError(
+            f"micro_batch_size={micro} does not divide the {share} questions that each of {processes} processes has in a "
+            f"global batch of {global_batch_size}; numbers that work: {', '.join(map(str, works))}"
+        )
+    return micro, share // micro

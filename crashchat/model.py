@@ -1,0 +1,178 @@
+"""The model: transformers' native VideoLlama3, fed with packed batches, adapted by LoRA and the projector.
+
+    pixel_values_videos -> vision_model (frozen) -> projector (trained) -> kept tokens --+
+    input_ids -> embed_tokens ---------------------------------------------------------- + -> language_model (LoRA) -> loss
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AttentionInterface, VideoLlama3ForConditionalGeneration
+from transformers.utils import ModelOutput
+
+from crashchat.masks import block_mask, dense_mask
+from crashchat.sequence import IGNORED
+
+FRAME_ATTENTION = "crashchat_frames"
+# Every linear layer of the language model but lm_head (SPEC.md, Strategies); the vision encoder's q/k/v stay out.
+LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+PROJECTOR = "projector"
+
+
+def _frame_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, num_frames=1, **kwargs):
+    """Attention within each frame, all frames in one SDPA call (transformers' own loops over frames).
+
+    query, key, value: [1, heads, num_frames * patches, head size]. Returns [1, num_frames * patches, heads, head size].
+    """
+
+    def by_frame(states: Tensor) -> Tensor:
+        _, heads, length, size = states.shape
+        return states.view(heads, num_frames, length // num_frames, size).transpose(0, 1)
+
+    output = F.scaled_dot_product_attention(by_frame(query), by_frame(key), by_frame(value), scale=scaling, dropout_p=dropout)
+    return output.transpose(1, 2).reshape(1, -1, output.shape[1], output.shape[3]), None
+
+
+AttentionInterface.register(FRAME_ATTENTION, _frame_attention)
+
+
+@dataclass
+class CrashChatOutput(ModelOutput):
+    """loss_sum: float32[], negative log-likelihood summed over labelled tokens; num_labels: int64[], how many there are.
+
+    A sum, not a mean: samples have different numbers of labelled tokens, so only who sees the whole global batch can
+    average.
+    """
+
+    loss_sum: Tensor | None = None
+    num_labels: Tensor | None = None
+
+
+class CrashChatModel(VideoLlama3ForConditionalGeneration):
+    """VideoLlama3 whose forward takes a PackedBatch (packing.py). Weights and config are the native ones."""
+
+    def encode_videos(self, pixel_values_videos: Tensor, video_grid_thw: Tensor) -> Tensor:
+        """Vision features of all visual tokens, float[N, vision hidden], before compression and projector.
+
+        Frames of one size are encoded in one call, whichever video they come from: attention stays within a frame.
+        """
+        vision = self.model.vision_model
+        vision.config._attn_implementation = FRAME_ATTENTION
+        grids = video_grid_thw.tolist()
+        videos = pixel_values_videos.split([frames * high * wide for frames, high, wide in grids])
+        features: list[Tensor | None] = [None] * len(grids)
+        trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in vision.parameters())
+        with torch.set_grad_enabled(trained):
+            for high, wide in {(high, wide) for _, high, wide in grids}:
+                members = [index for index, grid in enumerate(grids) if tuple(grid[1:]) == (high, wide)]
+                counts = [grids[index][0] for index in members]
+                pixels = torch.cat([videos[index] for index in members])
+                device = pixels.device
+                encoded = vision(
+                    pixel_values=pixels,
+                    grid_thw=torch.tensor([[sum(counts), high, wide]], device=device),
+                    merge_sizes=torch.full((1,), 2, device=device),
+                    cu_seqlens=torch.tensor([0, len(pixels)], dtype=torch.int32, device=device),
+                    num_frames=sum(counts),
+                ).last_hidden_state
+                pieces = encoded.split([count * high * wide // 4 for count in counts])
+                for index, piece in zip(members, pieces, strict=True):
+                    features[index] = piece
+        return torch.cat(features)
+
+    def embed(self, input_ids: Tensor, vision_features: Tensor, video_compression_mask: Tensor) -> Tensor:
+        """Embeddings float[R, L, hidden], with the kept visual tokens, projected, at the image tokens' places."""
+        embeddings = self.model.language_model.embed_tokens(input_ids)
+        visual = self.model.projector(vision_features[video_compression_mask].to(embeddings.dtype))
+        places = input_ids == self.config.video_token_id
+        if int(places.sum()) != len(visual):
+            raise ValueError(f"{int(places.sum())} image tokens in the text, but {len(visual)} visual tokens were kept")
+        return embeddings.masked_scatter(places[..., None], visual)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor,
+        branch_ids: Tensor,
+        video_ids: Tensor,
+        pixel_values_videos: Tensor,
+        video_grid_thw: Tensor,
+        video_merge_sizes: Tensor,
+        video_compression_mask: Tensor,
+        **kwargs,
+    ) -> CrashChatOutput:
+        """Loss over the labelled tokens of a packed batch; shapes as in PackedBatch."""
+        hidden = self.hidden_states(
+            input_ids, position_ids, branch_ids, video_ids, pixel_values_videos, video_grid_thw, video_compression_mask
+        )
+        # A label is predicted by the token before it, which is always of the same branch: a branch's first token has none.
+        targets = labels[:, 1:]
+        labelled = targets != IGNORED
+        logits = self.lm_head(hidden[:, :-1][labelled])
+        loss_sum = F.cross_entropy(logits.float(), targets[labelled], reduction="sum")
+        return CrashChatOutput(loss_sum=loss_sum, num_labels=labelled.sum())
+
+    def hidden_states(
+        self, input_ids, position_ids, branch_ids, video_ids, pixel_values_videos, video_grid_thw, video_compression_mask
+    ) -> Tensor:
+        """The language model's last hidden states, float[R, L, hidden], of a packed batch."""
+        features = self.encode_videos(pixel_values_videos, video_grid_thw)
+        language_model = self.model.language_model
+        make_mask = block_mask if language_model.config._attn_implementation == "flex_attention" else dense_mask
+        return language_model(
+            inputs_embeds=self.embed(input_ids, features, video_compression_mask),
+            position_ids=position_ids,
+            # The mask is always given: without one, transformers guesses documents from jumps in the positions.
+            attention_mask=make_mask(video_ids, branch_ids),
+            use_cache=False,
+        ).last_hidden_state
+
+
+def choose_device() -> torch.device:
+    """A GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on a GPU, float32 on a CPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def choose_attention(device: torch.device) -> str:
+    """FlexAttention on a GPU (nothing of size L x L is built), SDPA with the dense mask on a CPU."""
+    return "flex_attention" if device.type == "cuda" else "sdpa"
+
+
+def add_adapter(model: CrashChatModel, rank: int, alpha: int, dropout: float, name: str = "default") -> PeftModel:
+    """LoRA on every linear layer of the language model and a trained copy of the projector, as one PEFT adapter."""
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        bias="none",
+        target_modules=LORA_TARGETS,
+        modules_to_save=[PROJECTOR],
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config, adapter_name=name)
+
+
+def base_of(model: nn.Module) -> CrashChatModel:
+    """The CrashChatModel inside a PEFT model (its layers adapted), or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def trainable_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trained, all) parameters."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(count for count, trained in counts if trained), sum(count for count, _ in counts)
+
+
+def is_projector(parameter_name: str) -> bool:
+    """Whether a parameter belongs to the projector, which has a learning rate of its own."""
+    return re.search(rf"(^|\.){PROJECTOR}\.", parameter_name) is not None

@@ -1,0 +1,120 @@
+"""One video and its questions -> one token sequence: a prefix (the frames) and branches (question + answer).
+
+    <|im_start|>user\\nTime 0.0s:<image><image>…,Time 0.1s:<image>…\\n      prefix, branch_id 0
+    {question}<|im_end|>\\n<|im_start|>assistant\\n{answer}<|im_end|>\\n     branch 1
+    {question}<|im_end|>\\n<|im_start|>assistant\\n{answer}<|im_end|>\\n     branch 2 …
+
+A branch sees the prefix and itself, never another branch, and its positions go on from the prefix's end: each branch is,
+to the model, the ordinary one-question sample of SPEC.md step 6. With one branch the sequence *is* that sample.
+"""
+
+from collections.abc import Sequence as ListOf
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+IMAGE_TOKEN = "<image>"
+IGNORED = -100  # label of a token that is not learnt
+PREFIX = 0  # branch id of the prefix
+
+
+class SequenceError(Exception):
+    """A sample that cannot be turned into a sequence; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A question and, in training, its answer (None when the answer is to be generated)."""
+
+    question: str
+    answer: str | None = None
+
+
+@dataclass
+class Sequence:
+    """The tokens of one video and its questions.
+
+    input_ids: int64[L]
+    labels: int64[L], the answers' tokens and their `<|im_end|>`; all else IGNORED.
+    position_ids: int64[L], 0…P-1 in the prefix, P… in every branch.
+    branch_ids: int64[L], PREFIX or 1…n.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    position_ids: Tensor
+    branch_ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that stands for one visual token. Raises SequenceError for a tokenizer without it."""
+    known = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    if known is None or known == tokenizer.unk_token_id:
+        raise SequenceError(f"the tokenizer has no {IMAGE_TOKEN!r} token; use the one that came with the checkpoint")
+    return known
+
+
+def prefix_ids(tokenizer: PreTrainedTokenizerBase, seconds: ListOf[float], tokens_per_frame: ListOf[int]) -> list[int]:
+    """Token ids of a video: everything up to the newline after its last frame.
+
+    seconds: each frame's time from the stream's start. tokens_per_frame: visual tokens kept of each frame.
+    """
+    if len(seconds) != len(tokens_per_frame):
+        raise SequenceError(f"{len(seconds)} frame times, but token counts of {len(tokens_per_frame)} frames")
+    image = image_token_id(tokenizer)
+    ids = tokenizer.encode("<|im_start|>user\n", add_special_tokens=False)
+    for index, (second, count) in enumerate(zip(seconds, tokens_per_frame, strict=True)):
+        comma = "," if index else ""
+        ids += tokenizer.encode(f"{comma}Time {second:.1f}s:", add_special_tokens=False)
+        ids += [image] * count
+    return ids + tokenizer.encode("\n", add_special_tokens=False)
+
+
+def branch_token_ids(tokenizer: PreTrainedTokenizerBase, branch: Branch) -> tuple[list[int], list[int]]:
+    """(input ids, labels) of one branch; without an answer it ends where the answer would begin."""
+    question = f"{branch.question}<|im_end|>\n<|im_start|>assistant\n"
+    ids = tokenizer.encode(question, add_special_tokens=False)
+    labels = [IGNORED] * len(ids)
+    if branch.answer is not None:
+        answer = tokenizer.encode(f"{branch.answer}<|im_end|>", add_special_tokens=False)
+        newline = tokenizer.encode("\n", add_special_tokens=False)
+        ids += answer + newline
+        labels += answer + [IGNORED] * len(newline)
+    return ids, labels
+
+
+def build_sequence(
+    tokenizer: PreTrainedTokenizerBase,
+    seconds: ListOf[float],
+    tokens_per_frame: ListOf[int],
+    branches: ListOf[Branch],
+    max_length: int | None = None,
+) -> Sequence:
+    """The sequence of one video and its questions (SPEC.md, step 6).
+
+    max_length: tokens a single question's sample may have (prefix and that branch), as the reference counts; the sequence
+    with all its branches may be longer. Raises SequenceError past it, or without branches.
+    """
+    if not branches:
+        raise SequenceError("a sequence needs at least one question")
+    prefix = prefix_ids(tokenizer, seconds, tokens_per_frame)
+    input_ids, labels = list(prefix), [IGNORED] * len(prefix)
+    position_ids, branch_ids = list(range(len(prefix))), [PREFIX] * len(prefix)
+    for number, branch in enumerate(branches, start=1):
+        ids, branch_labels = branch_token_ids(tokenizer, branch)
+        if max_length is not None and len(prefix) + len(ids) > max_length:
+            raise SequenceError(
+                f"{len(prefix)} video tokens and {len(ids)} text tokens are over max_length={max_length}; "
+                f"lower max_frames or max_visual_tokens, or raise max_length"
+            )
+        input_ids += ids
+        labels += branch_labels
+        position_ids += range(len(prefix), len(prefix) + len(ids))
+        branch_ids += [number] * len(ids)
+    as_tensor = [torch.tensor(column, dtype=torch.int64) for column in (input_ids, labels, position_ids, branch_ids)]
+    return Sequence(*as_tensor)

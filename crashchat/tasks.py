@@ -1,0 +1,228 @@
+"""The six questions, and nothing else that is six.
+
+One real example (a record of `crashchat_dada_video_total_crash_localization_val.json`):
+
+    video         videos/cap_48_014322.mp4
+    prompt        You are a traffic accident analyst. Watch the video and identify the exact time range …
+    answer        3.9 - 5.0 seconds
+    ground truth  {"gt_start": 3.9, "gt_end": 5.0}
+
+TASKS is the only list of tasks; a strategy is a set of names from it. The prompts are data: a released checkpoint
+answers only to these very words (SPEC.md, Tasks).
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+LINGUISTIC = "linguistic"
+PERCEPTION = "perception"
+VIDEO_TAG = "<video>"
+FILE_PREFIX = "crashchat_dada_video_total"
+SPLITS = ("train", "val", "test")
+
+# Words a refusing or chatting model may put before its answer; a bare number after them is still an answer.
+_NUMBER = r"\d+(?:\.\d+)?"
+_CLOCK = re.compile(r"(?<![\d.])(\d{1,3}):([0-5]?\d(?:\.\d+)?)")
+
+
+def _seconds_in(text: str) -> list[float]:
+    """Every non-negative time in `text`, in seconds and in order; `1:02.5` counts as 62.5."""
+    text = _CLOCK.sub(lambda clock: f"{60 * int(clock[1]) + float(clock[2]):.6f}", text)
+    return [float(number) for number in re.findall(_NUMBER, text)]
+
+
+def parse_recognition(text: str) -> dict | None:
+    """'Yes' or 'No' if the answer opens with it (quotes, stars and case aside), else None."""
+    opening = re.match(r"[\W_]*(yes|no)\b", text, re.IGNORECASE)
+    return {"pred_label": opening[1].capitalize()} if opening else None
+
+
+def parse_interval(text: str) -> dict | None:
+    """Start and end in seconds, swapped ends put right; None unless there are exactly two times."""
+    times = _seconds_in(text)
+    if len(times) != 2:
+        return None
+    return {"pred_start": min(times), "pred_end": max(times)}
+
+
+def parse_time(text: str) -> dict | None:
+    """One time in seconds; None unless there is exactly one."""
+    times = _seconds_in(text)
+    return {"pred_time": times[0]} if len(times) == 1 else None
+
+
+def _parse_text(field: str) -> Callable[[str], dict | None]:
+    def parse(text: str) -> dict | None:
+        text = text.strip()
+        return {field: text} if text else None
+
+    return parse
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the six questions.
+
+    name: what scripts, configs and prediction files call it.
+    group: LINGUISTIC or PERCEPTION.
+    file_stem: what the annotation files call it (`cause_reasoning` for causal_reasoning).
+    prompt: the question, word for word, without the `<video>` tag.
+    negative_answer: what is answered when nothing happens; None where only crash videos are asked.
+    gt_fields, pred_fields: fields of a prediction record (SPEC.md, Predictions), in the same order.
+    parse: answer text -> {pred field: value}, or None for an answer that is none.
+    """
+
+    name: str
+    group: str
+    file_stem: str
+    prompt: str
+    negative_answer: str | None
+    gt_fields: tuple[str, ...]
+    pred_fields: tuple[str, ...]
+    parse: Callable[[str], dict | None]
+
+    def ground_truth(self, answer: str) -> dict:
+        """{gt field: value} of an annotated answer. Raises ValueError when the answer does not parse."""
+        if self.group == PERCEPTION:
+            # Annotated times keep their order: a start after its end is an oddity to report, not to repair.
+            values: list = _seconds_in(answer)
+            if len(values) != len(self.gt_fields):
+                raise ValueError(
+                    f"{self.name}: the annotated answer {answer!r} has {len(values)} times, "
+                    f"expected {len(self.gt_fields)}"
+                )
+        else:
+            parsed = self.parse(answer)
+            if parsed is None:
+                raise ValueError(f"{self.name}: the annotated answer {answer!r} does not parse")
+            values = list(parsed.values())
+        return dict(zip(self.gt_fields, values, strict=True))
+
+    def annotation_file(self, split: str) -> str:
+        """The released annotation file's name for a split."""
+        return f"{FILE_PREFIX}_{self.file_stem}_{split}.json"
+
+
+_ALL = [
+    Task(
+        name="crash_recognition",
+        group=LINGUISTIC,
+        file_stem="crash_recognition",
+        prompt=(
+            "You are a traffic accident engineer. Analyze the given traffic video and decide whether a collision or "
+            "crash happens during the clip. Answer with only 'Yes' or 'No'. Example: If two vehicles collide, or a "
+            "vehicle hits a pedestrian, answer 'Yes'; if all vehicles move normally without collision, answer 'No'."
+        ),
+        negative_answer="No",
+        gt_fields=("gt_label",),
+        pred_fields=("pred_label",),
+        parse=parse_recognition,
+    ),
+    Task(
+        name="crash_description",
+        group=LINGUISTIC,
+        file_stem="crash_description",
+        prompt=(
+            "You are a traffic accident analyst. Look at the video and describe whether there is a traffic collision "
+            "or abnormal vehicle behavior. If no accident appears, output exactly 'no collision.' If an accident "
+            "occurs, describe it in one short sentence following this pattern: [subject] [verb] [object]. Use words "
+            "such as ego-car, car, truck, motorbike, cyclist, pedestrian, and verbs such as hits, overtakes, falls "
+            "down, is out of control, has failure of components. Example outputs: 'ego-car hits a pedestrian.' 'car "
+            "hits a truck.' 'motorbike falls down.' 'truck has failure of components.' 'no collision.'"
+        ),
+        negative_answer="no collision.",
+        gt_fields=("gt_caption",),
+        pred_fields=("pred_caption",),
+        parse=_parse_text("pred_caption"),
+    ),
+    Task(
+        name="causal_reasoning",
+        group=LINGUISTIC,
+        file_stem="cause_reasoning",
+        prompt=(
+            "You are a traffic accident analyst. Watch the video and determine the most likely cause of the traffic "
+            "accident. If no accident appears in the clip, output exactly: 'No accident, no cause.' If an accident "
+            "occurs, describe the most likely cause in ONE short sentence."
+        ),
+        negative_answer="No accident, no cause.",
+        gt_fields=("gt_cause",),
+        pred_fields=("pred_cause",),
+        parse=_parse_text("pred_cause"),
+    ),
+    Task(
+        name="prevention_reasoning",
+        group=LINGUISTIC,
+        file_stem="prevention_reasoning",
+        prompt=(
+            "You are a traffic accident analyst. Watch the video carefully and provide detailed prevention measures "
+            "based on the traffic accident video. If no accident appears in the clip, output exactly: 'No accident, no "
+            "prevention needed.' If an accident occurs, describe the recommended prevention measures in a detailed "
+            "paragraph. The prevention measures should be practical, specific, and expressed in full sentences. You "
+            "may include multiple actions for drivers, pedestrians, cyclists, or other road users if appropriate. "
+            "Example outputs:'When passing the zebra crossing, drivers must slow down. When pedestrians or non-motor "
+            "vehicles cross the zebra crossing, they should stop and give way to other normal running vehicles; When "
+            "crossing the road, pedestrians must follow the zebra crossing, carefully observe the traffic, and do not "
+            "cross the road in a hurry.''Ego-car drivers should not answer or make phone calls, eat or smoke while "
+            "riding, sleep, and drive in fatigue.''Cyclists should not ride on the motorway as much as possible, stop "
+            "retrogradation or speeding. Cyclists should leave the motorway in time and observe the coming vehicles "
+            "carefully. When the vehicle driver encounters a cyclist on the motorway, he should honk his horn to "
+            "remind him to slow down.'"
+        ),
+        negative_answer="No accident, no prevention needed.",
+        gt_fields=("gt_text",),
+        pred_fields=("pred_text",),
+        parse=_parse_text("pred_text"),
+    ),
+    Task(
+        name="crash_localization",
+        group=PERCEPTION,
+        file_stem="crash_localization",
+        prompt=(
+            "You are a traffic accident analyst. Watch the video and identify the exact time range during which the "
+            "crash occurs. If a collision or abnormal event (such as a vehicle losing control, skidding, or impact) "
+            "happens, output the start and end timestamps in seconds. The output format must follow this pattern: "
+            "'start - end seconds'. Example outputs: '20.8 - 30.0 seconds', '5.0 - 7.6 seconds'."
+        ),
+        negative_answer=None,
+        gt_fields=("gt_start", "gt_end"),
+        pred_fields=("pred_start", "pred_end"),
+        parse=parse_interval,
+    ),
+    Task(
+        name="pre_crash_localization",
+        group=PERCEPTION,
+        file_stem="pre_crash_localization",
+        prompt=(
+            "You are a traffic accident analyst. Watch the video and identify the moment when the first visible sign "
+            "of a potential crash or abnormal event appears. This may include situations such as the ego vehicle, "
+            "another vehicle, a pedestrian, a cyclist, or any other traffic participant showing abnormal behavior, for "
+            "example, sudden braking, swerving, loss of control, unexpected crossing, or any motion indicating that a "
+            "collision is becoming inevitable. Output the timestamp in seconds when these early crash cues first "
+            "appear. The output format must follow this pattern: 'timestamp seconds' Example outputs: '8.6 seconds', "
+            "'12.4 seconds'."
+        ),
+        negative_answer=None,
+        gt_fields=("gt_time",),
+        pred_fields=("pred_time",),
+        parse=parse_time,
+    ),
+]
+
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    group: tuple(task.name for task in _ALL if task.group == group) for group in (LINGUISTIC, PERCEPTION)
+}
+
+_BY_PROMPT = {task.prompt: task for task in _ALL}
+
+
+def question_text(human_turn: str) -> str:
+    """The question of an annotated human turn: without its `<video>` tag, stripped (SPEC.md, step 6)."""
+    return human_turn.replace(VIDEO_TAG, "").strip()
+
+
+def task_of_prompt(question: str) -> Task | None:
+    """The task whose prompt `question` is, word for word; None for any other question."""
+    return _BY_PROMPT.get(question)

@@ -1,0 +1,328 @@
+"""From a video file to the frames the model sees: one sampling rule, two back ends behind it.
+
+    file ── probe (PyAV: packet times, first frame) ── sample_indices ─┬─ decord   ordinary 8-bit H.264, HEVC, MPEG-4, VP8, VP9
+                                                                       └─ PyAV     everything else, and whatever decord refuses
+
+decord jumps straight to the wanted frames, but its bundled decoder is old (no AV1, no 10-bit HEVC) and its idea of
+a file's frames is wrong for odd ones: it takes the n-th time in order for the n-th decoded frame. So PyAV reads the
+packet times of every file first, without decoding, and decord is only asked where they are evenly spaced and its own
+frame count and times are the same.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import decord
+import numpy as np
+import torch
+from av.error import FFmpegError
+from decord.bridge.torchdl import to_torch
+
+decord.logging.set_level(decord.logging.QUIET)
+logger = logging.getLogger(__name__)
+
+# What decord 0.6 is trusted with.
+DECORD_FORMATS = {"mov", "mp4", "matroska", "webm", "avi"}
+DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9"}
+DECORD_PIXELS = {"yuv420p", "yuvj420p"}
+# Frame steps within this share of the usual one count as even. Clocks round: 120 fps in milliseconds is 8, 8, 9.
+EVEN = 0.2
+# A file that yields less than this share of what its header promises is cut off, not merely rounded.
+WHOLE = 0.9
+
+
+class VideoError(Exception):
+    """A video that can't be read; the message holds the path and the cause."""
+
+    def __init__(self, path: str | Path, cause: str):
+        super().__init__(f"{path}: {cause}")
+        self.path = str(path)
+        self.cause = cause
+
+    def __reduce__(self):  # A worker process sends this to its parent by pickle, which would lose the second argument.
+        return type(self), (self.path, self.cause)
+
+
+@dataclass
+class Clip:
+    """The sampled frames of one video.
+
+    path: the file they come from.
+    frames: uint8[T, 3, H, W], RGB, upright; a channels-last view (one image's pixels lie as H, W, 3 in memory).
+    seconds: float[T], each frame's time from the stream's start.
+    """
+
+    path: str
+    frames: torch.Tensor
+    seconds: list[float]
+
+
+@dataclass
+class Timeline:
+    """Times in seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last one."""
+
+    pts: list[float]
+    end: float
+
+    @property
+    def even(self) -> bool:
+        """Whether the frame rate is constant."""
+        steps = np.diff(self.pts)
+        return bool(np.all(np.abs(steps - np.median(steps)) <= EVEN * np.median(steps))) if len(steps) else True
+
+
+@dataclass
+class Source:
+    """What a file's headers and packets say. `timeline` is None where packets carry no usable times."""
+
+    format: str
+    codec: str
+    pixels: str
+    rotation: int
+    height: int
+    width: int
+    promised_seconds: float | None
+    timeline: Timeline | None
+
+
+def sample_indices(
+    pts_seconds: Sequence[float], end_seconds: float, fps: float, max_frames: int
+) -> tuple[list[int], list[float]]:
+    """Which source frames to show, and when: (source indices int[T], seconds float[T]). SPEC.md, Frames.
+
+    pts_seconds: float[n], presentation times from the stream's start; end_seconds: where the last frame's display ends.
+    Output frame k is the last source frame with time < (k+1)/fps and stands at k/fps. floor(end * fps) of them come
+    out, as from ffmpeg's `fps=…:round=down`, but never fewer than one, so that a clip shorter than 1/fps is still
+    seen. Of more than `max_frames`, the evenly spaced linspace(0, n-1, max_frames, dtype=int) stay.
+    Raises ValueError on no frames, or on a rate or limit that isn't positive.
+    """
+    if not len(pts_seconds):
+        raise ValueError("no frames to sample from")
+    if not fps > 0 or max_frames < 1:
+        raise ValueError(f"fps and max_frames must be positive, found {fps} and {max_frames}")
+    # Times are ticks of a time base, so one on a boundary may come out a rounding error below it.
+    slack = 1e-6
+    # A step back in time shows nothing earlier than what was already on screen.
+    slots = np.floor(np.maximum.accumulate(np.asarray(pts_seconds, dtype=np.float64)) * fps + slack)
+    count = max(1, int(np.floor(end_seconds * fps + slack)))
+    outputs = np.arange(count)
+    if count > max_frames:
+        outputs = np.linspace(0, count - 1, max_frames, dtype=int)
+    # First source frame that belongs to a later slot, less one; nothing precedes the first frame.
+    indices = np.maximum(np.searchsorted(slots, outputs, side="right") - 1, 0)
+    return indices.tolist(), (outputs / fps).tolist()
+
+
+def read_clip(path: str | Path, fps: float, max_frames: int, threads: int = 1) -> Clip:
+    """Read the frames of `path` that sample_indices picks at `fps` frames a second, at most `max_frames` of them.
+
+    `threads` decoding threads (1 where several worker processes read side by side; 0 lets the decoder choose).
+    Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable, ValueError
+    for a bad `fps` or `max_frames`. No state is kept between calls: threads and forked or spawned processes may call it.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise VideoError(path, "no such file")
+    if not file.is_file():
+        raise VideoError(path, "not a regular file (a directory or a device); expected a video file")
+    try:
+        if file.stat().st_size == 0:
+            raise VideoError(path, "the file is empty (0 bytes)")
+        source = _probe(file)
+    except FFmpegError as error:
+        raise VideoError(path, f"not readable as a video, damaged or cut off ({error.strerror})") from error
+    except OSError as error:
+        raise VideoError(path, f"can't be read ({error.strerror})") from error
+
+    if source.timeline is not None and _decord_can(source):
+        clip = _read_decord(file, source, fps, max_frames, threads)
+        if clip is not None:
+            return clip
+    try:
+        return _read_pyav(file, source, fps, max_frames, threads)
+    except FFmpegError as error:
+        raise VideoError(path, f"decoding failed midway, the file is damaged or cut off ({error.strerror})") from error
+
+
+def _open(file: Path) -> av.container.InputContainer:
+    # An absolute path: a relative one with a colon in it would be taken for a protocol. Metadata need not be UTF-8.
+    return av.open(str(file.absolute()), metadata_errors="replace")
+
+
+def _video_stream(file: Path, container: av.container.InputContainer) -> av.VideoStream:
+    """The video stream to read. Cover art in a sound file and text rendered as a picture don't count."""
+    stream = container.streams.best("video")
+    if container.format.name == "tty":
+        raise VideoError(file, "a text file, not a video")
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
+        raise VideoError(file, f"no video stream in it (found: {', '.join(kinds)})")
+    return stream
+
+
+def _probe(file: Path) -> Source:
+    """Read headers, every packet's time and one frame. Raises VideoError, and FFmpegError where the file breaks off."""
+    with _open(file) as container:
+        stream = _video_stream(file, container)
+        promised = _promised_seconds(container, stream)
+        frame, packets = None, []
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                packets.append((packet.pts, packet.duration))
+            if frame is None:  # Decoding goes on only until the first picture.
+                frame = next(iter(packet.decode()), None)
+        if frame is None:
+            raise VideoError(file, f"no frame of its {stream.codec_context.name} video can be decoded")
+        timeline = None
+        if all(pts is not None for pts, _ in packets):
+            packets.sort()
+            if all(a[0] < b[0] for a, b in zip(packets, packets[1:], strict=False)):
+                timeline = _timeline(packets, stream)
+                _check_whole(file, timeline, promised)
+        return Source(
+            format=container.format.name,
+            codec=stream.codec_context.name,
+            pixels=frame.format.name,
+            rotation=frame.rotation,
+            height=frame.height,
+            width=frame.width,
+            promised_seconds=promised,
+            timeline=timeline,
+        )
+
+
+def _promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
+    """How long the header says the video lasts, in seconds; None where it doesn't say."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska, by stream
+    if tag:
+        hours, minutes, seconds = tag.groups()
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    # The container's own duration may be that of a longer sound track.
+    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
+
+
+def _timeline(times: list[tuple[int, int | None]], stream: av.VideoStream) -> Timeline:
+    """(pts, duration) of each frame in ticks, in order of display -> seconds from the first frame."""
+    start, tick = times[0][0], float(stream.time_base)
+    last_pts, last_duration = times[-1]
+    if last_duration:
+        last_seconds = last_duration * tick
+    elif stream.average_rate:
+        last_seconds = float(1 / stream.average_rate)
+    else:  # The usual step between frames; of a single frame nothing is known.
+        last_seconds = (last_pts - start) * tick / max(len(times) - 1, 1)
+    return Timeline([(pts - start) * tick for pts, _ in times], (last_pts - start) * tick + last_seconds)
+
+
+def _check_whole(file: Path, timeline: Timeline, promised: float | None) -> None:
+    if promised is not None and timeline.end < WHOLE * promised:
+        raise VideoError(file, f"cut off: {timeline.end:.2f} s of video found, {promised:.2f} s promised by its header")
+
+
+def _decord_can(source: Source) -> bool:
+    return (
+        not DECORD_FORMATS.isdisjoint(source.format.split(","))
+        and source.codec in DECORD_CODECS
+        and source.pixels in DECORD_PIXELS
+        and source.rotation == 0
+        and source.timeline.even
+    )
+
+
+def _read_decord(file: Path, source: Source, fps: float, max_frames: int, threads: int) -> Clip | None:
+    """The clip, or None where decord sees another video than the packets tell of (PyAV then reads it)."""
+    indices, seconds = sample_indices(source.timeline.pts, source.timeline.end, fps, max_frames)
+    try:
+        reader = decord.VideoReader(str(file.absolute()), ctx=decord.cpu(0), num_threads=threads)
+        times = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+        pts = np.asarray(source.timeline.pts)
+        if len(times) != len(pts) or np.abs(times - times[0] - pts).max() > 2e-3:
+            logger.info("%s: decord and PyAV disagree on its frames, PyAV reads it", file)
+            return None
+        frames = to_torch(reader.get_batch(indices))
+    except (decord.DECORDError, RuntimeError, AssertionError) as error:
+        logger.info("%s: decord can't read it, PyAV tries (%s)", file, str(error).strip().splitlines()[-1:])
+        return None
+    if frames.shape[1:3] != (source.height, source.width):
+        return None
+    return Clip(str(file), frames.permute(0, 3, 1, 2), seconds)
+
+
+def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads: int) -> Clip:
+    """Decode from start to end, holding one frame beside those that are kept.
+
+    The packets' times tell which to keep. Where there are none, or decoding shows them to be wrong, the decoded
+    frames' own times are taken and the file is read once more. Raises VideoError, and FFmpegError from the decoder.
+    """
+    timeline = source.timeline
+    for _ in range(2):
+        indices, seconds = sample_indices(timeline.pts, timeline.end, fps, max_frames) if timeline else ([], [])
+        with _open(file) as container:
+            stream = _video_stream(file, container)
+            stream.codec_context.thread_count = threads
+            stream.thread_type = "AUTO"
+            frames, decoded = _decode(container, stream, indices, source)
+        if not decoded.pts:
+            raise VideoError(file, "no frame of it can be decoded")
+        if timeline is not None and np.array_equal(decoded.pts, timeline.pts):
+            return Clip(str(file), frames.permute(0, 3, 1, 2), seconds)
+        if source.timeline is not None and len(decoded.pts) < WHOLE * len(source.timeline.pts):
+            found, expected = len(decoded.pts), len(source.timeline.pts)
+            raise VideoError(file, f"damaged: {found} frames can be decoded of the {expected} in the file")
+        _check_whole(file, decoded, source.promised_seconds)
+        timeline = decoded
+    raise VideoError(file, "two readings of it gave different frames; is it still being written?")
+
+
+class _Clock:
+    """Decoded frames' times as ffmpeg takes them (libavcodec's best-effort timestamp, which PyAV doesn't show).
+
+    The presentation time, until those have gone back more often than the decoding times have; from then on the latter.
+    AVI stores none of the former (those seen are guesses). A frame without any comes one frame after the last.
+    """
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
+        self.stores_pts = container.format.name != "avi"
+        rate = stream.average_rate or stream.guessed_rate or 25
+        self.step = max(1, round(1 / (rate * stream.time_base)))
+        self.last = {"pts": None, "dts": None}
+        self.faults = {"pts": 0, "dts": 0}
+        self.next = 0
+
+    def time(self, frame: av.VideoFrame) -> int:
+        """In ticks of the stream's time base."""
+        pts, dts = frame.pts if self.stores_pts else None, frame.dts
+        for kind, value in (("pts", pts), ("dts", dts)):
+            if value is not None:
+                self.faults[kind] += self.last[kind] is not None and value <= self.last[kind]
+                self.last[kind] = value
+        now = pts if pts is not None and (dts is None or self.faults["pts"] <= self.faults["dts"]) else dts
+        now = self.next if now is None else now
+        self.next = now + (frame.duration or self.step)
+        return now
+
+
+def _decode(
+    container: av.container.InputContainer, stream: av.VideoStream, indices: list[int], source: Source
+) -> tuple[torch.Tensor, Timeline]:
+    """One pass: uint8[T, H, W, 3] of the frames at `indices` (sorted, repeats allowed) and every frame's time."""
+    turns = round(source.rotation / 90) % 4
+    height, width = (source.width, source.height) if turns % 2 else (source.height, source.width)
+    kept = torch.zeros((len(indices), height, width, 3), dtype=torch.uint8)
+    times, place, clock = [], 0, _Clock(container, stream)
+    for number, frame in enumerate(container.decode(stream)):
+        times.append((clock.time(frame), frame.duration))
+        if place < len(indices) and indices[place] == number:
+            # A size given here also holds where the picture size changes midway.
+            image = frame.to_ndarray(format="rgb24", width=source.width, height=source.height)
+            first = place
+            while place < len(indices) and indices[place] == number:
+                place += 1
+            kept[first:place] = torch.from_numpy(np.rot90(image, turns).copy())
+    return kept, _timeline(times, stream) if times else Timeline([], 0.0)

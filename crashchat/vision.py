@@ -1,0 +1,128 @@
+"""From a clip's frames to what the vision encoder takes in. SPEC.md, From a video to the model's input, steps 2-5."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import interpolate
+
+from crashchat.video import Clip
+
+
+@dataclass(frozen=True)
+class VisionSettings:
+    """How frames become tokens; the defaults are the training recipe (evaluation takes max_tokens 16384)."""
+
+    patch_size: int = 14  # pixels a side of what the encoder sees as one patch
+    merge_size: int = 2  # patches a side that make one visual token
+    min_tokens: int = 16  # a frame is never smaller than this many tokens
+    max_tokens: int = 10240  # a whole video is at most this many tokens, as long as min_tokens allows
+    compression_threshold: float = 0.1  # grey-level change on the normalised scale, up to which a token counts as unchanged
+
+    def __post_init__(self):
+        for name in ("patch_size", "merge_size", "min_tokens", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one visual token."""
+        return self.patch_size * self.merge_size
+
+
+@dataclass
+class VisualTokens:
+    """One video, ready for the vision encoder. P patches, N = P / merge_size² visual tokens.
+
+    pixel_values: float32[P, 3·patch²], normalised to [-1, 1], each patch flattened channel first (3, patch, patch). Patches lie
+        by frame, then token row, token column, then the merge_size x merge_size patches of that token, row by row.
+    grid_thw: int64[1, 3], frames, and patches down and across a frame.
+    merge_sizes: int64[1].
+    compression_mask: bool[N], True for the tokens the language model gets to see.
+    seconds: float[T], each frame's time from the stream's start.
+    """
+
+    pixel_values: torch.Tensor
+    grid_thw: torch.Tensor
+    merge_sizes: torch.Tensor
+    compression_mask: torch.Tensor
+    seconds: list[float]
+
+    @property
+    def num_kept(self) -> int:
+        """Visual tokens that reach the language model."""
+        return int(self.compression_mask.sum())
+
+    @property
+    def kept_per_frame(self) -> list[int]:
+        """int[T], visual tokens of each frame that reach the language model."""
+        return self.compression_mask.view(int(self.grid_thw[0, 0]), -1).sum(dim=1).tolist()
+
+
+def target_size(height: int, width: int, num_frames: int, settings: VisionSettings) -> tuple[int, int]:
+    """The (height, width) in pixels that each of `num_frames` frames is resized to. SPEC.md, Size.
+
+    Both are multiples of settings.factor. Where a video has so many frames that both limits can't hold, min_tokens
+    a frame wins over max_tokens a video. Raises ValueError for an empty picture or no frames.
+    """
+    if min(height, width, num_frames) < 1:
+        raise ValueError(f"expected a picture and a frame, found {height}x{width} and {num_frames} frames")
+    factor = settings.factor
+    # A side is at least one factor, or a very long and thin picture would vanish.
+    new_height = max(factor, round(height / factor) * factor)
+    new_width = max(factor, round(width / factor) * factor)
+    most = settings.max_tokens * factor**2 // num_frames
+    least = settings.min_tokens * factor**2
+    if new_height * new_width > most:
+        shrink = math.sqrt(height * width / most)
+        new_height = max(factor, math.floor(height / shrink / factor) * factor)
+        new_width = max(factor, math.floor(width / shrink / factor) * factor)
+    if new_height * new_width < least:
+        grow = math.sqrt(least / (height * width))
+        new_height = math.ceil(height * grow / factor) * factor
+        new_width = math.ceil(width * grow / factor) * factor
+    return new_height, new_width
+
+
+def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
+    """Resize, normalise and cut a clip's frames into patches, and mark the tokens that say something new. SPEC.md, steps 2-5."""
+    frames = clip.frames
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
+        raise ValueError(f"{clip.path}: expected frames uint8[T, 3, H, W], found {frames.dtype}{list(frames.shape)}")
+    size = target_size(frames.shape[2], frames.shape[3], len(frames), settings)
+    # On uint8 in channels-last layout torch has a fast path that rounds and clamps as image libraries do.
+    frames = frames.contiguous(memory_format=torch.channels_last)
+    frames = interpolate(frames, size=size, mode="bicubic", antialias=True)
+    pixels = _patches(frames, settings).float().div_(127.5).sub_(1)  # (x / 255 - mean 0.5) / std 0.5
+    rows, columns = size[0] // settings.patch_size, size[1] // settings.patch_size
+    return VisualTokens(
+        pixel_values=pixels,
+        grid_thw=torch.tensor([[len(frames), rows, columns]]),
+        merge_sizes=torch.tensor([settings.merge_size]),
+        compression_mask=_compression_mask(pixels, len(frames), settings),
+        seconds=list(clip.seconds),
+    )
+
+
+def _patches(frames: torch.Tensor, settings: VisionSettings) -> torch.Tensor:
+    """uint8[T, 3, H, W] -> uint8[P, 3·patch²], the patches of one token next to each other. SPEC.md, Patches."""
+    count, channels, height, width = frames.shape
+    merge, patch = settings.merge_size, settings.patch_size
+    grid = frames.reshape(
+        count, channels, height // settings.factor, merge, patch, width // settings.factor, merge, patch
+    )
+    return grid.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, channels * patch * patch)
+
+
+def _compression_mask(pixels: torch.Tensor, num_frames: int, settings: VisionSettings) -> torch.Tensor:
+    """float32[P, ·] -> bool[N]: False for a token that looks as it did a frame before. SPEC.md, Compression.
+
+    The first frame stays whole, and a frame in which nothing changed keeps its first token, so that each has one.
+    """
+    tokens = pixels.view(num_frames, pixels.shape[0] // num_frames // settings.merge_size**2, -1)
+    kept = torch.ones(tokens.shape[:2], dtype=torch.bool)
+    for frame in range(1, num_frames):  # One frame at a time: the difference of a whole video would be as big as the video.
+        change = (tokens[frame] - tokens[frame - 1]).abs_().mean(dim=-1) * 255
+        kept[frame] = change > settings.compression_threshold
+        kept[frame, 0] |= ~kept[frame].any()
+    return kept.flatten()
