@@ -2,10 +2,13 @@
 
 A batch has R rows of L tokens. A row holds one video or, packed, several, one after the other; what is left is padding:
 
-    row 0   [ video 0: prefix | branch 1 | branch 2 ][ video 1: prefix | branch 1 ] . . .
-    row 1   [ video 2: prefix | branch 1 | branch 2 | branch 3 ] . . . . . . . . . . . .
-    video_ids   0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0     1 1 1 1 1 1 1 1 1 1 1        -1 -1
-    branch_ids  0 0 0 0 0  1 1 1 1  2 2 2 2 2 2       0 0 0 0 0 0  1 1 1 1          0  0
+    row 0        [ video 0: prefix, two branches ][ video 1: prefix, one branch ] padding
+    video_ids      0 0 0 0 0 0                      1 1 1                         -1
+    branch_ids     0 0 1 1 2 2                      0 1 1                          0
+
+    row 1        [ video 2: prefix, three branches ]
+    video_ids      2 2 2 2 2 2 2 2 2 2
+    branch_ids     0 0 0 1 1 2 2 2 3 3
 
 The pixels of all videos stand behind each other, in the order in which their image tokens stand in the rows.
 """

@@ -1,7 +1,7 @@
 """From a video file to the frames the model sees: one sampling rule, two back ends behind it.
 
-    file ── probe (PyAV: packet times, first frame) ── sample_indices ─┬─ decord   ordinary 8-bit H.264, HEVC, MPEG-4, VP8, VP9
-                                                                       └─ PyAV     everything else, and whatever decord refuses
+    file ── probe (PyAV: packet times, one frame) ── sample_indices ─┬─ decord   evenly timed 8-bit H.264, HEVC, …
+                                                                     └─ PyAV     all else, and what decord refuses
 
 decord jumps straight to the wanted frames, but its bundled decoder is old (no AV1, no 10-bit HEVC) and its idea of
 a file's frames is wrong for odd ones: it takes the n-th time in order for the n-th decoded frame. So PyAV reads the
@@ -20,6 +20,7 @@ import decord
 import numpy as np
 import torch
 from av.error import FFmpegError
+from decord._ffi.base import DECORDLimitReachedError
 from decord.bridge.torchdl import to_torch
 
 decord.logging.set_level(decord.logging.QUIET)
@@ -63,7 +64,7 @@ class Clip:
 
 @dataclass
 class Timeline:
-    """Times in seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last one."""
+    """Seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last one."""
 
     pts: list[float]
     end: float
@@ -122,7 +123,7 @@ def read_clip(path: str | Path, fps: float, max_frames: int, threads: int = 1) -
 
     `threads` decoding threads (1 where several worker processes read side by side; 0 lets the decoder choose).
     Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable, ValueError
-    for a bad `fps` or `max_frames`. No state is kept between calls: threads and forked or spawned processes may call it.
+    for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may call it.
     """
     file = Path(path)
     if not file.exists():
@@ -246,7 +247,7 @@ def _read_decord(file: Path, source: Source, fps: float, max_frames: int, thread
             logger.info("%s: decord and PyAV disagree on its frames, PyAV reads it", file)
             return None
         frames = to_torch(reader.get_batch(indices))
-    except (decord.DECORDError, RuntimeError, AssertionError) as error:
+    except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, AssertionError) as error:
         logger.info("%s: decord can't read it, PyAV tries (%s)", file, str(error).strip().splitlines()[-1:])
         return None
     if frames.shape[1:3] != (source.height, source.width):
@@ -320,7 +321,7 @@ def _decode(
         times.append((clock.time(frame), frame.duration))
         if place < len(indices) and indices[place] == number:
             # A size given here also holds where the picture size changes midway.
-            image = frame.to_ndarray(format="rgb24", width=source.width, height=source.height)
+            image = frame.to_ndarray(format="rgb24", width=source.width, height=source.height, interpolation="BICUBIC")
             first = place
             while place < len(indices) and indices[place] == number:
                 place += 1

@@ -17,7 +17,8 @@ class VisionSettings:
     merge_size: int = 2  # patches a side that make one visual token
     min_tokens: int = 16  # a frame is never smaller than this many tokens
     max_tokens: int = 10240  # a whole video is at most this many tokens, as long as min_tokens allows
-    compression_threshold: float = 0.1  # grey-level change on the normalised scale, up to which a token counts as unchanged
+    max_tokens_per_frame: int | None = None  # a frame is at most this many tokens; the released models set no such limit
+    compression_threshold: float = 0.1  # up to this mean change (normalised pixels x 255) a token is unchanged
 
     def __post_init__(self):
         for name in ("patch_size", "merge_size", "min_tokens", "max_tokens"):
@@ -34,8 +35,8 @@ class VisionSettings:
 class VisualTokens:
     """One video, ready for the vision encoder. P patches, N = P / merge_size² visual tokens.
 
-    pixel_values: float32[P, 3·patch²], normalised to [-1, 1], each patch flattened channel first (3, patch, patch). Patches lie
-        by frame, then token row, token column, then the merge_size x merge_size patches of that token, row by row.
+    pixel_values: float32[P, 3·patch²], normalised to [-1, 1], each patch flattened channel first (3, patch, patch).
+        Patches lie by frame, token row, token column, then merge_size x merge_size within the token, row by row.
     grid_thw: int64[1, 3], frames, and patches down and across a frame.
     merge_sizes: int64[1].
     compression_mask: bool[N], True for the tokens the language model gets to see.
@@ -72,6 +73,8 @@ def target_size(height: int, width: int, num_frames: int, settings: VisionSettin
     new_height = max(factor, round(height / factor) * factor)
     new_width = max(factor, round(width / factor) * factor)
     most = settings.max_tokens * factor**2 // num_frames
+    if settings.max_tokens_per_frame is not None:
+        most = min(most, settings.max_tokens_per_frame * factor**2)
     least = settings.min_tokens * factor**2
     if new_height * new_width > most:
         shrink = math.sqrt(height * width / most)
@@ -85,7 +88,10 @@ def target_size(height: int, width: int, num_frames: int, settings: VisionSettin
 
 
 def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
-    """Resize, normalise and cut a clip's frames into patches, and mark the tokens that say something new. SPEC.md, steps 2-5."""
+    """Resize a clip's frames, normalise, cut into patches, and mark the tokens that say something new.
+
+    SPEC.md, From a video to the model's input, steps 2-5. Raises ValueError where clip.frames isn't uint8[T, 3, H, W].
+    """
     frames = clip.frames
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
         raise ValueError(f"{clip.path}: expected frames uint8[T, 3, H, W], found {frames.dtype}{list(frames.shape)}")
@@ -121,7 +127,8 @@ def _compression_mask(pixels: torch.Tensor, num_frames: int, settings: VisionSet
     """
     tokens = pixels.view(num_frames, pixels.shape[0] // num_frames // settings.merge_size**2, -1)
     kept = torch.ones(tokens.shape[:2], dtype=torch.bool)
-    for frame in range(1, num_frames):  # One frame at a time: the difference of a whole video would be as big as the video.
+    # One frame at a time: the difference of a whole video at once would take as much memory again as the video.
+    for frame in range(1, num_frames):
         change = (tokens[frame] - tokens[frame - 1]).abs_().mean(dim=-1) * 255
         kept[frame] = change > settings.compression_threshold
         kept[frame, 0] |= ~kept[frame].any()

@@ -1,0 +1,194 @@
+"""Evaluation: annotations -> video -> vision -> sequence -> generate -> tasks' parser -> prediction files.
+
+Run by scripts/eval/eval_video_*.sh through torchrun; alone, one process:
+
+    python -m crashchat.evaluate configs/eval/all_tasks.yaml model=outputs/demo/merged data_dir=data/demo
+
+Videos are shared among the processes; each is decoded and encoded once for all its questions. Answers are written as they are
+made: a killed run, started again, goes on where it stopped.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from crashchat.annotations import AnnotationError, Question, VideoQAs, annotation_paths, load_annotations
+from crashchat.batches import VideoSettings, read_visual_tokens
+from crashchat.checkpoints import CheckpointError, load_adapter, load_model, load_tokenizer, load_video_settings
+from crashchat.config import ConfigError, EvalConfig, describe, load_config, save_config
+from crashchat.generate import answer_questions, decode
+from crashchat.model import choose_device
+from crashchat.predictions import (
+    PredictionError,
+    PredictionJournal,
+    done_ids,
+    find_journals,
+    journal_path,
+    make_record,
+    merge_journals,
+    prediction_path,
+)
+from crashchat.sequence import SequenceError
+from crashchat.tasks import TASKS
+from crashchat.video import VideoError
+from crashchat.vision import VisualTokens
+
+RESOLVED_CONFIG = "eval_config.yaml"
+
+
+class VideoReader(Dataset):
+    """Videos, read ahead of the model; one that cannot be read is handed on as its VideoError, to be recorded."""
+
+    def __init__(self, videos: list[VideoQAs], settings: VideoSettings):
+        self.videos = videos
+        self.settings = settings
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> tuple[VideoQAs, VisualTokens | VideoError]:
+        video = self.videos[index]
+        try:
+            return video, read_visual_tokens(str(video.path), self.settings)
+        except VideoError as error:
+            return video, error
+
+
+
+def read_crash_starts(config: EvalConfig) -> dict[str, float]:
+    """{video: annotated crash start in seconds}, which pre-crash scoring needs, where the annotations are there."""
+    task = TASKS["crash_localization"]
+    path = config.data_dir / task.annotation_file(config.split)
+    if not path.is_file():
+        return {}
+    videos = load_annotations([path], config.data_dir, [task.name])
+    return {video.name: task.ground_truth(video.answer_of(task.name))["gt_start"] for video in videos}
+
+
+def record_of(
+    video: VideoQAs, question: Question, response: str, error: str | None, starts: dict[str, float], config: EvalConfig
+) -> dict:
+    """The prediction record of one answered (or failed) question."""
+    task = TASKS[question.task]
+    return make_record(
+        task,
+        question.data_id,
+        str(config.data_dir / video.name),
+        question.text,
+        response,
+        question.answer,
+        source=video.source,
+        error=error,
+        crash_start=starts.get(video.name) if task.name == "pre_crash_localization" else None,
+    )
+
+
+def evaluate(config: EvalConfig) -> list[Path]:
+    """Ask all configured tasks of a split; returns the prediction files. Resumes what a killed run left."""
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo")  # only to wait for each other: answers go to files
+    device = choose_device()
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    paths = config.annotation_files.get(config.split) or annotation_paths(config.data_dir, config.tasks, config.split)
+    videos = load_annotations(paths, config.data_dir, config.tasks)[: config.limit]
+    tasks = [name for name in TASKS if any(video.answer_of(name) is not None for video in videos)]
+    name = config.model_name or (config.adapter or config.model).resolve().name
+    files = {task: prediction_path(config.output_dir, task, name, config.split) for task in tasks}
+    run = config.model_dump(mode="json", exclude={"num_workers", "output_dir", "limit", "tasks", "seed"})
+    expected = {
+        task: [question.data_id for video in videos for question in video.questions if question.task == task]
+        for task in tasks
+    }
+
+    done = {task: done_ids(path, run) for task, path in files.items()}
+    open_questions = {
+        video.name: [question for question in video.questions if question.data_id not in done[question.task]]
+        for video in videos
+    }
+    left = [video for video in videos if open_questions[video.name]]
+    if processes > 1:
+        dist.barrier()  # every process has read the journals before any adds to one
+    if rank == 0:
+        resumed = f", {len(videos) - len(left)} answered before" if len(left) < len(videos) else ""
+        print(f"{len(videos)} videos, {sum(map(len, expected.values()))} questions on {', '.join(tasks)}{resumed}")
+
+    if left:
+        tokenizer = load_tokenizer(config.model)
+        settings = load_video_settings(
+            config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
+        )
+        model = load_model(config.model, tokenizer, device, attention="sdpa")
+        if config.adapter:
+            model = load_adapter(model, config.adapter)
+        if rank == 0:
+            print(f"device {device}, attention sdpa, dtype {model.dtype}, {processes} process(es)")
+        starts = read_crash_starts(config)
+        journals = {task: PredictionJournal(journal_path(path, rank), run) for task, path in files.items()}
+        reader = DataLoader(
+            VideoReader(left[rank::processes], settings),
+            batch_size=None,
+            num_workers=config.num_workers,
+            prefetch_factor=2 if config.num_workers else None,
+        )
+        for video, visual in tqdm(reader, desc="videos", disable=rank != 0):
+            questions = open_questions[video.name]
+            if isinstance(visual, VideoError):
+                responses, error = [""] * len(questions), str(visual)
+                print(f"\nwarning: {error}", file=sys.stderr)
+            else:
+                texts = [question.text for question in questions]
+                answers = answer_questions(model, tokenizer, visual, texts, config.max_new_tokens)
+                responses, error = [decode(tokenizer, answer) for answer in answers], None
+            for question, response in zip(questions, responses, strict=True):
+                journals[question.task].append(record_of(video, question, response, error, starts, config))
+        for journal in journals.values():
+            journal.close()
+
+    if processes > 1:
+        dist.barrier()
+    if rank == 0:
+        for task, path in files.items():
+            if find_journals(path):
+                records = merge_journals(find_journals(path), path, expected[task])
+                failed = sum("error" in record for record in records)
+                unparsed = sum(
+                    any(record[field] is None for field in TASKS[task].pred_fields) and "error" not in record
+                    for record in records
+                )
+                print(f"{path}: {len(records)} records, {unparsed} do not parse, {failed} of videos that cannot be read")
+                save_config(config, path.with_name(f"{path.stem}_{RESOLVED_CONFIG}"))
+    return list(files.values())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m crashchat.evaluate",
+        description=__doc__,
+        epilog=f"settings (key=value):\n{describe(EvalConfig)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="a YAML file, e.g. configs/eval/all_tasks.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file's")
+    arguments = parser.parse_args(argv)
+    try:
+        evaluate(load_config(EvalConfig, arguments.config, arguments.overrides))
+    except (AnnotationError, CheckpointError, ConfigError, PredictionError, SequenceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""Training: annotations -> video -> vision -> sequence -> packing -> model -> loss over answer tokens.
+
+Run by scripts/train/*.sh through torchrun; alone, one process:
+
+    python -m crashchat.train configs/train/heterogeneous.yaml base_model=ckpt/tiny_base data_dir=data/demo epochs=2
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from crashchat.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
+from crashchat.batches import QuestionDataset, QuestionSampler, as_model_input
+from crashchat.checkpoints import (
+    CheckpointError,
+    load_model,
+    load_tokenizer,
+    load_video_settings,
+    save_checkpoint,
+)
+from crashchat.config import ConfigError, TrainConfig, describe, load_config, save_config, split_batch
+from crashchat.model import add_adapter, choose_device, is_projector, trainable_parameters
+from crashchat.plots import plot_losses
+from crashchat.sequence import SequenceError
+from crashchat.video import VideoError
+
+RESOLVED_CONFIG = "train_config.yaml"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+FULL_MODEL = "model"
+# Settings that may differ when a run goes on: they change how fast it is, not what it learns.
+MAY_DIFFER = {"num_workers", "cache_videos", "logging_steps", "save_total_limit"}
+
+
+class QuestionTrainer(Trainer):
+    """Trainer with three things of its own: batches that count questions, a loss averaged over the labelled tokens of the
+    whole global batch, and two learning rates."""
+
+    def __init__(self, config: TrainConfig, sampler: QuestionSampler, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.sampler = sampler
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the labelled tokens of all accumulated batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        # Not prepared by accelerate: the sampler already gives this process's share alone.
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self.sampler,
+            collate_fn=as_model_input,
+            num_workers=self.config.num_workers,
+            prefetch_factor=2 if self.config.num_workers else None,
+            persistent_workers=self.config.num_workers > 0,
+        )
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        # Gradients are averaged over processes, so each one's sum is scaled back up to make the average a sum.
+        loss = outputs.loss_sum * self.accelerator.num_processes / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            trained = [(name, weight) for name, weight in (model or self.model).named_parameters() if weight.requires_grad]
+            projector = [weight for name, weight in trained if is_projector(name)]
+            others = [weight for name, weight in trained if not is_projector(name)]
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {"params": others, "lr": self.config.learning_rate},
+                    {"params": projector, "lr": self.config.projector_learning_rate},
+                ],
+                weight_decay=self.config.weight_decay,
+            )
+        return self.optimizer
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """Mean loss over all labelled tokens of the validation questions, each asked once, videos shared among processes."""
+        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        rank, processes = self.args.process_index, self.args.world_size
+        # Every process runs the same number of batches (ZeRO-3 gathers weights in step); the surplus counts nothing.
+        rounds = -(-len(dataset.numbers) // processes)
+        shares = [dataset.numbers[min(index, len(dataset.numbers) - 1)] for index in range(rank, rounds * processes, processes)]
+        surplus = rank + (rounds - 1) * processes >= len(dataset.numbers)
+        loader = DataLoader(dataset, batch_sampler=shares, collate_fn=as_model_input, num_workers=self.config.num_workers)
+        self.model.eval()
+        totals = torch.zeros(2, dtype=torch.float64)
+        progress = tqdm(loader, desc="validation", leave=False, disable=not self.is_world_process_zero())
+        for index, batch in enumerate(progress):
+            outputs = self.model(**self._prepare_inputs(batch))
+            if not (surplus and index == rounds - 1):
+                totals += torch.stack([outputs.loss_sum.double(), outputs.num_labels.double()]).cpu()
+        if processes > 1:
+            totals = totals.to(self.args.device)
+            dist.all_reduce(totals)
+        loss_sum, count = totals.tolist()
+        metrics = {f"{metric_key_prefix}_loss": loss_sum / count}
+        self.model.train()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class EpochOrder(TrainerCallback):
+    """Tells the sampler which epoch begins, and has the last step validated like every eval_steps-th."""
+
+    def __init__(self, sampler: QuestionSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+
+class LossPlot(TrainerCallback):
+    """Draws the loss curves into the output folder whenever a checkpoint is saved."""
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            plot_losses(state.log_history, Path(args.output_dir) / "loss.png")
+
+
+def load_videos(config: TrainConfig, split: str) -> list[VideoQAs]:
+    """The videos of a split and the configured tasks' questions on them; every video must be there.
+
+    Raises AnnotationError that lists missing videos: a run must not stop at a hole hours later.
+    """
+    paths = config.annotation_files.get(split) or annotation_paths(config.data_dir, config.tasks, split)
+    videos = load_annotations(paths, config.data_dir, config.tasks or None)
+    missing = [str(video.path) for video in videos if not video.path.is_file()]
+    if missing:
+        raise AnnotationError(
+            f"{len(missing)} of {len(videos)} annotated {split} videos are missing, e.g. {missing[0]}; "
+            f"put the videos below {config.data_dir} (see data/README.md)"
+        )
+    return videos
+
+
+def last_complete_checkpoint(output_dir: Path) -> Path | None:
+    """The newest checkpoint that was written to its end (Trainer writes trainer_state.json last), or None."""
+    found = [path for path in output_dir.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def check_resumable(config: TrainConfig) -> None:
+    """Raises ConfigError if the output folder holds a run with other settings, naming each that differs."""
+    path = config.output_dir / RESOLVED_CONFIG
+    if not path.is_file():
+        return
+    earlier = load_config(TrainConfig, path).model_dump(mode="json")
+    now = config.model_dump(mode="json")
+    differing = [f"{key}: {earlier[key]!r} then, {now[key]!r} now" for key in now if earlier[key] != now[key]]
+    differing = [line for line in differing if line.split(":")[0] not in MAY_DIFFER]
+    if differing:
+        raise ConfigError(
+            f"{config.output_dir} holds a run with other settings:\n  " + "\n  ".join(differing) + "\n"
+            "give the same settings to go on with it, another output_dir=…, or remove the folder"
+        )
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Whether the output folder already holds what this run would make."""
+    wanted = [FULL_MODEL] if config.finetune == "full" else ADAPTER_FILES
+    return all((config.output_dir / name).exists() for name in wanted)
+
+
+def training_arguments(config: TrainConfig, micro_batch_size: int, accumulation: int) -> TrainingArguments:
+    """The settings in Trainer's words."""
+    gpu = choose_device().type == "cuda"
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.output_dir / "tensorboard"))
+    return TrainingArguments(
+        output_dir=str(config.output_dir),
+        per_device_train_batch_size=micro_batch_size,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup_ratio,
+        max_grad_norm=config.max_grad_norm,
+        bf16=gpu,
+        tf32=True if gpu else None,
+        use_cpu=not gpu,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        eval_strategy="steps",
+        eval_steps=config.eval_steps,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=config.save_total_limit,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=config.logging_steps,
+        report_to=["tensorboard"],
+        deepspeed=str(config.deepspeed) if config.deepspeed else None,
+        ddp_backend=None if gpu else "gloo",
+        ddp_find_unused_parameters=False,
+        seed=config.seed,
+        data_seed=config.seed,
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+
+
+def train(config: TrainConfig) -> Path:
+    """Run (or go on with) one training; returns the folder of the adapter, or of the model with finetune=full."""
+    result = config.output_dir / FULL_MODEL if config.finetune == "full" else config.output_dir
+    check_resumable(config)
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    if is_finished(config):
+        if main_process:
+            print(f"{result}: already trained; remove {config.output_dir} to train again")
+        return result
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    micro_batch_size, accumulation = split_batch(config.global_batch_size, processes, config.micro_batch_size)
+    args = training_arguments(config, micro_batch_size, accumulation)  # before the model: ZeRO-3 shards while loading
+    set_seed(config.seed)
+
+    tokenizer = load_tokenizer(config.base_model)
+    settings = load_video_settings(
+        config.base_model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
+    )
+    train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
+    model = load_model(config.base_model, tokenizer, device=torch.device("cpu") if args.use_cpu else args.device)
+    row_length = config.max_length if model.config.text_config._attn_implementation == "flex_attention" else None
+    datasets = [
+        QuestionDataset(videos, tokenizer, settings, config.max_length, row_length, config.cache_videos)
+        for videos in (train_videos, val_videos)
+    ]
+    if config.finetune == "lora":
+        model.requires_grad_(False)
+        model = add_adapter(model, config.lora_rank, config.lora_alpha, config.lora_dropout)
+        model.peft_config["default"].base_model_name_or_path = str(config.base_model)
+    else:
+        model.requires_grad_(True)
+    trained, total = trainable_parameters(model)
+    sampler = QuestionSampler(
+        datasets[0].numbers,
+        config.global_batch_size,
+        micro_batch_size,
+        rank=args.process_index,
+        processes=args.world_size,
+        group_by_video=config.group_by_video,
+        seed=config.seed,
+    )
+    if main_process:
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, config.output_dir / RESOLVED_CONFIG)
+        attention = model.config.text_config._attn_implementation
+        print(f"device {args.device}, attention {attention}, dtype {model.dtype}, {args.world_size} process(es)")
+        print(f"trained parameters {trained:,} of {total:,}; frames: {settings.fps} a second, at most {settings.max_frames}")
+        print(
+            f"{len(datasets[0])} training questions on {len(train_videos)} videos, {len(datasets[1])} validation questions; "
+            f"{sampler.steps_per_epoch} steps an epoch, each {processes} x {accumulation} x {micro_batch_size} questions"
+        )
+    callbacks: list[TrainerCallback] = [EpochOrder(sampler), LossPlot()]
+    if config.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
+    trainer = QuestionTrainer(
+        config, sampler, model=model, args=args, train_dataset=datasets[0], eval_dataset=datasets[1], callbacks=callbacks
+    )
+    checkpoint = last_complete_checkpoint(config.output_dir)
+    if checkpoint and main_process:
+        print(f"going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    if main_process:
+        plot_losses(trainer.state.log_history, config.output_dir / "loss.png")
+        best = Path(trainer.state.best_model_checkpoint or last_complete_checkpoint(config.output_dir))
+        if config.finetune == "full":
+            best_model = load_model(best, tokenizer, device=torch.device("cpu"))
+            save_checkpoint(best_model, tokenizer, settings, result)
+        else:
+            for name in reversed(ADAPTER_FILES):  # the config last: with it, the adapter is complete
+                temporary = config.output_dir / f".{name}"
+                shutil.copyfile(best / name, temporary)
+                os.replace(temporary, config.output_dir / name)
+        print(f"best validation loss {trainer.state.best_metric:.4f} at {best.name}; saved to {result}")
+    if dist.is_initialized():
+        dist.barrier()
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code, with a one-line cause for what a user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m crashchat.train",
+        description=__doc__,
+        epilog=f"settings (key=value):\n{describe(TrainConfig)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="a YAML file, e.g. configs/train/heterogeneous.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file's")
+    arguments = parser.parse_args(argv)
+    try:
+        train(load_config(TrainConfig, arguments.config, arguments.overrides))
+    except (AnnotationError, CheckpointError, ConfigError, SequenceError, VideoError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The one launcher: bash scripts/launch.sh MODULE CONFIG [processes] [key=value ...]
+# Runs MODULE under torchrun. Processes: the first argument if it is a number, else 1. CUDA_VISIBLE_DEVICES picks GPUs.
+# More nodes: set NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT, the same on each but NODE_RANK.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+module=$1 config=$2
+shift 2
+if [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]; then exec "${PYTHON:-python}" -m "$module" --help; fi
+processes=1
+if [[ $# -gt 0 && "$1" =~ ^[0-9]+$ ]]; then processes=$1; shift; fi
+if [[ "$processes" -lt 1 ]]; then echo "error: the number of processes is $processes, expected 1 or more" >&2; exit 2; fi
+
+# Without a GPU, DeepSpeed must be told to stay on the CPU, and processes must share the cores rather than fight for them.
+if ! command -v nvidia-smi >/dev/null 2>&1; then
+    export DS_ACCELERATOR="${DS_ACCELERATOR:-cpu}"
+    cores=$(nproc)
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( cores / processes > 0 ? cores / processes : 1 ))}"
+fi
+export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
+if [[ "${NNODES:-1}" -gt 1 ]]; then
+    rendezvous=(--nnodes "$NNODES" --node-rank "${NODE_RANK:?set NODE_RANK}" \
+        --master-addr "${MASTER_ADDR:?set MASTER_ADDR}" --master-port "${MASTER_PORT:-29500}")
+else
+    rendezvous=(--standalone)
+fi
+exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$processes" \
+    -m "$module" "$config" "$@"
