@@ -124,6 +124,15 @@ def read_config(folder: str | Path) -> dict:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
 
 
+def stored_dtype(folder: str | Path) -> torch.dtype:
+    """The type of a checkpoint's weights as its config says; float32 where it says nothing."""
+    config = read_config(folder)
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    if name not in ("float32", "bfloat16", "float16"):
+        raise CheckpointError(f"{folder}/config.json: dtype {name!r}, expected float32, bfloat16 or float16")
+    return getattr(torch, name)
+
+
 def native_config(folder: str | Path, tokenizer: PreTrainedTokenizerBase, vision: dict | None = None) -> VideoLlama3Config:
     """A checkpoint's config in transformers' own form.
 
@@ -277,7 +286,9 @@ def save_checkpoint(
         write_json_atomic(temporary / "config.json", config)
         processor = {"fps": settings.fps, "max_frames": settings.max_frames, **dataclasses.asdict(settings.vision)}
         write_json_atomic(temporary / PROCESSOR_FILE, processor)
-        os.chmod(temporary, 0o755)
+        os.chmod(temporary, 0o755)  # mkdtemp and safetensors make things private; a model is shared like any other file
+        for path in temporary.iterdir():
+            os.chmod(path, 0o644)
         if folder.exists():
             folder.rmdir()
         os.replace(temporary, folder)

@@ -13,7 +13,6 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -23,7 +22,7 @@ from crashchat.batches import VideoSettings, read_visual_tokens
 from crashchat.checkpoints import CheckpointError, load_adapter, load_model, load_tokenizer, load_video_settings
 from crashchat.config import ConfigError, EvalConfig, describe, load_config, save_config
 from crashchat.generate import answer_questions, decode
-from crashchat.model import choose_device
+from crashchat.model import local_device
 from crashchat.predictions import (
     PredictionError,
     PredictionJournal,
@@ -60,7 +59,6 @@ class VideoReader(Dataset):
             return video, error
 
 
-
 def read_crash_starts(config: EvalConfig) -> dict[str, float]:
     """{video: annotated crash start in seconds}, which pre-crash scoring needs, where the annotations are there."""
     task = TASKS["crash_localization"]
@@ -94,9 +92,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")  # only to wait for each other: answers go to files
-    device = choose_device()
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = local_device()
     paths = config.annotation_files.get(config.split) or annotation_paths(config.data_dir, config.tasks, config.split)
     videos = load_annotations(paths, config.data_dir, config.tasks)[: config.limit]
     tasks = [name for name in TASKS if any(video.answer_of(name) is not None for video in videos)]
@@ -181,7 +177,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         evaluate(load_config(EvalConfig, arguments.config, arguments.overrides))
-    except (AnnotationError, CheckpointError, ConfigError, PredictionError, SequenceError) as error:
+    except (AnnotationError, CheckpointError, ConfigError) as error:
+        # Every process finds these alike: the first one says so.
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (PredictionError, SequenceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:

@@ -4,6 +4,7 @@
     input_ids -> embed_tokens ---------------------------------------------------------- + -> language_model (LoRA) -> loss
 """
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -136,6 +137,12 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
 def choose_device() -> torch.device:
     """A GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def local_device() -> torch.device:
+    """This process's device under torchrun: its own GPU (LOCAL_RANK), or the CPU."""
+    device = choose_device()
+    return torch.device(device.type, int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:

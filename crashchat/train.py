@@ -27,7 +27,7 @@ from crashchat.checkpoints import (
     save_checkpoint,
 )
 from crashchat.config import ConfigError, TrainConfig, describe, load_config, save_config, split_batch
-from crashchat.model import add_adapter, choose_device, is_projector, trainable_parameters
+from crashchat.model import add_adapter, choose_device, is_projector, local_device, trainable_parameters
 from crashchat.plots import plot_losses
 from crashchat.sequence import SequenceError
 from crashchat.video import VideoError
@@ -224,7 +224,6 @@ def train(config: TrainConfig) -> Path:
         return result
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     micro_batch_size, accumulation = split_batch(config.global_batch_size, processes, config.micro_batch_size)
-    args = training_arguments(config, micro_batch_size, accumulation)  # before the model: ZeRO-3 shards while loading
     set_seed(config.seed)
 
     tokenizer = load_tokenizer(config.base_model)
@@ -232,7 +231,7 @@ def train(config: TrainConfig) -> Path:
         config.base_model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
     )
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
-    model = load_model(config.base_model, tokenizer, device=torch.device("cpu") if args.use_cpu else args.device)
+    model = load_model(config.base_model, tokenizer, local_device())
     row_length = config.max_length if model.config.text_config._attn_implementation == "flex_attention" else None
     datasets = [
         QuestionDataset(videos, tokenizer, settings, config.max_length, row_length, config.cache_videos)
@@ -245,6 +244,8 @@ def train(config: TrainConfig) -> Path:
     else:
         model.requires_grad_(True)
     trained, total = trainable_parameters(model)
+    # Made after the model: once it exists, ZeRO-3 would shard weights while they are loaded and checked.
+    args = training_arguments(config, micro_batch_size, accumulation)
     sampler = QuestionSampler(
         datasets[0].numbers,
         config.global_batch_size,
@@ -305,7 +306,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         train(load_config(TrainConfig, arguments.config, arguments.overrides))
-    except (AnnotationError, CheckpointError, ConfigError, SequenceError, VideoError) as error:
+    except (AnnotationError, CheckpointError, ConfigError) as error:
+        # Every process finds these alike: the first one says so.
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (SequenceError, VideoError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Sets up what is needed, checks the style and runs the tests. Usage: bash scripts/test.sh [pytest arguments]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup.sh
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+# One thread a process: the tests start several processes, and tiny matrices gain nothing from more.
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+exec "$PYTHON" -m pytest "$@"

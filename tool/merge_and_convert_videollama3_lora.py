@@ -1,0 +1,62 @@
+"""Fold an adapter (LoRA and projector) into its base: one self-contained model folder.
+
+    python tool/merge_and_convert_videollama3_lora.py --base ckpt/videollama3_baseline \
+        --adapter outputs/train/heterogeneous --out ckpt/crashchat
+
+The folder holds safetensors, config, tokenizer and processor settings, and loads as transformers'
+VideoLlama3ForConditionalGeneration.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from crashchat.checkpoints import (
+    CheckpointError,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    load_video_settings,
+    save_checkpoint,
+    stored_dtype,
+)
+from crashchat.sequence import SequenceError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype) -> None:
+    """Write `base` with `adapter` folded in to `out`. Raises CheckpointError where they do not fit."""
+    if out.exists() and any(out.iterdir()):
+        raise CheckpointError(f"{out} is not empty; name another folder, or remove it first")
+    tokenizer = load_tokenizer(base)
+    # In float32, whatever the result's type: the sum of base and LoRA is rounded once.
+    model = load_model(base, tokenizer, torch.device("cpu"), torch.float32, attention="sdpa")
+    merged = load_adapter(model, adapter).merge_and_unload(progressbar=True, safe_merge=True)
+    save_checkpoint(merged.to(dtype), tokenizer, load_video_settings(base), out)
+
+
+def main() -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True, help="folder of the base checkpoint")
+    parser.add_argument("--adapter", type=Path, required=True, help="folder of the adapter, a training run's output folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the merged model to")
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: the base's)")
+    arguments = parser.parse_args()
+    try:
+        dtype = DTYPES[arguments.dtype] if arguments.dtype else stored_dtype(arguments.base)
+        merge(arguments.base, arguments.adapter, arguments.out, dtype)
+    except (CheckpointError, SequenceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{arguments.out}: merged")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
