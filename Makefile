@@ -1,0 +1,17 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup lint test demo
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## a virtual environment in .venv with everything installed
+	bash scripts/setup.sh
+
+lint: ## check style, put imports and layout right
+	bash -c 'source scripts/setup.sh && "$$PYTHON" -m ruff check --fix . && "$$PYTHON" -m ruff format .'
+
+test: ## style and the whole test suite, as continuous integration runs it
+	bash scripts/test.sh
+
+demo: ## from synthetic clips to a scored report
+	bash scripts/demo.sh

@@ -1,0 +1,75 @@
+"""Which questions share a step: every question once an epoch, 24 a step, whatever the number of processes."""
+
+from collections import Counter
+
+import pytest
+
+from crashchat.annotations import annotation_paths, load_annotations
+from crashchat.batches import QuestionDataset, QuestionSampler, as_model_input
+from crashchat.checkpoints import load_video_settings
+from crashchat.sequence import SequenceError
+from crashchat.tasks import TASKS
+from crashchat.video import VideoError
+
+NUMBERS = [list(range(start, start + 6)) for start in range(0, 60, 6)] + [[60, 61, 62, 63]]  # 64 questions
+
+
+def stream(processes: int, micro: int, epoch: int = 0, **settings) -> list[list[int]]:
+    """Every step of an epoch, each step's questions of all processes joined in order."""
+    samplers = [QuestionSampler(NUMBERS, 24, micro, rank, processes, **settings) for rank in range(processes)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    shares = [list(sampler) for sampler in samplers]
+    rounds = [batch for batches in zip(*shares, strict=True) for batch in batches]
+    flat = [number for batch in rounds for number in batch]
+    return [flat[start : start + 24] for start in range(0, len(flat), 24)]
+
+
+@pytest.mark.parametrize("group_by_video", [True, False])
+def test_steps_are_the_same_for_any_number_of_processes(group_by_video):
+    alone = stream(1, 24, group_by_video=group_by_video)
+    for processes, micro in ((1, 6), (2, 12), (2, 4), (4, 6), (4, 3)):
+        assert stream(processes, micro, group_by_video=group_by_video) == alone
+    assert [len(step) for step in alone] == [24, 24, 24]
+    assert set(Counter(sum(alone, [])[:64]).values()) == {1}, "each question once before the fill"
+
+
+def test_grouping_keeps_a_videos_questions_together_and_ungrouping_does_not():
+    def videos_a_step(group_by_video):
+        owner = {number: index for index, numbers in enumerate(NUMBERS) for number in numbers}
+        steps = stream(1, 24, group_by_video=group_by_video)[:2]
+        return [len({owner[number] for number in step}) for step in steps]
+
+    assert max(videos_a_step(True)) <= 5
+    assert min(videos_a_step(False)) > 6
+
+
+def test_epochs_differ_and_seeds_repeat():
+    assert stream(1, 24, epoch=0) != stream(1, 24, epoch=1)
+    assert stream(1, 24, epoch=1) == stream(2, 12, epoch=1)
+    assert stream(1, 24, seed=1) != stream(1, 24, seed=2)
+
+
+@pytest.fixture
+def dataset(tiny_data, tiny_base, tiny_tokenizer):
+    videos = load_annotations(annotation_paths(tiny_data, TASKS, "train"), tiny_data)
+    return QuestionDataset(videos, tiny_tokenizer, load_video_settings(tiny_base), max_length=4096, cache_videos=1)
+
+
+def test_a_fetch_decodes_each_video_once_and_asks_what_was_wanted(dataset, tiny_tokenizer):
+    first, second = dataset.numbers[0], dataset.numbers[1]
+    batch = as_model_input(dataset.__getitems__([first[0], second[0], first[1]]))
+    assert batch["video_grid_thw"].shape == (2, 3)
+    asked = sorted(batch["branch_ids"].amax(dim=1).tolist())
+    assert asked == [1, 2]
+    text = tiny_tokenizer.decode(batch["input_ids"][0])
+    assert dataset.videos[0].questions[0].text in text and dataset.videos[0].questions[1].text in text
+
+
+def test_a_question_too_long_and_a_missing_video_stop_the_run(dataset):
+    dataset.max_length = 50
+    with pytest.raises(SequenceError, match="over max_length=50"):
+        dataset[0]
+    dataset.videos[2].path = dataset.videos[2].path.with_name("gone.mp4")
+    with pytest.raises(VideoError, match="gone.mp4"):
+        dataset[dataset.numbers[2][0]]

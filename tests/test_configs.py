@@ -1,0 +1,104 @@
+"""Every file in configs/ loads; what is wrong in one is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from crashchat.config import CONFIG_DIR, ConfigError, EvalConfig, TrainConfig, describe, load_config, save_config, split_batch
+from crashchat.tasks import GROUPS, TASKS
+
+TRAIN = sorted(path for path in (CONFIG_DIR / "train").glob("*.yaml") if path.stem != "recipe")
+EVAL = sorted((CONFIG_DIR / "eval").glob("*.yaml"))
+
+
+def test_no_config_is_left_out():
+    found = {path for path in CONFIG_DIR.rglob("*") if path.is_file()}
+    assert found == {*TRAIN, *EVAL, CONFIG_DIR / "train" / "recipe.yaml", *(CONFIG_DIR / "deepspeed").glob("zero[123].json")}
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=lambda path: path.stem)
+def test_train_configs(path):
+    config = load_config(TrainConfig, path)
+    if path.stem == "pretrain_tiny_base":
+        assert config.finetune == "full" and config.tasks == []
+        return
+    assert (config.lora_rank, config.lora_alpha, config.lora_dropout) == (64, 16, 0.05)
+    assert config.learning_rate == config.projector_learning_rate == 1e-5
+    assert config.global_batch_size == 24 and config.max_visual_tokens == 10240
+    strategy, _, rest = path.stem.partition("_")
+    expected = {
+        "independent": [rest],
+        "homogeneous": list(GROUPS.get(rest, [])),
+        "heterogeneous": list(TASKS),
+    }[strategy]
+    assert config.tasks == expected
+    assert config.epochs == (20 if strategy == "independent" else 10)
+    assert config.output_dir == Path("outputs/train") / path.stem
+
+
+@pytest.mark.parametrize("path", EVAL, ids=lambda path: path.stem)
+def test_eval_configs(path):
+    config = load_config(EvalConfig, path)
+    assert config.max_visual_tokens == 16384 and config.split == "test"
+    assert config.tasks == (list(TASKS) if path.stem in ("all_tasks", "recipe") else [path.stem])
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_configs(stage):
+    settings = json.loads((CONFIG_DIR / "deepspeed" / f"zero{stage}.json").read_text())
+    assert settings["zero_optimization"]["stage"] == stage
+    # What our own settings say must not be said twice.
+    assert settings["train_micro_batch_size_per_gpu"] == settings["gradient_accumulation_steps"] == "auto"
+
+
+def test_the_resolved_config_reads_back_equal(tmp_path):
+    config = load_config(TrainConfig, TRAIN[0], ["epochs=2", "max_steps=7", "tasks=crash_recognition,crash_description"])
+    save_config(config, tmp_path / "resolved.yaml")
+    assert load_config(TrainConfig, tmp_path / "resolved.yaml") == config
+    assert config.tasks == ["crash_recognition", "crash_description"] and config.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epoch=2", "epoch: unknown key; known are"),
+        ("epochs=many", "epochs: .*'many'"),
+        ("epochs=-1", "epochs: .*greater than 0"),
+        ("tasks=crash_recogniton", "unknown tasks .*crash_recogniton"),
+        ("save_steps=70", "save_steps=70 is not a multiple of eval_steps=50"),
+        ("finetune=full deepspeed=x.json", "does not go with deepspeed"),
+        ("epochs", "'epochs' is not key=value"),
+        ("epochs=[", "not YAML"),
+    ],
+)
+def test_wrong_settings_are_named(override, message):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load_config(TrainConfig, CONFIG_DIR / "train" / "heterogeneous.yaml", override.split())
+
+
+def test_wrong_files_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere.yaml: cannot be read"):
+        load_config(TrainConfig, tmp_path / "nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- a")
+    with pytest.raises(ConfigError, match="list.yaml: found a list"):
+        load_config(TrainConfig, tmp_path / "list.yaml")
+    (tmp_path / "no_output.yaml").write_text("epochs: 1")
+    with pytest.raises(ConfigError, match="output_dir: must be given"):
+        load_config(TrainConfig, tmp_path / "no_output.yaml")
+
+
+def test_every_setting_has_a_doc():
+    for kind in (TrainConfig, EvalConfig):
+        assert all(field.description for field in kind.model_fields.values())
+        assert "None" not in [line.strip() for line in describe(kind).splitlines()]
+
+
+def test_the_global_batch_is_shared_or_refused():
+    assert split_batch(24, 1, None) == (24, 1)
+    assert split_batch(24, 8, None) == (3, 1)
+    assert split_batch(24, 2, 6) == (6, 2)
+    with pytest.raises(ConfigError, match="5 processes; numbers that work: 1, 2, 3, 4, 6, 8, 12, 24"):
+        split_batch(24, 5, None)
+    with pytest.raises(ConfigError, match="micro_batch_size=5 .* numbers that work: 1, 2, 3, 4, 6, 12"):
+        split_batch(24, 2, 5)

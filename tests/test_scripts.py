@@ -1,0 +1,197 @@
+"""The scripts themselves, in real processes, on a tiny synthetic set: train, resume, merge, evaluate, score."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from crashchat.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = "scripts/train/Heterogeneous_multitask_models_all_tasks.sh"
+SETTINGS = [
+    "base_model=ckpt/tiny_base", "max_steps=4", "eval_steps=2", "save_steps=2", "lora_rank=4", "lora_dropout=0",
+    "learning_rate=1e-3", "projector_learning_rate=1e-3", "gradient_checkpointing=false", "num_workers=0",
+]  # fmt: skip
+
+
+def run(*command: str | Path, ok: bool = True) -> str:
+    """Run a command at the project's root; returns what it printed, and fails the test if its exit code is not as hoped."""
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(word) for word in command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    output = done.stdout + done.stderr
+    assert (done.returncode == 0) == ok, output[-4000:]
+    return output
+
+
+def train(tiny_data: Path, out: Path, *words: str | int, ok: bool = True) -> str:
+    """Run the heterogeneous training script: number of processes, then settings."""
+    processes, *settings = words
+    return run("bash", TRAIN, str(processes), *SETTINGS, f"data_dir={tiny_data}", f"output_dir={out}", *settings, ok=ok)
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def distance(one: Path, other: Path) -> float:
+    """Largest difference between the weights of two adapters of the same names and shapes."""
+    first, second = adapter(one), adapter(other)
+    assert first.keys() == second.keys()
+    return max(float((first[key] - second[key]).abs().max()) for key in first)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data, tmp_path_factory) -> Path:
+    """The output folder of a training on one process."""
+    out = tmp_path_factory.mktemp("trained") / "one"
+    output = train(tiny_data, out, 1)
+    assert "trained parameters" in output and "best validation loss" in output
+    return out
+
+
+def test_training_leaves_adapter_config_logs_and_plot(trained, tiny_data):
+    names = {path.name for path in trained.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "train_config.yaml", "loss.png", "tensorboard"} <= names
+    assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((trained / "tensorboard").glob("events*"))
+    weights = adapter(trained)
+    assert any("lora_A" in key for key in weights) and any("projector.readout.0.weight" in key for key in weights)
+    assert "already trained" in train(tiny_data, trained, 1)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(trained, tiny_data, tmp_path):
+    out = tmp_path / "killed"
+    shutil.copytree(trained, out)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (out / name).unlink()
+    (out / "checkpoint-4" / "trainer_state.json").unlink()  # killed while it wrote checkpoint-4
+    config = (out / "train_config.yaml").read_text().replace(str(trained), str(out))
+    (out / "train_config.yaml").write_text(config)
+    assert f"going on from {out}/checkpoint-2" in train(tiny_data, out, 1)
+    assert distance(trained, out) < 1e-6
+
+
+def test_other_settings_in_the_same_folder_are_refused(trained, tiny_data):
+    output = train(tiny_data, trained, 1, "seed=3", ok=False)
+    assert "holds a run with other settings" in output and "seed: 0 then, 3 now" in output
+
+
+def test_two_processes_learn_what_one_does(trained, tiny_data, tmp_path):
+    train(tiny_data, tmp_path / "two", 2)
+    assert distance(trained, tmp_path / "two") < 2e-4
+    train(tiny_data, tmp_path / "accumulated", 1, "micro_batch_size=6")
+    assert distance(trained, tmp_path / "accumulated") < 2e-4
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_saves_a_whole_adapter(trained, tiny_data, tmp_path, stage):
+    train(tiny_data, tmp_path / "zero", 2, f"deepspeed=configs/deepspeed/zero{stage}.json")
+    assert distance(trained, tmp_path / "zero") < 2e-4
+
+
+def test_an_impossible_division_names_what_works(tiny_data, tmp_path):
+    output = train(tiny_data, tmp_path, 5, ok=False)
+    assert output.count("cannot be shared by 5 processes; numbers that work: 1, 2, 3, 4, 6, 8, 12, 24") == 1
+
+
+def test_missing_data_and_base_are_named(tiny_data, tmp_path):
+    assert "no annotation file" in train(tmp_path / "nowhere", tmp_path / "out", 1, ok=False)
+    assert "no tokenizer_config.json" in train(tiny_data, tmp_path / "out", 1, "base_model=nowhere", ok=False)
+    broken = shutil.copytree(tiny_data, tmp_path / "broken")
+    next((broken / "videos").glob("train_*")).unlink()
+    assert "annotated train videos are missing" in train(broken, tmp_path / "out", 1, ok=False)
+
+
+@pytest.fixture(scope="module")
+def merged(trained, tmp_path_factory) -> Path:
+    """The trained adapter folded into its base."""
+    out = tmp_path_factory.mktemp("merged") / "model"
+    tool = "tool/merge_and_convert_videollama3_lora.py"
+    run(sys.executable, tool, "--base", "ckpt/tiny_base", "--adapter", trained, "--out", out)
+    output = run(sys.executable, tool, "--base", "ckpt/tiny_base", "--adapter", trained, "--out", out, ok=False)
+    assert "is not empty" in output
+    return out
+
+
+def evaluate(script: str, processes: int, out: Path, *settings: str) -> dict[str, list[dict]]:
+    """Run an evaluation script; returns {task: its records}."""
+    run("bash", f"scripts/eval/{script}.sh", processes, f"output_dir={out}", "max_new_tokens=24", "num_workers=0", *settings)
+    files = out.glob("*_evaluation_results/*/*_predict.json")
+    return {path.parts[-3].removesuffix("_evaluation_results"): json.loads(path.read_text()) for path in files}
+
+
+@pytest.fixture(scope="module")
+def answers(merged, tiny_data, tmp_path_factory) -> tuple[Path, dict[str, list[dict]]]:
+    """The merged model's predictions for all six tasks: the folder, and {task: records}."""
+    out = tmp_path_factory.mktemp("answers")
+    return out, evaluate("eval_video_all_tasks", 2, out, f"model={merged}", f"data_dir={tiny_data}")
+
+
+def test_all_six_tasks_are_asked_and_recorded(answers, tiny_data):
+    folder, records = answers
+    assert records.keys() == TASKS.keys()
+    for name, task in TASKS.items():
+        annotated = json.loads((tiny_data / task.annotation_file("test")).read_text())
+        assert [record["data_id"] for record in records[name]] == list(range(len(annotated)))
+        path = folder / f"{name}_evaluation_results" / "model" / f"crashchat_dada_video_total_{name}_test_predict.json"
+        assert path.is_file()
+    assert all("crash_start" in record for record in records["pre_crash_localization"])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_tasks_script_finds_its_file_and_gives_the_same_answers(answers, merged, trained, tiny_data, tmp_path, task):
+    alone = evaluate(f"eval_video_{task}", 1, tmp_path, f"model={merged}", f"data_dir={tiny_data}")
+    assert alone == {task: answers[1][task]}
+    if task == "crash_description":
+        model = ["model=ckpt/tiny_base", f"adapter={trained}", "model_name=model"]
+        unmerged = evaluate(f"eval_video_{task}", 1, tmp_path / "adapter", *model, f"data_dir={tiny_data}")
+        assert unmerged == alone
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_metric_scripts_score_them(answers, task):
+    path = next(answers[0].glob(f"{task}_evaluation_results/*/*_predict.json"))
+    output = run(sys.executable, f"scripts/eval/compute_{task}_metrics.py", "--predictions", path)
+    assert "num_records" in output
+    scores = json.loads(path.with_name(f"{path.stem}_metrics.json").read_text())
+    assert scores["num_records"] == len(answers[1][task])
+    assert path.with_name(f"{path.stem}_metrics.csv").is_file()
+
+
+def test_a_killed_evaluation_goes_on_and_an_unreadable_video_is_recorded(answers, merged, tiny_data, tmp_path):
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    expected = answers[1]["crash_recognition"]
+    broken = Path(expected[1]["video_path"]).name
+    (data / "videos" / broken).write_bytes(b"no video")
+    settings = [f"model={merged}", f"data_dir={data}"]
+    first = evaluate("eval_video_crash_recognition", 1, tmp_path / "out", *settings)["crash_recognition"]
+    assert broken in first[1]["error"] and first[1]["pred_label"] is None and len(first) == len(expected)
+    others = [index for index in range(len(expected)) if index != 1]
+    assert [first[index]["raw_response"] for index in others] == [expected[index]["raw_response"] for index in others]
+
+    final = next((tmp_path / "out").glob("*/*/*_predict.json"))
+    journal = next(final.parent.glob("*.part.jsonl"))
+    final.unlink()
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:2]) + lines[2][:20])  # killed while it wrote the second answer
+    assert evaluate("eval_video_crash_recognition", 2, tmp_path / "out", *settings)["crash_recognition"] == first
+
+
+def test_scripts_explain_themselves():
+    assert "key=value" in run("bash", TRAIN, "--help")
+    assert "max_new_tokens" in run("bash", "scripts/eval/eval_video_all_tasks.sh", "--help")
+    scripts = sorted((ROOT / "scripts" / "train").glob("*.sh"))
+    assert len(scripts) == 9 and len(list((ROOT / "scripts" / "eval").glob("eval_video_*.sh"))) == 7
+    assert len(list((ROOT / "scripts" / "eval").glob("compute_*_metrics.py"))) == 6
+    for script in scripts:
+        config = next(word for word in script.read_text().split() if word.endswith(".yaml"))
+        assert (ROOT / config).is_file(), script
