@@ -19,8 +19,12 @@ MARGIN = 10  # pixels of background around the frame, for the shaken camera
 FAR = 70.0  # metres: nothing is drawn beyond
 
 RGB = {
-    "white": (238, 238, 238), "blue": (40, 90, 220), "yellow": (240, 205, 30), "green": (30, 150, 70),
-    "black": (28, 28, 32), "purple": (150, 60, 180),
+    "white": (238, 238, 238),
+    "blue": (40, 90, 220),
+    "yellow": (240, 205, 30),
+    "green": (30, 150, 70),
+    "black": (28, 28, 32),
+    "purple": (150, 60, 180),
 }
 # sky above, sky at the horizon, ground, road, light falling on things
 PALETTES = {
@@ -67,23 +71,33 @@ def _rear(kind: str, paint: tuple[int, int, int], braking: bool) -> list[Shape]:
     dark = _shade(paint, 0.72)
     if kind == "car":
         return [
-            (_box(-1.05, 0, -0.6, 0.5), TYRE), (_box(0.6, 0, 1.05, 0.5), TYRE),
+            (_box(-1.05, 0, -0.6, 0.5), TYRE),
+            (_box(0.6, 0, 1.05, 0.5), TYRE),
             (np.array([(-0.95, 1.0), (0.95, 1.0), (0.7, 1.75), (-0.7, 1.75)]), paint),
             (np.array([(-0.75, 1.08), (0.75, 1.08), (0.58, 1.6), (-0.58, 1.6)]), GLASS),
-            (_box(-1.15, 0.3, 1.15, 1.05), paint), (_box(-1.15, 0.3, 1.15, 0.5), dark),
-            (_box(-0.3, 0.5, 0.3, 0.68), (230, 230, 220)), *_lights(0.85, 0.82, 0.24, braking),
+            (_box(-1.15, 0.3, 1.15, 1.05), paint),
+            (_box(-1.15, 0.3, 1.15, 0.5), dark),
+            (_box(-0.3, 0.5, 0.3, 0.68), (230, 230, 220)),
+            *_lights(0.85, 0.82, 0.24, braking),
         ]
     if kind == "truck":
         return [
-            (_box(-1.25, 0, -0.7, 0.8), TYRE), (_box(0.7, 0, 1.25, 0.8), TYRE), (_box(-1.4, 0.45, 1.4, 0.9), DARK),
-            (_box(-1.45, 0.85, 1.45, 3.6), paint), (_box(-1.25, 1.05, -0.06, 3.4), dark),
-            (_box(0.06, 1.05, 1.25, 3.4), dark), *_lights(1.05, 0.75, 0.28, braking),
+            (_box(-1.25, 0, -0.7, 0.8), TYRE),
+            (_box(0.7, 0, 1.25, 0.8), TYRE),
+            (_box(-1.4, 0.45, 1.4, 0.9), DARK),
+            (_box(-1.45, 0.85, 1.45, 3.6), paint),
+            (_box(-1.25, 1.05, -0.06, 3.4), dark),
+            (_box(0.06, 1.05, 1.25, 3.4), dark),
+            *_lights(1.05, 0.75, 0.28, braking),
         ]
     if kind == "motorbike":
         return [
-            (_box(-0.22, 0, 0.22, 0.9), TYRE), (_box(-0.5, 0.55, 0.5, 1.0), DARK), (_box(-0.65, 1.15, 0.65, 1.27), TYRE),
+            (_box(-0.22, 0, 0.22, 0.9), TYRE),
+            (_box(-0.5, 0.55, 0.5, 1.0), DARK),
+            (_box(-0.65, 1.15, 0.65, 1.27), TYRE),
             (np.array([(-0.42, 0.9), (0.42, 0.9), (0.5, 1.65), (-0.5, 1.65)]), paint),
-            (_disc(0, 1.9, 0.32), (20, 20, 24)), (_box(-0.28, 1.84, 0.28, 1.94), (200, 200, 205)),
+            (_disc(0, 1.9, 0.32), (20, 20, 24)),
+            (_box(-0.28, 1.84, 0.28, 1.94), (200, 200, 205)),
             *_lights(0.3, 0.78, 0.2, braking),
         ]
     return _side(kind, paint, 0.0, slim=0.75)
@@ -95,22 +109,30 @@ def _side(kind: str, paint: tuple[int, int, int], step: float, slim: float = 1.0
     if kind == "car":
         return [
             (np.array([(-1.3, 0.95), (1.0, 0.95), (0.5, 1.7), (-0.9, 1.7)]), paint),
-            (np.array([(-1.05, 1.0), (0.75, 1.0), (0.4, 1.55), (-0.8, 1.55)]), GLASS), (_box(-0.2, 0.95, -0.08, 1.6), paint),
-            (_box(-2.1, 0.35, 2.1, 1.05), paint), (_box(-2.1, 0.35, 2.1, 0.5), dark),
-            (_box(1.9, 0.65, 2.1, 0.9), (255, 240, 170)), *_wheels([(-1.3, 0.4), (1.3, 0.4)], 0.42),
+            (np.array([(-1.05, 1.0), (0.75, 1.0), (0.4, 1.55), (-0.8, 1.55)]), GLASS),
+            (_box(-0.2, 0.95, -0.08, 1.6), paint),
+            (_box(-2.1, 0.35, 2.1, 1.05), paint),
+            (_box(-2.1, 0.35, 2.1, 0.5), dark),
+            (_box(1.9, 0.65, 2.1, 0.9), (255, 240, 170)),
+            *_wheels([(-1.3, 0.4), (1.3, 0.4)], 0.42),
         ]
     if kind == "truck":
         return [
-            (_box(-2.7, 0.5, 2.5, 0.9), DARK), (_box(-2.7, 0.8, 1.2, 3.6), paint), (_box(-2.5, 1.0, 1.0, 1.3), dark),
-            (_box(1.35, 0.6, 2.7, 2.6), dark), (_box(1.8, 1.6, 2.65, 2.4), GLASS),
+            (_box(-2.7, 0.5, 2.5, 0.9), DARK),
+            (_box(-2.7, 0.8, 1.2, 3.6), paint),
+            (_box(-2.5, 1.0, 1.0, 1.3), dark),
+            (_box(1.35, 0.6, 2.7, 2.6), dark),
+            (_box(1.8, 1.6, 2.65, 2.4), GLASS),
             *_wheels([(-2.0, 0.5), (-0.9, 0.5), (1.9, 0.5)], 0.52),
         ]
     if kind == "motorbike":
         return [
             *_wheels([(-0.75, 0.42), (0.75, 0.42)], 0.45),
-            (np.array([(-0.9, 0.6), (0.7, 0.5), (0.6, 1.05), (-0.8, 0.95)]), DARK), (_box(0.45, 0.9, 0.6, 1.4), TYRE),
+            (np.array([(-0.9, 0.6), (0.7, 0.5), (0.6, 1.05), (-0.8, 0.95)]), DARK),
+            (_box(0.45, 0.9, 0.6, 1.4), TYRE),
             (np.array([(-0.5, 0.95), (0.1, 0.95), (0.3, 1.65), (-0.25, 1.65)]), paint),
-            (np.array([(0.1, 1.35), (0.6, 1.3), (0.6, 1.45), (0.15, 1.55)]), paint), (_disc(0.1, 1.92, 0.3), (20, 20, 24)),
+            (np.array([(0.1, 1.35), (0.6, 1.3), (0.6, 1.45), (0.15, 1.55)]), paint),
+            (_disc(0.1, 1.92, 0.3), (20, 20, 24)),
         ]
     if kind == "cyclist":
         knee = 0.12 * step
@@ -118,7 +140,8 @@ def _side(kind: str, paint: tuple[int, int, int], step: float, slim: float = 1.0
         for x in (-0.62 * slim, 0.62 * slim):
             wheels += [(_disc(x, 0.44, 0.46 * slim, 0.46), TYRE), (_disc(x, 0.44, 0.3 * slim, 0.3), (196, 200, 204))]
         return [
-            *wheels, (np.array([(-0.6 * slim, 0.42), (0, 0.85), (0.6 * slim, 0.42), (0, 0.72)]), (210, 60, 40)),
+            *wheels,
+            (np.array([(-0.6 * slim, 0.42), (0, 0.85), (0.6 * slim, 0.42), (0, 0.72)]), (210, 60, 40)),
             (np.array([(-0.25, 1.0), (0, 1.0), (0.12 + knee, 0.4), (-0.02 + knee, 0.4)]), DARK),
             (np.array([(-0.35 * slim, 0.95), (0.1, 0.95), (0.35 * slim, 1.6), (-0.2 * slim, 1.65)]), paint),
             (_disc(0.1, 1.9, 0.25), SKIN),
@@ -127,7 +150,9 @@ def _side(kind: str, paint: tuple[int, int, int], step: float, slim: float = 1.0
     return [
         (np.array([(-0.15, 0.95), (0.12, 0.95), (0.12 + swing, 0), (-0.12 + swing, 0)]), DARK),
         (np.array([(-0.12, 0.95), (0.15, 0.95), (0.12 - swing, 0), (-0.12 - swing, 0)]), (58, 58, 70)),
-        (_box(-0.32, 0.85, 0.32, 1.65), paint), (_box(-0.42, 1.0, -0.28, 1.6), dark), (_box(0.28, 1.0, 0.42, 1.6), dark),
+        (_box(-0.32, 0.85, 0.32, 1.65), paint),
+        (_box(-0.42, 1.0, -0.28, 1.6), dark),
+        (_box(0.28, 1.0, 0.42, 1.6), dark),
         (_disc(0, 1.9, 0.27), SKIN),
     ]
 
@@ -215,17 +240,27 @@ def _roadside(view: _View, scene: Scene, travelled: float, decor: np.ndarray) ->
         for side in (-1, 1):
             a, b = decor[(2 * place + (side > 0)) % len(decor)]
             if scene.roadside == "trees":
-                shapes = [(_box(-0.25, 0, 0.25, 2.0), _shade((92, 66, 46), light)),
-                          (_disc(0, 3.4 + a, 1.5 + 0.5 * b, 1.9), _shade((44 + 30 * a, 104 + 30 * b, 52), light))]
+                shapes = [
+                    (_box(-0.25, 0, 0.25, 2.0), _shade((92, 66, 46), light)),
+                    (_disc(0, 3.4 + a, 1.5 + 0.5 * b, 1.9), _shade((44 + 30 * a, 104 + 30 * b, 52), light)),
+                ]
                 view.standing(side * (10.5 + 2 * a), z, shapes)
             elif scene.roadside == "buildings":
                 wall = _shade((150 + 60 * a, 130 + 40 * b, 116 + 40 * a), light)
                 shapes = [(_box(-3.5, 0, 3.5, 5 + 4 * b), wall)]
-                shapes += [(_box(x, y, x + 1.1, y + 1.2), _shade((92, 104, 122), light)) for y in (1.2, 3.4) for x in (-2.6, -0.5, 1.5)]
+                shapes += [
+                    (_box(x, y, x + 1.1, y + 1.2), _shade((92, 104, 122), light)) for y in (1.2, 3.4) for x in (-2.6, -0.5, 1.5)
+                ]
                 view.standing(side * (14.0 + a), z, shapes)
             else:
-                view.standing(side * (9.0 + a), z, [(_box(-0.12, 0, 0.12, 1.3), _shade((206, 206, 200), light)),
-                                                    (_disc(0, 0.5, 0.9 + b, 0.7), _shade((84, 124, 64), light))])
+                view.standing(
+                    side * (9.0 + a),
+                    z,
+                    [
+                        (_box(-0.12, 0, 0.12, 1.3), _shade((206, 206, 200), light)),
+                        (_disc(0, 0.5, 0.9 + b, 0.7), _shade((84, 124, 64), light)),
+                    ],
+                )
 
 
 def _actor(view: _View, scene: Scene, actor: Actor, frame: int) -> None:

@@ -100,14 +100,12 @@ def evaluate(config: EvalConfig) -> list[Path]:
     files = {task: prediction_path(config.output_dir, task, name, config.split) for task in tasks}
     run = config.model_dump(mode="json", exclude={"num_workers", "output_dir", "limit", "tasks", "seed"})
     expected = {
-        task: [question.data_id for video in videos for question in video.questions if question.task == task]
-        for task in tasks
+        task: [question.data_id for video in videos for question in video.questions if question.task == task] for task in tasks
     }
 
     done = {task: done_ids(path, run) for task, path in files.items()}
     open_questions = {
-        video.name: [question for question in video.questions if question.data_id not in done[question.task]]
-        for video in videos
+        video.name: [question for question in video.questions if question.data_id not in done[question.task]] for video in videos
     }
     left = [video for video in videos if open_questions[video.name]]
     if processes > 1:

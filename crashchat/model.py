@@ -1,7 +1,7 @@
 """The model: transformers' native VideoLlama3, fed with packed batches, adapted by LoRA and the projector.
 
-    pixel_values_videos -> vision_model (frozen) -> projector (trained) -> kept tokens --+
-    input_ids -> embed_tokens ---------------------------------------------------------- + -> language_model (LoRA) -> loss
+pixel_values_videos -> vision_model (frozen) -> projector (trained) -> kept tokens --+
+input_ids -> embed_tokens ---------------------------------------------------------- + -> language_model (LoRA) -> loss
 """
 
 import os

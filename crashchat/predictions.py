@@ -111,9 +111,7 @@ def read_predictions(path: str | Path, task_name: str | None = None) -> list[dic
     except OSError as cause:
         raise PredictionError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
     except ValueError as cause:  # undecodable bytes or no JSON
-        raise PredictionError(
-            f"{path}: not a JSON file ({cause}); expected a JSON list of prediction records"
-        ) from cause
+        raise PredictionError(f"{path}: not a JSON file ({cause}); expected a JSON list of prediction records") from cause
     if not isinstance(records, list):
         raise PredictionError(f"{path}: holds a JSON {type(records).__name__}, expected a list of prediction records")
     if not records:
@@ -126,8 +124,7 @@ def read_predictions(path: str | Path, task_name: str | None = None) -> list[dic
         task_name = found
     if task_name is None:
         raise PredictionError(
-            f"{path}: the first record has the fields {', '.join(records[0])}, which are of none of the tasks "
-            f"{', '.join(TASKS)}"
+            f"{path}: the first record has the fields {', '.join(records[0])}, which are of none of the tasks {', '.join(TASKS)}"
         )
     task = TASKS[task_name]
     if found not in (None, task_name):
@@ -281,9 +278,7 @@ def _read_journal(path: Path) -> tuple[dict | None, list[dict], int]:
     return (values[0]["run"] if values else None), values[1:], good_bytes
 
 
-def merge_journals(
-    paths: Iterable[str | Path], final_path: str | Path, expected_ids: Iterable | None = None
-) -> list[dict]:
+def merge_journals(paths: Iterable[str | Path], final_path: str | Path, expected_ids: Iterable | None = None) -> list[dict]:
     """Join the journals of all processes into the prediction file, sorted by data_id and written whole; returns it.
 
     A data_id in several journals must be the same record in each. expected_ids: the data_ids the file must have.

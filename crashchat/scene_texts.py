@@ -17,7 +17,7 @@ CAUSES: dict[str, tuple[str, str]] = {
     ),
     "ahead truck": (
         "The truck ahead brakes suddenly and the ego-car drives too fast to stop.",
-        "The ego-car driver should drive slower behind trucks, keep a larger distance, and brake as soon as the brake lights come on.",
+        "The ego-car driver should drive slower behind trucks, keep a larger distance, and brake when the brake lights come on.",
     ),
     "ahead motorbike": (
         "The motorbike ahead brakes suddenly and the ego-car does not react in time.",
@@ -29,7 +29,7 @@ CAUSES: dict[str, tuple[str, str]] = {
     ),
     "crossing pedestrian": (
         "A pedestrian crosses the road without noticing the coming ego-car.",
-        "Pedestrians should use the zebra crossing and look before they step on the road. Drivers should slow down near pedestrians.",
+        "Pedestrians should use the zebra crossing and look before they walk. Drivers should slow down near pedestrians.",
     ),
     "crossing rider": (
         "A rider crosses the road in a hurry without watching the traffic.",

@@ -129,8 +129,10 @@ class _Draft:
         colour = str(self.rng.choice(free))
         self.used[kind].add(colour)
         shape = self.t.shape
-        arrays = [np.broadcast_to(np.asarray(value, dtype), shape).copy() for value, dtype in
-                  ((x, float), (z, float), (tilt, float), (braking, bool), (walking, bool))]
+        arrays = [
+            np.broadcast_to(np.asarray(value, dtype), shape).copy()
+            for value, dtype in ((x, float), (z, float), (tilt, float), (braking, bool), (walking, bool))
+        ]
         self.actors.append(Actor(kind, colour, *arrays[:4], heading=heading, walking=arrays[4]))
         return len(self.actors) - 1
 
@@ -208,8 +210,12 @@ def _crossing(draft: _Draft, crash: bool, other: str) -> dict:
             pace = (abs(waiting)) / lead
             x = waiting - side * pace * np.clip(draft.t - draft.cue, 0, None)
             if choice == "ego waits":
-                draft.drive((draft.cue, draft.cruise), (draft.start + 0.2, 0), (draft.end + 0.4, 0),
-                            (draft.end + 2.0, draft.cruise * rng.integers(0, 2)))
+                draft.drive(
+                    (draft.cue, draft.cruise),
+                    (draft.start + 0.2, 0),
+                    (draft.end + 0.4, 0),
+                    (draft.end + 2.0, draft.cruise * rng.integers(0, 2)),
+                )
             elif rng.random() < 0.5:
                 draft.drive((draft.cue, draft.cruise), (draft.start, draft.cruise / 2), (draft.end + 1, draft.cruise))
             # The nearest place where it is out of the ego-car's way before the ego-car comes.
@@ -353,9 +359,19 @@ def make_scene(seed: Sequence[int], crash: bool, family: str, pair: tuple[str, s
         draft.calm_ego()
     _add_bystanders(draft, family)
     scene = Scene(
-        seed=tuple(seed), family=family, crash=crash, subject=subject, object=other, duration=draft.duration,
-        sky=sky, roadside=roadside, ego_speed=draft.speed, ego_distance=draft.distance, actors=draft.actors,
-        action_time=draft.cue if story else None, **story,
+        seed=tuple(seed),
+        family=family,
+        crash=crash,
+        subject=subject,
+        object=other,
+        duration=draft.duration,
+        sky=sky,
+        roadside=roadside,
+        ego_speed=draft.speed,
+        ego_distance=draft.distance,
+        actors=draft.actors,
+        action_time=draft.cue if story else None,
+        **story,
     )
     if crash:
         scene.cue, scene.start, scene.end = draft.cue, draft.start, draft.end

@@ -4,7 +4,7 @@
     python -m crashchat.synthetic --out data/general --pretraining 3000  clips with general questions
 
 Half of the clips are crashes; the others are near misses of every kind and plain driving, drawn by the same code. The same
-seed gives the same clips, whatever the number of processes.
+seed gives the same scenes and annotations, whatever the number of processes.
 """
 
 import argparse
@@ -151,9 +151,7 @@ def main() -> int:
         if arguments.pretraining:
             make_pretraining_set(arguments.out, arguments.pretraining, arguments.seed, arguments.workers)
         else:
-            make_demo_set(
-                arguments.out, arguments.train, arguments.val, arguments.test, arguments.seed, arguments.workers
-            )
+            make_demo_set(arguments.out, arguments.train, arguments.val, arguments.test, arguments.seed, arguments.workers)
     except FileExistsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

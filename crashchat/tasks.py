@@ -89,8 +89,7 @@ class Task:
             values: list = _seconds_in(answer)
             if len(values) != len(self.gt_fields):
                 raise ValueError(
-                    f"{self.name}: the annotated answer {answer!r} has {len(values)} times, "
-                    f"expected {len(self.gt_fields)}"
+                    f"{self.name}: the annotated answer {answer!r} has {len(values)} times, expected {len(self.gt_fields)}"
                 )
         else:
             parsed = self.parse(answer)

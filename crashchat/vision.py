@@ -114,9 +114,7 @@ def _patches(frames: torch.Tensor, settings: VisionSettings) -> torch.Tensor:
     """uint8[T, 3, H, W] -> uint8[P, 3·patch²], the patches of one token next to each other. SPEC.md, Patches."""
     count, channels, height, width = frames.shape
     merge, patch = settings.merge_size, settings.patch_size
-    grid = frames.reshape(
-        count, channels, height // settings.factor, merge, patch, width // settings.factor, merge, patch
-    )
+    grid = frames.reshape(count, channels, height // settings.factor, merge, patch, width // settings.factor, merge, patch)
     return grid.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, channels * patch * patch)
 
 

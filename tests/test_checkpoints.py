@@ -98,8 +98,13 @@ def test_a_pickle_that_is_no_weights_is_refused(copy, tiny_tokenizer, tmp_path):
 
 
 def test_layouts_rename_back_and_forth():
-    native = ["model.vision_model.encoder.layers.0.self_attn.q_proj.weight", "model.projector.readout.0.weight",
-              "model.language_model.layers.3.mlp.up_proj.weight", "model.language_model.norm.weight", "lm_head.weight"]  # fmt: skip
+    native = [
+        "model.vision_model.encoder.layers.0.self_attn.q_proj.weight",
+        "model.projector.readout.0.weight",
+        "model.language_model.layers.3.mlp.up_proj.weight",
+        "model.language_model.norm.weight",
+        "lm_head.weight",
+    ]
     for layout in LAYOUTS:
         renamed = [rename_key(key, "native", layout) for key in native]
         assert detect_layout(renamed, "here") == layout
@@ -113,7 +118,7 @@ def test_layouts_rename_back_and_forth():
 def test_an_adapter_saves_projector_and_lora_and_refuses_another_base(tiny_base, tiny_tokenizer, tmp_path):
     model = add_adapter(load_model(tiny_base, tiny_tokenizer, CPU), rank=4, alpha=8, dropout=0.0)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.01
     model.save_pretrained(tmp_path / "adapter")

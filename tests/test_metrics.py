@@ -183,13 +183,9 @@ def test_crash_starts_of_one_name_twice(tmp_path):
         return {"video": [video], "conversations": turns}
 
     path = tmp_path / "a.json"
-    path.write_text(
-        json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/y.mp4", "3.0 - 4.0 seconds")])
-    )
+    path.write_text(json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/y.mp4", "3.0 - 4.0 seconds")]))
     assert read_crash_starts(path) == {"x.mp4": 1.0, "y.mp4": 3.0}
-    path.write_text(
-        json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/x.mp4", "3.0 - 4.0 seconds")])
-    )
+    path.write_text(json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/x.mp4", "3.0 - 4.0 seconds")]))
     with pytest.raises(PredictionError, match="two videos are called x.mp4"):
         read_crash_starts(path)
 

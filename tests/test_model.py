@@ -79,13 +79,14 @@ def loss_and_gradients(model, batches) -> tuple[float, dict[str, torch.Tensor]]:
     outputs = [model(**batch.as_dict()) for batch in batches]
     loss = sum(output.loss_sum for output in outputs) / sum(output.num_labels for output in outputs)
     loss.backward()
-    return float(loss), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def samples(tokenizer) -> list[tuple[VisualTokens, list[Branch]]]:
     """Three videos of different sizes with six, two and one question, tokens dropped from two of them."""
     torch.manual_seed(0)
-    answers = dict(zip(TASKS, ["Yes", "ego-car hits a car", "It brakes late.", "Keep away.", "1.9 - 4.0 seconds", "1.0 seconds"]))
+    texts = ["Yes", "ego-car hits a car", "It brakes late.", "Keep away.", "1.9 - 4.0 seconds", "1.0 seconds"]
+    answers = dict(zip(TASKS, texts, strict=True))
     branches = [Branch(task.prompt, answers[name]) for name, task in TASKS.items()]
     long, short, other = visual_of(5, 2), visual_of(3, 2), visual_of(4, 3)
     long.compression_mask[3:5] = False

@@ -33,9 +33,7 @@ def write(path: Path, value: object) -> Path:
 
 
 def test_path_is_the_released_one():
-    expected = (
-        "outputs/causal_reasoning_evaluation_results/m/crashchat_dada_video_total_causal_reasoning_test_predict.json"
-    )
+    expected = "outputs/causal_reasoning_evaluation_results/m/crashchat_dada_video_total_causal_reasoning_test_predict.json"
     assert prediction_path("outputs", "causal_reasoning", "m") == Path(expected)
 
 

@@ -24,9 +24,7 @@ SETTINGS = [
 def run(*command: str | Path, ok: bool = True) -> str:
     """Run a command at the project's root; returns what it printed, and fails the test if its exit code is not as hoped."""
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [str(word) for word in command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     output = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, output[-4000:]
     return output

@@ -134,9 +134,7 @@ ODD = {
     "moving.gif": ("-vf", "fps=10"),
     "av1.mp4": ("-c:v", "libaom-av1", "-cpu-used", "8", "-usage", "realtime", "-pix_fmt", "yuv420p"),
     "hevc.mp4": ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error", "-pix_fmt", "yuv420p"),
-    "hevc10.mp4": (
-        *("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error", "-pix_fmt", "yuv420p10le"),
-    ),
+    "hevc10.mp4": (*("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error", "-pix_fmt", "yuv420p10le"),),
     "variable.mp4": (*("-vf", "select='not(mod(floor(n*n/3),3))'", "-fps_mode", "vfr"), *H264),
 }
 

@@ -29,9 +29,7 @@ from crashchat.vision import VisionSettings
 
 SPECIAL = ["<|im_end|>", "<|endoftext|>", "<|im_start|>", IMAGE_TOKEN]
 # Qwen2's own rule for where words end; digits stand alone, so that times are read digit by digit.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Qwen2Tokenizer:

@@ -114,9 +114,7 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
         epilog=f"example: python {script} --predictions {prediction_path('outputs', task_name, 'my_model')}",
     )
     folder = results_folder("outputs", task_name)
-    parser.add_argument(
-        "--predictions", type=Path, metavar="FILE", help=f"prediction file (default: the newest in {folder}/*/)"
-    )
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help=f"prediction file (default: the newest in {folder}/*/)")
     parser.add_argument(
         "--out",
         type=Path,
