@@ -23,7 +23,8 @@ from tqdm import tqdm
 from crashchat.drawing import HEIGHT, WIDTH, draw_scene
 from crashchat.files import write_json_atomic
 from crashchat.scene_texts import general_questions, task_answers
-from crashchat.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, Scene, make_scene
+from crashchat.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, Scene
+from crashchat.stories import make_scene
 from crashchat.tasks import TASKS, VIDEO_TAG
 
 MANIFEST = "manifest.json"

@@ -10,7 +10,8 @@ import pytest
 from crashchat.annotations import annotation_paths, load_annotations
 from crashchat.drawing import draw_scene
 from crashchat.scene_texts import CAUSES, general_questions, task_answers
-from crashchat.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, STORIES, make_scene
+from crashchat.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, STORIES
+from crashchat.stories import make_scene
 from crashchat.synthetic import make_demo_set, make_pretraining_set, scene_of
 from crashchat.tasks import TASKS
 from crashchat.video import read_clip
