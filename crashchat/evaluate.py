@@ -17,11 +17,14 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from crashchat.adapters import load_adapter
 from crashchat.annotations import AnnotationError, Question, VideoQAs, annotation_paths, load_annotations
 from crashchat.batches import VideoSettings, read_visual_tokens
-from crashchat.checkpoints import CheckpointError, load_adapter, load_model, load_tokenizer, load_video_settings
+from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.config import ConfigError, EvalConfig, describe, load_config, save_config
 from crashchat.generate import answer_questions, decode
+from crashchat.layouts import CheckpointError
+from crashchat.metrics.score import read_crash_starts
 from crashchat.model import local_device
 from crashchat.predictions import (
     PredictionError,
@@ -59,20 +62,10 @@ class VideoReader(Dataset):
             return video, error
 
 
-def read_crash_starts(config: EvalConfig) -> dict[str, float]:
-    """{video: annotated crash start in seconds}, which pre-crash scoring needs, where the annotations are there."""
-    task = TASKS["crash_localization"]
-    path = config.data_dir / task.annotation_file(config.split)
-    if not path.is_file():
-        return {}
-    videos = load_annotations([path], config.data_dir, [task.name])
-    return {video.name: task.ground_truth(video.answer_of(task.name))["gt_start"] for video in videos}
-
-
 def record_of(
     video: VideoQAs, question: Question, response: str, error: str | None, starts: dict[str, float], config: EvalConfig
 ) -> dict:
-    """The prediction record of one answered (or failed) question."""
+    """The prediction record of one answered (or failed) question. starts: annotated crash starts, as scoring needs them."""
     task = TASKS[question.task]
     return make_record(
         task,
@@ -83,7 +76,7 @@ def record_of(
         question.answer,
         source=video.source,
         error=error,
-        crash_start=starts.get(video.name) if task.name == "pre_crash_localization" else None,
+        crash_start=starts.get(Path(video.name).name) if task.name == "pre_crash_localization" else None,
     )
 
 
@@ -124,7 +117,8 @@ def evaluate(config: EvalConfig) -> list[Path]:
             model = load_adapter(model, config.adapter)
         if rank == 0:
             print(f"device {device}, attention sdpa, dtype {model.dtype}, {processes} process(es)")
-        starts = read_crash_starts(config)
+        intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
+        starts = read_crash_starts(intervals) if intervals.is_file() else {}
         journals = {task: PredictionJournal(journal_path(path, rank), run) for task, path in files.items()}
         reader = DataLoader(
             VideoReader(left[rank::processes], settings),

@@ -19,14 +19,9 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from crashchat.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
 from crashchat.batches import QuestionDataset, QuestionSampler, as_model_input
-from crashchat.checkpoints import (
-    CheckpointError,
-    load_model,
-    load_tokenizer,
-    load_video_settings,
-    save_checkpoint,
-)
+from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.config import ConfigError, TrainConfig, describe, load_config, save_config, split_batch
+from crashchat.layouts import CheckpointError
 from crashchat.model import add_adapter, choose_device, is_projector, local_device, trainable_parameters
 from crashchat.plots import plot_losses
 from crashchat.sequence import SequenceError

@@ -8,17 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import VideoLlama3ForConditionalGeneration
 
-from crashchat.checkpoints import (
-    LAYOUTS,
-    CheckpointError,
-    detect_layout,
-    load_adapter,
-    load_model,
-    load_tokenizer,
-    load_video_settings,
-    rename_key,
-    save_checkpoint,
-)
+from crashchat.adapters import load_adapter
+from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
+from crashchat.layouts import LAYOUTS, CheckpointError, detect_layout, rename_key
 from crashchat.model import add_adapter
 
 CPU = torch.device("cpu")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from crashchat.adapters import load_adapter
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.generate import answer_questions
 from crashchat.masks import dense_mask
@@ -58,6 +59,19 @@ def test_reference_features_losses_and_answers(reference):
     questions = [question_text(case["question"]) for case in golden["cases"]]
     answers = answer_questions(model, tokenizer, visual, questions, max_new_tokens=24)
     assert answers == [case["generated_ids"] for case in golden["cases"]]
+
+
+def test_reference_losses_with_its_adapter(reference):
+    """The released adapter form, with LoRA on the vision encoder's attention too (see adapters.py)."""
+    golden, tokenizer, _, visual, folder = reference
+    vision = json.loads((folder / "vision" / "config.json").read_text())
+    model = load_adapter(load_model(folder / "base", tokenizer, CPU, vision=vision), folder / "lora")
+    for case in golden["cases"]:
+        branch = Branch(question_text(case["question"]), case["answer"])
+        sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [branch])
+        with torch.no_grad():
+            output = model(**pack([sequence], [visual], tokenizer.pad_token_id).as_dict())
+        assert abs(float(output.loss_sum / output.num_labels) - case["lora_loss"]) < 1e-5, case["task"]
 
 
 @pytest.fixture
@@ -134,7 +148,7 @@ def test_frozen_and_trained_parts(adapted):
 def test_trained_parameters_of_the_7b_recipe():
     from transformers import VideoLlama3Config
 
-    from crashchat.checkpoints import SO400M
+    from crashchat.layouts import SO400M
 
     text = {"model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
             "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064}  # fmt: skip

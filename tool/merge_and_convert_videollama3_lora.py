@@ -15,15 +15,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from crashchat.checkpoints import (
-    CheckpointError,
-    load_adapter,
-    load_model,
-    load_tokenizer,
-    load_video_settings,
-    save_checkpoint,
-    stored_dtype,
-)
+from crashchat.adapters import load_adapter
+from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
+from crashchat.layouts import CheckpointError, stored_dtype
 from crashchat.sequence import SequenceError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
