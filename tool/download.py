@@ -1,0 +1,281 @@
+"""Fetch the released checkpoints, annotations and videos from the hub into the folders where crashchat looks for them.
+
+    python tool/download.py base                                 VideoLLaMA3-7B -> ckpt/videollama3_baseline
+    python tool/download.py crashchat --repo OWNER/NAME          a CrashChat model -> ckpt/crashchat
+    python tool/download.py annotations --repo OWNER/NAME        annotation files -> data
+    python tool/download.py videos --repo OWNER/NAME             videos -> data/videos
+
+For all but `base` the repository must be named with --repo: where CrashChat's files are released is not built in, so take it
+from the authors' page. An interrupted download goes on where it stopped when the same command is run again, and every file is
+checked against the hub's checksum before it gets its name; a file already there that differs is removed, and the next run
+fetches it. Code in a repository (*.py) is never fetched, archives are not unpacked. HF_ENDPOINT and HF_TOKEN are honoured.
+Exit code: 0 all there, 1 failed, 2 wrong arguments or not confirmed, 130 interrupted.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO
+
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read by huggingface_hub when it is imported
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+GIB = 2**30
+CONFIRM_ABOVE = GIB  # bytes
+CHUNK = 2**20  # bytes; what a broken connection may lose
+ATTEMPTS = 5  # in a row that bring no new byte
+PARTS = ".partial"  # folder in --out of what is not complete yet
+# Files with these endings are fetched, nothing else: a list of what to leave out would miss the next kind of code.
+CHECKPOINT = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja")
+TRAINING_STATE = ("training_args.bin", "optimizer.bin", "scheduler.bin")  # pickles that no one needs
+
+
+class DownloadError(Exception):
+    """What could not be fetched, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one of the command's words fetches: where to, from where, and the endings of its files."""
+
+    out: str
+    repo: str | None
+    repo_type: str
+    endings: tuple[str, ...]
+    folder: str = ""  # of the repository; where it exists, its files alone are fetched and its name is dropped
+
+
+KINDS = {
+    "base": Kind("ckpt/videollama3_baseline", "DAMO-NLP-SG/VideoLLaMA3-7B", "model", CHECKPOINT),
+    "crashchat": Kind("ckpt/crashchat", None, "model", CHECKPOINT),
+    "annotations": Kind("data", None, "dataset", (".json",), "annotations"),
+    "videos": Kind("data/videos", None, "dataset", (".mp4", ".avi", ".mov", ".mkv", ".webm", ".zip", ".tar", ".gz"), "videos"),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file to have: where it is on the hub, where it goes, its size in bytes, and its checksum in hexadecimal: SHA-256 of a
+    large file, git's SHA-1 of a small one, "" where the hub gives none."""
+
+    url: str
+    name: str
+    path: Path
+    part: Path
+    size: int
+    checksum: str
+
+    def matches(self, path: Path) -> bool:
+        """Whether the file at `path` has the size and the checksum the hub gives."""
+        if path.stat().st_size != self.size:
+            return False
+        digest = hashlib.sha1(b"blob %d\0" % self.size) if len(self.checksum) == 40 else hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+        return not self.checksum or digest.hexdigest() == self.checksum
+
+    def missing(self) -> int:
+        """Bytes still to fetch."""
+        have = self.path if self.path.exists() else self.part
+        return max(self.size - have.stat().st_size, 0) if have.exists() else self.size
+
+
+def refuse_unsafe_name(name: str) -> None:
+    """Raise DownloadError for a repository's file name that could lead out of the folder it is written to, on any system."""
+    parts = name.split("/")
+    anchored = PurePosixPath(name).is_absolute() or any(PureWindowsPath(part).anchor for part in parts)
+    if anchored or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts) or parts[0] == PARTS:
+        raise DownloadError(f"the repository holds a file named {name!r}, which is no plain path; nothing was fetched")
+
+
+def refuse_symlink(out: Path, path: Path) -> None:
+    """Raise DownloadError if `path` or a folder between it and `out` is a symbolic link: it might lead out of `out`."""
+    for part in [path, *path.parents]:
+        if part == out:
+            return
+        if part.is_symlink():
+            raise DownloadError(f"{part} is a symbolic link and would be written through; move it away and run this again")
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turn what the hub's client and the disk raise into a DownloadError that says what failed and what to do."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise DownloadError(f"{what}: access must be asked for on its page, then log in (`hf auth login`)") from error
+    except (RevisionNotFoundError, RepositoryNotFoundError) as error:
+        raise DownloadError(f"{what}: not there, or private; check --repo, --repo-type and --revision") from error
+    except httpx2.HTTPError as error:  # connection failures and the hub's own errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = f"{what}: {reason} (hub: {constants.ENDPOINT}); when the network is back, run this again: it resumes"
+        raise DownloadError(message) from error
+    except OSError as error:
+        raise DownloadError(f"{what}: {error}; run this again once that is solved: it resumes") from error
+
+
+def list_items(kind: Kind, repo: str, repo_type: str, revision: str, folder: str | None, out: Path) -> list[Item]:
+    """The files of `kind` in what `revision` is now, by name; `out` is absolute. Raises DownloadError: hub, names, links, nothing."""
+    with hub_errors(f"cannot list {repo_type} {repo} at {revision}"):
+        api = HfApi()
+        commit = api.repo_info(repo, revision=revision, repo_type=repo_type).sha or revision
+        tree = api.list_repo_tree(repo, recursive=True, revision=commit, repo_type=repo_type)
+        files = sorted((entry for entry in tree if isinstance(entry, RepoFile)), key=lambda entry: entry.path)
+    for file in files:
+        refuse_unsafe_name(file.path)
+    prefix = kind.folder if folder is None else folder.strip("/")
+    prefix += "/" if prefix else ""
+    if folder is None and not any(file.path.startswith(prefix) for file in files):
+        prefix = ""
+    items = []
+    for file in files:
+        name = PurePosixPath(file.path).name
+        if not name.lower().endswith(kind.endings) or name in TRAINING_STATE or not file.path.startswith(prefix):
+            continue
+        checksum = file.lfs.sha256 if file.lfs else file.blob_id
+        if not re.fullmatch("[0-9a-f]{64}" if file.lfs else "[0-9a-f]{40}", checksum or ""):
+            checksum = ""
+        # A part is named after its content, so that a new revision never goes on with an older one's bytes.
+        key = hashlib.sha256(f"{file.path}\n{checksum or commit}".encode()).hexdigest()[:40]
+        path, url = out / file.path.removeprefix(prefix), hf_hub_url(repo, file.path, repo_type=repo_type, revision=commit)
+        items.append(Item(url, file.path, path, out / PARTS / key, file.size, checksum))
+        refuse_symlink(out, items[-1].path)
+        refuse_symlink(out, items[-1].part)
+    if not items:
+        held = ", ".join(file.path for file in files[:5])
+        raise DownloadError(f"{repo}/{prefix} has none of {', '.join(kind.endings)} but {held} …; see --repo and --folder")
+    print(f"{repo_type} {repo} at {commit}: {len(items)} files; {len(files) - len(items)} others (code, pictures, …) left out")
+    return items
+
+
+def stream(item: Item, file: BinaryIO, headers: dict[str, str], bar: tqdm) -> None:
+    """Append to `file` what is missing of `item`, going on after a broken connection. Raises what the connection raised last."""
+    failures = 0
+    while (start := file.seek(0, os.SEEK_END)) < item.size:
+        wanted = {**headers, "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        lost: Exception = httpx2.RemoteProtocolError(f"the answer ended before byte {item.size}")
+        try:
+            timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT  # seconds without a byte
+            with http_stream_backoff("GET", item.url, headers=wanted, timeout=timeout, retry_on_exceptions=()) as response:
+                hf_raise_for_status(response)
+                if start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                    file.truncate(file.seek(0))  # the server sends the whole file again
+                    bar.update(-start)
+                for chunk in response.iter_bytes(CHUNK):
+                    if file.tell() + len(chunk) > item.size:
+                        raise DownloadError(f"{item.name}: the hub sends more than the {item.size} bytes it lists")
+                    file.write(chunk)
+                    file.flush()
+                    bar.update(len(chunk))
+        except httpx2.TransportError as error:
+            lost = error
+        if file.tell() < item.size:
+            failures = 0 if file.tell() > start else failures + 1
+            if failures >= ATTEMPTS:
+                raise lost
+            time.sleep(1)
+
+
+def fetch(item: Item, out: Path, headers: dict[str, str], bar: tqdm) -> bool:
+    """Have `item` complete under its name. False if its content is not what the hub lists: it is removed then."""
+    refuse_symlink(out, item.path)
+    if item.path.exists():
+        if not (good := item.matches(item.path)):
+            item.path.unlink()
+        return good
+    item.path.parent.mkdir(parents=True, exist_ok=True)
+    item.part.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(item.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with os.fdopen(handle, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DownloadError(f"{item.name}: another download into {out} is running") from error
+        stream(item, file, headers, bar)
+        os.fsync(file.fileno())
+        if good := item.matches(item.part):
+            os.replace(item.part, item.path)
+        else:
+            item.part.unlink()
+        return good
+
+
+def download(items: list[Item], out: Path) -> None:
+    """Fetch and check all `items`. Raises DownloadError; what is complete by then stays, a part of a file too."""
+    wrong = []
+    headers = build_hf_headers(library_name="crashchat")
+    total, missing = sum(item.size for item in items), sum(item.missing() for item in items)
+    with tqdm(total=total, initial=total - missing, unit="B", unit_scale=True, unit_divisor=1024, desc="fetching") as bar:
+        for item in items:
+            bar.set_postfix_str(item.name[-40:])
+            with hub_errors(f"cannot fetch {item.name}"):
+                if not fetch(item, out, headers, bar):
+                    wrong.append(item.name)
+    if (out / PARTS).is_dir() and not any((out / PARTS).iterdir()):
+        (out / PARTS).rmdir()
+    if wrong:
+        raise DownloadError(f"checksum or size differ from the hub's, file removed, run this again: {', '.join(wrong)}")
+
+
+def main() -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--out", type=Path, help="folder to fill (default: see above, in the project's folder)")
+    parser.add_argument("--repo", metavar="OWNER/NAME", help="repository; required for all but base")
+    parser.add_argument("--repo-type", choices=("model", "dataset"), help="default: dataset for annotations and videos")
+    parser.add_argument("--revision", default="main", help="branch, tag or commit (default main)")
+    parser.add_argument("--folder", help="of the repository, to fetch without its name (annotations or videos, if there)")
+    parser.add_argument("--yes", action="store_true", help="do not ask before fetching more than 1 GiB")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be fetched, and stop")
+    given = parser.parse_args()
+    kind = KINDS[given.kind]
+    repo = given.repo or kind.repo
+    if repo is None:
+        parser.error(f"--repo OWNER/NAME is required for {given.kind}: where CrashChat is released is not built in")
+    out = (given.out or ROOT / kind.out).resolve()
+    try:
+        items = list_items(kind, repo, given.repo_type or kind.repo_type, given.revision, given.folder, out)
+        missing = sum(item.missing() for item in items)
+        print(f"{sum(item.size for item in items) / GIB:.2f} GiB in all, {missing / GIB:.2f} GiB to fetch into {out}", flush=True)
+        if given.dry_run:
+            for item in items:
+                print(f"{item.size:>15,} bytes, {item.missing():>15,} to fetch  {item.name} -> {item.path}")
+            return 0
+        existing = next(folder for folder in [out, *out.parents] if folder.exists())
+        if missing > (free := shutil.disk_usage(existing).free):
+            raise DownloadError(f"{missing / GIB:.2f} GiB to fetch, {free / GIB:.2f} GiB free at {existing}; see --out")
+        if missing > CONFIRM_ABOVE and not given.yes:
+            if not sys.stdin.isatty() or input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+                print("error: more than 1 GiB to fetch and not confirmed; nothing was fetched (--yes: do not ask)", file=sys.stderr)
+                return 2
+        download(items, out)
+    except DownloadError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run this again to go on", file=sys.stderr)
+        return 130
+    print(f"{out}: {len(items)} files, complete and checked")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
