@@ -2,16 +2,24 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import VideoLlama3ForConditionalGeneration
+from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 
 from crashchat.adapters import load_adapter
-from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
-from crashchat.layouts import LAYOUTS, CheckpointError, detect_layout, rename_key
+from crashchat.checkpoints import check_shapes, expected_shapes, load_model, load_tokenizer, load_video_settings, save_checkpoint
+from crashchat.layouts import LAYOUTS, SO400M, CheckpointError, detect_layout, rename_key, stored_dtype
 from crashchat.model import add_adapter
+from crashchat.packing import pack
+from crashchat.sequence import Branch, build_sequence
+from crashchat.tasks import question_text
+from crashchat.vision import VisualTokens
 
 CPU = torch.device("cpu")
 
@@ -126,3 +134,107 @@ def test_an_adapter_saves_projector_and_lora_and_refuses_another_base(tiny_base,
     save_file(weights, tmp_path / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="does not fit the base model"):
         load_adapter(load_model(tiny_base, tiny_tokenizer, CPU), tmp_path / "adapter")
+
+
+CONVERT = Path(__file__).resolve().parents[1] / "tool" / "convert_checkpoint.py"
+
+
+def convert(*words, ok: bool = True) -> str:
+    """Run the conversion tool; returns what it printed."""
+    done = subprocess.run([sys.executable, str(CONVERT), *map(str, words)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode == 0) == ok, done.stderr
+    return done.stdout + done.stderr
+
+
+def logits_of(folder: Path, shared: Path, adapter: Path | None = None) -> list[float]:
+    """Losses of the golden cases with the recorded pixel values, to the last bit."""
+    reference = shared / "golden" / "reference"
+    golden = json.loads((reference / "golden.json").read_text())
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, tokenizer, CPU)
+    model = load_adapter(model, adapter) if adapter else model
+    visual = VisualTokens(
+        pixel_values=torch.from_numpy(np.load(reference / "pixel_values.npy")),
+        grid_thw=torch.tensor(golden["grid_sizes"]),
+        merge_sizes=torch.tensor([2]),
+        compression_mask=torch.from_numpy(np.load(reference / "compression_mask.npy")).bool(),
+        seconds=golden["sampling"]["golden"]["timestamps"],
+    )
+    losses = []
+    for case in golden["cases"]:
+        branch = Branch(question_text(case["question"]), case["answer"])
+        sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [branch])
+        with torch.no_grad():
+            output = model(**pack([sequence], [visual], tokenizer.pad_token_id).as_dict())
+        losses.append(float(output.loss_sum / output.num_labels))
+        assert abs(losses[-1] - case["lora_loss" if adapter else "loss"]) < 1e-5, case["task"]
+    return losses
+
+
+def test_every_layout_and_back_is_bit_identical(shared, tmp_path):
+    reference = shared / "golden" / "reference"
+    vision = ["--vision-config", reference / "vision" / "config.json"]
+    convert(reference / "base", tmp_path / "native", *vision)
+    convert(tmp_path / "native", tmp_path / "hub", "--to", "hub")
+    convert(tmp_path / "hub", tmp_path / "local", "--to", "local")
+    convert(tmp_path / "local", tmp_path / "again")
+    original = torch.load(reference / "base" / "pytorch_model.bin", weights_only=True)
+    local = load_file(tmp_path / "local" / "model.safetensors")
+    assert local.keys() == original.keys() and all(torch.equal(local[key], original[key]) for key in local)
+    native, again = (load_file(tmp_path / name / "model.safetensors") for name in ("native", "again"))
+    assert native.keys() == again.keys() and all(torch.equal(native[key], again[key]) for key in native)
+    assert VideoLlama3ForConditionalGeneration.from_pretrained(tmp_path / "native") is not None
+
+    convert(reference / "lora", tmp_path / "adapter")
+    convert(tmp_path / "adapter", tmp_path / "released", "--to", "local")
+    for layout in ("native", "hub", "local", "again"):
+        logits_of(tmp_path / layout, shared)
+        for adapter in (reference / "lora", tmp_path / "adapter", tmp_path / "released"):
+            logits_of(tmp_path / layout, shared, adapter)
+
+
+def test_heads_are_never_guessed_and_nothing_is_left_half_written(shared, tmp_path):
+    reference = shared / "golden" / "reference"
+    output = convert(reference / "base", tmp_path / "out", ok=False)
+    assert "missing: model.vision_model" in output and "--vision-config" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_are_cut_and_read_back(tiny_base, tiny_tokenizer, tmp_path, copy):
+    sys.path.insert(0, str(CONVERT.parent))
+    import convert_checkpoint
+
+    convert_checkpoint.convert(tiny_base, tmp_path / "shards", "hub", shard_bytes=200_000)
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 3
+    ours = load_model(tiny_base, tiny_tokenizer, CPU).state_dict()
+    theirs = load_model(tmp_path / "shards", tiny_tokenizer, CPU).state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    half = convert_checkpoint.convert(copy, tmp_path / "half", dtype=torch.bfloat16)
+    assert half == "native" and stored_dtype(tmp_path / "half") == torch.bfloat16
+
+    index = tmp_path / "shards" / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("model-00001-of", "../model-00001-of"))
+    with pytest.raises(CheckpointError, match="which the folder does not hold"):
+        load_model(tmp_path / "shards", tiny_tokenizer, CPU)
+
+
+SIZES = {  # hidden size, heads, key-value heads, intermediate size, tied embeddings
+    "7B": (3584, 28, 4, 18944, False),
+    "2B": (1536, 12, 2, 8960, True),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_full_size_keys_and_shapes_cover_each_other(size):
+    """The native model on the meta device against the three key tables, names both ways."""
+    names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "tie_word_embeddings")
+    text = dict(zip(names, SIZES[size], strict=True)) | {"num_hidden_layers": 28, "vocab_size": 152064}
+    config = VideoLlama3Config(text_config={"model_type": "qwen2"} | text, vision_config=SO400M)
+    expected = expected_shapes(config)
+    assert len(expected) == (2 + 27 * 16 + 2) + 4 + (1 + 28 * 12 + 1) + 1
+    for layout in LAYOUTS:
+        renamed = {rename_key(key, "native", layout): shape for key, shape in expected.items()}
+        assert len(renamed) == len(expected)
+        assert detect_layout(list(renamed), layout) == layout
+        check_shapes({rename_key(key, layout, "native"): shape for key, shape in renamed.items()}, config, layout)
+        assert all(key.startswith(tuple(LAYOUTS[layout].values())) for key in renamed)
