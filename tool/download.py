@@ -8,7 +8,7 @@
 For all but `base` the repository must be named with --repo: where CrashChat's files are released is not built in, so take it
 from the authors' page. An interrupted download goes on where it stopped when the same command is run again, and every file is
 checked against the hub's checksum before it gets its name; a file already there that differs is removed, and the next run
-fetches it. Code in a repository (*.py) is never fetched, archives are not unpacked. HF_ENDPOINT and HF_TOKEN are honoured.
+fetches it. Code (*.py) is never fetched, archives are not unpacked. HF_ENDPOINT and HF_TOKEN are honoured.
 Exit code: 0 all there, 1 failed, 2 wrong arguments or not confirmed, 130 interrupted.
 """
 
@@ -30,14 +30,13 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read by huggingface_hub when it 
 
 import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_url
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
-CONFIRM_ABOVE = GIB  # bytes
 CHUNK = 2**20  # bytes; what a broken connection may lose
 ATTEMPTS = 5  # in a row that bring no new byte
 PARTS = ".partial"  # folder in --out of what is not complete yet
@@ -87,31 +86,24 @@ class Item:
             return False
         digest = hashlib.sha1(b"blob %d\0" % self.size) if len(self.checksum) == 40 else hashlib.sha256()
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-        return not self.checksum or digest.hexdigest() == self.checksum
+            return not self.checksum or hashlib.file_digest(file, lambda: digest).hexdigest() == self.checksum
 
     def missing(self) -> int:
         """Bytes still to fetch."""
-        have = self.path if self.path.exists() else self.part
-        return max(self.size - have.stat().st_size, 0) if have.exists() else self.size
+        have = [path.stat().st_size for path in (self.path, self.part) if path.exists()]
+        return max(self.size - have[0], 0) if have else self.size
 
 
-def refuse_unsafe_name(name: str) -> None:
-    """Raise DownloadError for a repository's file name that could lead out of the folder it is written to, on any system."""
+def safe_path(out: Path, name: str) -> Path:
+    """Where a repository's file `name` goes below `out`. Raises DownloadError if it could lead elsewhere, on any system."""
     parts = name.split("/")
-    anchored = PurePosixPath(name).is_absolute() or any(PureWindowsPath(part).anchor for part in parts)
+    anchored = any(PureWindowsPath(part).anchor for part in parts)
     if anchored or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts) or parts[0] == PARTS:
         raise DownloadError(f"the repository holds a file named {name!r}, which is no plain path; nothing was fetched")
-
-
-def refuse_symlink(out: Path, path: Path) -> None:
-    """Raise DownloadError if `path` or a folder between it and `out` is a symbolic link: it might lead out of `out`."""
-    for part in [path, *path.parents]:
-        if part == out:
-            return
-        if part.is_symlink():
-            raise DownloadError(f"{part} is a symbolic link and would be written through; move it away and run this again")
+    for path in (out.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)):
+        if path.is_symlink():
+            raise DownloadError(f"{path} is a symbolic link and would be written through; move it away and run this again")
+    return out / name
 
 
 @contextmanager
@@ -119,34 +111,26 @@ def hub_errors(what: str) -> Iterator[None]:
     """Turn what the hub's client and the disk raise into a DownloadError that says what failed and what to do."""
     try:
         yield
-    except GatedRepoError as error:
-        raise DownloadError(f"{what}: access must be asked for on its page, then log in (`hf auth login`)") from error
-    except (RevisionNotFoundError, RepositoryNotFoundError) as error:
-        raise DownloadError(f"{what}: not there, or private; check --repo, --repo-type and --revision") from error
-    except httpx2.HTTPError as error:  # connection failures and the hub's own errors
+    except (RevisionNotFoundError, RepositoryNotFoundError) as error:  # a repository not open to all is among the second
+        raise DownloadError(f"{what}: not there or no access; check --repo, --repo-type, --revision and HF_TOKEN") from error
+    except (httpx2.HTTPError, OSError, ValueError) as error:  # connection and hub; disk; names and answers that make no sense
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"{what}: {reason} (hub: {constants.ENDPOINT}); when the network is back, run this again: it resumes"
-        raise DownloadError(message) from error
-    except OSError as error:
-        raise DownloadError(f"{what}: {error}; run this again once that is solved: it resumes") from error
+        raise DownloadError(f"{what}: {reason} (hub: {constants.ENDPOINT}); run this again later: it resumes") from error
 
 
 def list_items(kind: Kind, repo: str, repo_type: str, revision: str, folder: str | None, out: Path) -> list[Item]:
-    """The files of `kind` in what `revision` is now, by name; `out` is absolute. Raises DownloadError: hub, names, links, nothing."""
+    """The files of `kind` in `revision`, by name; `out` is absolute. Raises DownloadError (hub, unsafe names, links, nothing)."""
     with hub_errors(f"cannot list {repo_type} {repo} at {revision}"):
         api = HfApi()
         commit = api.repo_info(repo, revision=revision, repo_type=repo_type).sha or revision
         tree = api.list_repo_tree(repo, recursive=True, revision=commit, repo_type=repo_type)
         files = sorted((entry for entry in tree if isinstance(entry, RepoFile)), key=lambda entry: entry.path)
-    for file in files:
-        refuse_unsafe_name(file.path)
-    prefix = kind.folder if folder is None else folder.strip("/")
-    prefix += "/" if prefix else ""
-    if folder is None and not any(file.path.startswith(prefix) for file in files):
+    prefix = (kind.folder if folder is None else folder.strip("/")) + "/"
+    if not folder and not any(file.path.startswith(prefix) for file in files):
         prefix = ""
     items = []
     for file in files:
-        name = PurePosixPath(file.path).name
+        path, name = safe_path(out, file.path.removeprefix(prefix)), PurePosixPath(file.path).name
         if not name.lower().endswith(kind.endings) or name in TRAINING_STATE or not file.path.startswith(prefix):
             continue
         checksum = file.lfs.sha256 if file.lfs else file.blob_id
@@ -154,14 +138,12 @@ def list_items(kind: Kind, repo: str, repo_type: str, revision: str, folder: str
             checksum = ""
         # A part is named after its content, so that a new revision never goes on with an older one's bytes.
         key = hashlib.sha256(f"{file.path}\n{checksum or commit}".encode()).hexdigest()[:40]
-        path, url = out / file.path.removeprefix(prefix), hf_hub_url(repo, file.path, repo_type=repo_type, revision=commit)
+        url = hf_hub_url(repo, file.path, repo_type=repo_type, revision=commit)
         items.append(Item(url, file.path, path, out / PARTS / key, file.size, checksum))
-        refuse_symlink(out, items[-1].path)
-        refuse_symlink(out, items[-1].part)
+    left_out = sorted({file.path for file in files} - {item.name for item in items})
+    print(f"{repo_type} {repo} at {commit}: {len(items)} files; {len(left_out)} left out: {', '.join(left_out[:20]) or 'none'}")
     if not items:
-        held = ", ".join(file.path for file in files[:5])
-        raise DownloadError(f"{repo}/{prefix} has none of {', '.join(kind.endings)} but {held} …; see --repo and --folder")
-    print(f"{repo_type} {repo} at {commit}: {len(items)} files; {len(files) - len(items)} others (code, pictures, …) left out")
+        raise DownloadError(f"{repo}/{prefix} has no file in {' '.join(kind.endings)}; see --repo, --repo-type and --folder")
     return items
 
 
@@ -193,42 +175,39 @@ def stream(item: Item, file: BinaryIO, headers: dict[str, str], bar: tqdm) -> No
             time.sleep(1)
 
 
-def fetch(item: Item, out: Path, headers: dict[str, str], bar: tqdm) -> bool:
+def fetch(item: Item, headers: dict[str, str], bar: tqdm) -> bool:
     """Have `item` complete under its name. False if its content is not what the hub lists: it is removed then."""
-    refuse_symlink(out, item.path)
-    if item.path.exists():
-        if not (good := item.matches(item.path)):
-            item.path.unlink()
-        return good
-    item.path.parent.mkdir(parents=True, exist_ok=True)
-    item.part.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(item.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    with os.fdopen(handle, "r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DownloadError(f"{item.name}: another download into {out} is running") from error
-        stream(item, file, headers, bar)
-        os.fsync(file.fileno())
-        if good := item.matches(item.part):
+    if not item.path.exists():
+        item.path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(item.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
+            stream(item, file, headers, bar)
+            os.fsync(file.fileno())
+        if item.matches(item.part):
             os.replace(item.part, item.path)
-        else:
-            item.part.unlink()
-        return good
+            return True
+    elif item.matches(item.path):
+        return True
+    (item.path if item.path.exists() else item.part).unlink()
+    return False
 
 
 def download(items: list[Item], out: Path) -> None:
     """Fetch and check all `items`. Raises DownloadError; what is complete by then stays, a part of a file too."""
     wrong = []
     headers = build_hf_headers(library_name="crashchat")
-    total, missing = sum(item.size for item in items), sum(item.missing() for item in items)
-    with tqdm(total=total, initial=total - missing, unit="B", unit_scale=True, unit_divisor=1024, desc="fetching") as bar:
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    lock = os.open(out / PARTS, os.O_RDONLY | os.O_NOFOLLOW)  # until the process ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DownloadError(f"another download into {out} is running; wait for it") from error
+    with tqdm(total=sum(item.missing() for item in items), unit="B", unit_scale=True, unit_divisor=1024, desc="fetching") as bar:
         for item in items:
             bar.set_postfix_str(item.name[-40:])
             with hub_errors(f"cannot fetch {item.name}"):
-                if not fetch(item, out, headers, bar):
+                if not fetch(item, headers, bar):
                     wrong.append(item.name)
-    if (out / PARTS).is_dir() and not any((out / PARTS).iterdir()):
+    if not any((out / PARTS).iterdir()):
         (out / PARTS).rmdir()
     if wrong:
         raise DownloadError(f"checksum or size differ from the hub's, file removed, run this again: {', '.join(wrong)}")
@@ -256,21 +235,20 @@ def main() -> int:
         missing = sum(item.missing() for item in items)
         print(f"{sum(item.size for item in items) / GIB:.2f} GiB in all, {missing / GIB:.2f} GiB to fetch into {out}", flush=True)
         if given.dry_run:
-            for item in items:
-                print(f"{item.size:>15,} bytes, {item.missing():>15,} to fetch  {item.name} -> {item.path}")
+            print(*(f"{item.missing():>15,} of {item.size:>15,} bytes  {item.name} -> {item.path}" for item in items), sep="\n")
             return 0
         existing = next(folder for folder in [out, *out.parents] if folder.exists())
         if missing > (free := shutil.disk_usage(existing).free):
             raise DownloadError(f"{missing / GIB:.2f} GiB to fetch, {free / GIB:.2f} GiB free at {existing}; see --out")
-        if missing > CONFIRM_ABOVE and not given.yes:
-            if not sys.stdin.isatty() or input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
-                print("error: more than 1 GiB to fetch and not confirmed; nothing was fetched (--yes: do not ask)", file=sys.stderr)
+        if missing > GIB and not given.yes:
+            if not sys.stdin.isatty() or input("Go on? [y/N] ").lower() not in ("y", "yes"):
+                print("error: more than 1 GiB, not confirmed; nothing was fetched (--yes: do not ask)", file=sys.stderr)
                 return 2
         download(items, out)
-    except DownloadError as error:
+    except (DownloadError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):
         print("interrupted; run this again to go on", file=sys.stderr)
         return 130
     print(f"{out}: {len(items)} files, complete and checked")
