@@ -1,7 +1,7 @@
 """What is said about a synthetic scene, exact by construction: the six tasks' answers, and general questions.
 
-The general questions are what ckpt/tiny_base is pre-trained on: what is there, where, when, how it moves. None of them is a
-task's prompt, and all of them are asked of crashes and calm scenes alike.
+The general questions are what ckpt/tiny_base is pre-trained on: what is there, where, when, how it moves, and exercises in
+repeating words. None of them is a task's prompt, and all of them are asked of crashes and calm scenes alike.
 """
 
 import numpy as np
@@ -82,6 +82,20 @@ def task_answers(scene: Scene) -> dict[str, str]:
         "crash_localization": f"{scene.start:.1f} - {scene.end:.1f} seconds",
         "pre_crash_localization": f"{scene.cue:.1f} seconds",
     }
+
+
+# Words of the tasks' prompts and answers, for exercises in repeating: a model must know a language before it is taught to
+# describe crashes in it. They come in random order and say nothing about the video.
+_SENTENCES = [task.prompt for task in TASKS.values()] + [sentence for pair in CAUSES.values() for sentence in pair]
+_ANSWERS = [task.negative_answer for task in TASKS.values() if task.negative_answer] + [
+    "Yes",
+    *(cause for cause, _ in CAUSES.values()),
+]
+WORDS = sorted({word for sentence in [*_SENTENCES, *_ANSWERS, "hits falls down"] for word in sentence.split()} | set(ROAD_USERS))
+OPENINGS = sorted(
+    {sentence.split()[0] for sentence in _ANSWERS + [prevention for _, prevention in CAUSES.values()]}
+    | {"car", "truck", "motorbike", "ego-car"}
+)
 
 
 FAR_AWAY = 30.0  # metres ahead, beyond which nobody is asked about
@@ -180,4 +194,7 @@ def general_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str,
     if single:
         actor = single[int(rng.integers(len(single)))]
         asked.append((f"What colour is the {actor.kind}?", actor.colour))
+    for _ in range(3):
+        words = " ".join([one_of(*OPENINGS), *map(str, rng.choice(WORDS, int(rng.integers(2, 10))))])
+        asked.append((f"Repeat: {words}", words))
     return asked

@@ -169,7 +169,7 @@ def is_finished(config: TrainConfig) -> bool:
     return all((config.output_dir / name).exists() for name in wanted)
 
 
-def training_arguments(config: TrainConfig, micro_batch_size: int, accumulation: int) -> TrainingArguments:
+def training_arguments(config: TrainConfig, processes: int, micro_batch_size: int, accumulation: int) -> TrainingArguments:
     """The settings in Trainer's words."""
     gpu = choose_device().type == "cuda"
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.output_dir / "tensorboard"))
@@ -199,7 +199,7 @@ def training_arguments(config: TrainConfig, micro_batch_size: int, accumulation:
         logging_steps=config.logging_steps,
         report_to=["tensorboard"],
         deepspeed=str(config.deepspeed) if config.deepspeed else None,
-        ddp_backend=None if gpu else "gloo",
+        ddp_backend="gloo" if processes > 1 and not gpu else None,
         ddp_find_unused_parameters=False,
         seed=config.seed,
         data_seed=config.seed,
@@ -240,7 +240,7 @@ def train(config: TrainConfig) -> Path:
         model.requires_grad_(True)
     trained, total = trainable_parameters(model)
     # Made after the model: once it exists, ZeRO-3 would shard weights while they are loaded and checked.
-    args = training_arguments(config, micro_batch_size, accumulation)
+    args = training_arguments(config, processes, micro_batch_size, accumulation)
     sampler = QuestionSampler(
         datasets[0].numbers,
         config.global_batch_size,

@@ -18,7 +18,8 @@ if ! command -v nvidia-smi >/dev/null 2>&1; then
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( cores / processes > 0 ? cores / processes : 1 ))}"
 fi
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
-if [[ "$processes" -eq 1 && "${NNODES:-1}" -eq 1 ]]; then
+if [[ "$processes" -eq 1 && "${NNODES:-1}" -eq 1 && "$*" != *deepspeed=* ]]; then
+    # One process needs no rendezvous, and its errors are easier to read without torchrun's around them.
     exec "${PYTHON:-python}" -m "$module" "$config" "$@"
 elif [[ "${NNODES:-1}" -gt 1 ]]; then
     rendezvous=(--nnodes "$NNODES" --node-rank "${NODE_RANK:?set NODE_RANK}" \

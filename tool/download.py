@@ -5,11 +5,10 @@
     python tool/download.py annotations --repo OWNER/NAME        annotation files -> data
     python tool/download.py videos --repo OWNER/NAME             videos -> data/videos
 
-For all but `base` the repository must be named with --repo: where CrashChat's files are released is not built in, so take it
-from the authors' page. An interrupted download goes on where it stopped when the same command is run again, and every file is
-checked against the hub's checksum before it gets its name; a file already there that differs is removed, and the next run
-fetches it. Code (*.py) is never fetched, archives are not unpacked. HF_ENDPOINT and HF_TOKEN are honoured.
-Exit code: 0 all there, 1 failed, 2 wrong arguments or not confirmed, 130 interrupted.
+For all but `base`, --repo is required: where CrashChat's files are released is not built in, take it from the authors' page.
+The same command run again goes on where an interrupted one stopped. Every file is checked against the hub's checksum before it
+gets its name; a file already there that differs is REMOVED, and the next run fetches it. Code (*.py) is never fetched, archives
+are not unpacked. Exit code: 0 all there, 1 failed, 2 wrong arguments or not confirmed, 130 interrupted.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from typing import BinaryIO
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read by huggingface_hub when it is imported
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import constants, hf_hub_url, list_repo_tree, repo_info
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
@@ -121,12 +120,11 @@ def hub_errors(what: str) -> Iterator[None]:
 def list_items(kind: Kind, repo: str, repo_type: str, revision: str, folder: str | None, out: Path) -> list[Item]:
     """The files of `kind` in `revision`, by name; `out` is absolute. Raises DownloadError (hub, unsafe names, links, nothing)."""
     with hub_errors(f"cannot list {repo_type} {repo} at {revision}"):
-        api = HfApi()
-        commit = api.repo_info(repo, revision=revision, repo_type=repo_type).sha or revision
-        tree = api.list_repo_tree(repo, recursive=True, revision=commit, repo_type=repo_type)
+        commit = repo_info(repo, revision=revision, repo_type=repo_type).sha or revision
+        tree = list_repo_tree(repo, recursive=True, revision=commit, repo_type=repo_type)
         files = sorted((entry for entry in tree if isinstance(entry, RepoFile)), key=lambda entry: entry.path)
-    prefix = (kind.folder if folder is None else folder.strip("/")) + "/"
-    if not folder and not any(file.path.startswith(prefix) for file in files):
+    prefix = ((kind.folder if folder is None else folder.strip("/")) + "/").lstrip("/")
+    if folder is None and not any(file.path.startswith(prefix) for file in files):
         prefix = ""
     items = []
     for file in files:
@@ -168,27 +166,25 @@ def stream(item: Item, file: BinaryIO, headers: dict[str, str], bar: tqdm) -> No
                     bar.update(len(chunk))
         except httpx2.TransportError as error:
             lost = error
-        if file.tell() < item.size:
-            failures = 0 if file.tell() > start else failures + 1
-            if failures >= ATTEMPTS:
-                raise lost
-            time.sleep(1)
+        failures = 0 if file.tell() > start else failures + 1
+        if failures >= ATTEMPTS:
+            raise lost
+        time.sleep(min(failures, 1))
 
 
 def fetch(item: Item, headers: dict[str, str], bar: tqdm) -> bool:
     """Have `item` complete under its name. False if its content is not what the hub lists: it is removed then."""
-    if not item.path.exists():
+    target = item.path if item.path.exists() else item.part
+    if target == item.part:
         item.path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(item.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
             stream(item, file, headers, bar)
             os.fsync(file.fileno())
-        if item.matches(item.part):
-            os.replace(item.part, item.path)
-            return True
-    elif item.matches(item.path):
-        return True
-    (item.path if item.path.exists() else item.part).unlink()
-    return False
+    if good := item.matches(target):
+        os.replace(target, item.path)
+    else:
+        target.unlink()
+    return good
 
 
 def download(items: list[Item], out: Path) -> None:
@@ -213,8 +209,8 @@ def download(items: list[Item], out: Path) -> None:
         raise DownloadError(f"checksum or size differ from the hub's, file removed, run this again: {', '.join(wrong)}")
 
 
-def main() -> int:
-    """Command line; returns the exit code."""
+def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--out", type=Path, help="folder to fill (default: see above, in the project's folder)")
@@ -226,9 +222,8 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="list what would be fetched, and stop")
     given = parser.parse_args()
     kind = KINDS[given.kind]
-    repo = given.repo or kind.repo
-    if repo is None:
-        parser.error(f"--repo OWNER/NAME is required for {given.kind}: where CrashChat is released is not built in")
+    unknown = f"--repo OWNER/NAME is required for {given.kind}: where CrashChat is released is not built in"
+    repo = given.repo or kind.repo or parser.error(unknown)
     out = (given.out or ROOT / kind.out).resolve()
     try:
         items = list_items(kind, repo, given.repo_type or kind.repo_type, given.revision, given.folder, out)
@@ -236,24 +231,20 @@ def main() -> int:
         print(f"{sum(item.size for item in items) / GIB:.2f} GiB in all, {missing / GIB:.2f} GiB to fetch into {out}", flush=True)
         if given.dry_run:
             print(*(f"{item.missing():>15,} of {item.size:>15,} bytes  {item.name} -> {item.path}" for item in items), sep="\n")
-            return 0
+            return
         existing = next(folder for folder in [out, *out.parents] if folder.exists())
         if missing > (free := shutil.disk_usage(existing).free):
             raise DownloadError(f"{missing / GIB:.2f} GiB to fetch, {free / GIB:.2f} GiB free at {existing}; see --out")
         if missing > GIB and not given.yes:
             if not sys.stdin.isatty() or input("Go on? [y/N] ").lower() not in ("y", "yes"):
-                print("error: more than 1 GiB, not confirmed; nothing was fetched (--yes: do not ask)", file=sys.stderr)
-                return 2
+                parser.exit(2, "error: more than 1 GiB, not confirmed; nothing was fetched (--yes: do not ask)\n")
         download(items, out)
     except (DownloadError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        parser.exit(1, f"error: {error}\n")
     except (KeyboardInterrupt, EOFError):
-        print("interrupted; run this again to go on", file=sys.stderr)
-        return 130
+        parser.exit(130, "interrupted; run this again to go on\n")
     print(f"{out}: {len(items)} files, complete and checked")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
