@@ -39,7 +39,8 @@ def write_clip(scene: Scene, path: Path) -> None:
     with av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.options = {"crf": "18", "preset": "veryfast"}
+        # x264's macroblock tree gives other bytes from run to run, even on one thread; without it they are always the same.
+        stream.options = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
         stream.thread_count = 1
         for frame in draw_scene(scene):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -87,14 +88,21 @@ def _make_clips(out: Path, jobs: list[tuple[str, int]], seed: int, workers: int 
         return list(progress(pool.imap(make, jobs, chunksize=8)))
 
 
-def _already_made(out: Path, settings: dict) -> bool:
-    """Whether the folder holds exactly this set. Raises FileExistsError for a set made with other settings."""
+def _already_made(out: Path, settings: dict, names: list[str]) -> bool:
+    """Whether the folder holds exactly this set, with the clips of these names.
+
+    Raises FileExistsError for a set made with other settings.
+    """
     path = out / MANIFEST
     if not path.is_file():
         return False
     made = json.loads(path.read_text(encoding="utf-8"))
     if made != settings:
         raise FileExistsError(f"{out} holds a set made with {made}, not {settings}; remove it or name another folder")
+    missing = [name for name in names if not (out / name).is_file()]
+    if missing:
+        print(f"{out}: {len(missing)} clips are missing and will be made again")
+        return False
     print(f"{out}: already made")
     return True
 
@@ -106,9 +114,9 @@ def make_demo_set(
     out = Path(out)
     counts = {"train": train, "val": val, "test": test}
     settings = {"kind": "six tasks", "seed": seed, **counts}
-    if _already_made(out, settings):
-        return
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
+    if _already_made(out, settings, [clip_name(*job, seed) for job in jobs]):
+        return
     scenes = dict(zip(jobs, _make_clips(out, jobs, seed, workers), strict=True))
     for split in counts:
         # In the order of their names, or the file would alternate between crash and calm.
@@ -120,17 +128,18 @@ def make_demo_set(
 
 
 def make_pretraining_set(out: str | Path, count: int, seed: int = 0, workers: int | None = None) -> None:
-    """Clips with general questions, one in fifty for validation: general_train.json and general_val.json."""
+    """Clips with general questions, the last fiftieth for validation: general_train.json and general_val.json."""
     out = Path(out)
     settings = {"kind": "general questions", "seed": seed, "count": count}
-    if _already_made(out, settings):
-        return
     jobs = [("general", index) for index in range(count)]
+    if _already_made(out, settings, [clip_name(*job, seed) for job in jobs]):
+        return
     splits: dict[str, list[dict]] = {"train": [], "val": []}
     for job, scene in zip(jobs, _make_clips(out, jobs, seed, workers), strict=True):
         video = clip_name(*job, seed)
         questions = general_questions(scene, np.random.default_rng([seed, job[1]]))
-        split = "val" if (job[1] // 2) % 50 == 0 else "train"
+        # A run of neighbours has every family; one clip in fifty would keep step with the families' cycles.
+        split = "val" if job[1] >= count - max(2, count // 50) else "train"
         splits[split] += [_record(video, question, answer) for question, answer in questions]
     for split, records in splits.items():
         write_json_atomic(out / f"general_{split}.json", records)
