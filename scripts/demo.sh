@@ -20,7 +20,7 @@ installed=$SECONDS
 out=outputs/demo
 processes=$(( $(nproc) > 1 ? 2 : 1 ))
 # What a model of half a million weights needs other than one of seven billion: see configs/train/recipe.yaml.
-tiny=(base_model=ckpt/tiny_base data_dir=data/demo learning_rate=2.0e-3 projector_learning_rate=1.0e-3 epochs=8 eval_steps=100 save_steps=100
+tiny=(base_model=ckpt/tiny_base data_dir=data/demo learning_rate=3.0e-3 projector_learning_rate=1.0e-3 epochs=12 eval_steps=100 save_steps=100
     gradient_checkpointing=false cache_videos=300 num_workers=0 early_stopping_patience=null)
 
 step() { printf '\n== %s (%d s)\n' "$1" $(( SECONDS - installed )); }
