@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from crashchat.files import write_bytes_atomic
-from crashchat.metrics.localization import interval_iou, video_name
-from crashchat.predictions import is_number
+from crashchat.metrics.localization import interval_iou
+from crashchat.predictions import is_number, video_name
 from crashchat.tasks import PERCEPTION, TASKS
 from crashchat.video import VideoError, read_clip
 

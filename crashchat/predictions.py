@@ -14,8 +14,9 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from crashchat.annotations import load_annotations
 from crashchat.files import write_json_atomic
 from crashchat.tasks import FILE_PREFIX, PERCEPTION, TASKS, Task
 
@@ -41,6 +42,11 @@ def prediction_path(output_dir: str | Path, task_name: str, model_name: str, spl
 def is_number(value: object) -> bool:
     """True for a finite int or float. JSON as Python reads it may also hold NaN and Infinity; those are no times."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def video_name(path: str) -> str:
+    """What joins `data/videos/x.mp4` of a prediction and `videos/x.mp4` of an annotation: the file's name."""
+    return PurePosixPath(path.replace("\\", "/")).name
 
 
 def make_record(
@@ -98,12 +104,13 @@ def task_of_record(record: dict) -> str | None:
     return None
 
 
-def read_predictions(path: str | Path, task_name: str | None = None) -> list[dict]:
+def read_predictions(path: str | Path, task_name: str | None = None, annotations: str | Path | None = None) -> list[dict]:
     """The records of a prediction file, ours or the released scripts', in the file's order.
 
-    task_name: the task it must be of; without it, the task of the first record.
+    task_name: the task it must be of; without it, the task of the first record. annotations: the questions that were asked.
     Raises PredictionError for a file that is missing, not JSON, not a list of records, empty, of another task, with
-    fields missing or of the wrong type, or with a data_id twice.
+    fields missing or of the wrong type, with answers of several models, with a question twice, or, given the
+    annotations, of a run that stopped before its end or was asked something else. AnnotationError for bad annotations.
     """
     path = Path(path)
     try:
@@ -133,7 +140,11 @@ def read_predictions(path: str | Path, task_name: str | None = None) -> list[dic
         fault = _fault(task, record)
         if fault:
             raise PredictionError(f"{path}: record {index} (data_id {record.get('data_id')!r}) {fault}")
-    _check_unique(path, [record["data_id"] for record in records])
+    _check_one_model(path, records)
+    _check_unique(path, "data_ids", [record["data_id"] for record in records])
+    _check_unique(path, "videos", [record["video_path"] for record in records])
+    if annotations is not None:
+        _check_complete(path, records, task, Path(annotations))
     return records
 
 
@@ -157,13 +168,43 @@ def _fault(task: Task, record: dict) -> str | None:
     return None
 
 
-def _check_unique(path: Path, keys: list) -> None:
+def _check_one_model(path: Path, records: list[dict]) -> None:
+    """Records say it in a `model` field, where they have one; two prompts for one task betray it too."""
+    for key in ("model", "prompt"):
+        found = list(dict.fromkeys(str(record.get(key)) for record in records))
+        if len(found) > 1:
+            shown = _some(repr(text[:40]) for text in found)
+            raise PredictionError(f"{path}: mixes answers of several runs: {len(found)} {key}s ({shown}); score each run alone")
+
+
+def _check_unique(path: Path, what: str, keys: list) -> None:
     seen: set = set()
     twice = sorted({str(key) for key in keys if key in seen or seen.add(key)})
     if twice:
         raise PredictionError(
-            f"{path}: {len(twice)} data_ids occur more than once ({_some(twice)}); it looks like two files joined"
+            f"{path}: {len(twice)} {what} occur more than once ({_some(twice)}); it looks like two files joined"
         )
+
+
+def _check_complete(path: Path, records: list[dict], task: Task, annotations: Path) -> None:
+    missing, unknown = unasked(records, task, annotations)
+    if missing:
+        raise PredictionError(
+            f"{path}: a partial run: {len(missing)} of the questions in {annotations} have no record ({_some(missing)}); "
+            f"run the evaluation again to complete it"
+        )
+    if unknown:
+        raise PredictionError(
+            f"{path}: {len(unknown)} records are about videos not in {annotations} ({_some(unknown)}); another split?"
+        )
+
+
+def unasked(records: list[dict], task: Task, annotations: Path) -> tuple[list[str], list[str]]:
+    """File names of the annotated videos without a record, and of the records' videos without an annotation."""
+    # The videos are joined by file name and never opened, so their folder is of no matter.
+    asked = {video_name(video.name) for video in load_annotations([annotations], data_dir=".", tasks=[task.name])}
+    answered = {video_name(record["video_path"]) for record in records}
+    return sorted(asked - answered), sorted(answered - asked)
 
 
 def _some(keys: Iterable) -> str:

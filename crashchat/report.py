@@ -16,10 +16,9 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from crashchat.annotations import AnnotationError
 from crashchat.files import write_json_atomic, write_text_atomic
-from crashchat.metrics.localization import video_name
 from crashchat.metrics.score import STRICT, read_crash_starts, score
 from crashchat.plots import ClipCard, Records, clip_cards, data_uri, losses_png
-from crashchat.predictions import PredictionError, constant_answer, prediction_path, read_predictions, results_folder
+from crashchat.predictions import PredictionError, constant_answer, prediction_path, read_predictions, results_folder, video_name
 from crashchat.tasks import GROUPS, SPLITS, TASKS
 from crashchat.video import VideoError
 
