@@ -71,7 +71,7 @@ def make_record(
         parsed = task.parse(raw_response)
     else:
         raw_response = ""
-    if parsed is None or any(isinstance(value, float) and not math.isfinite(value) for value in parsed.values()):
+    if parsed is None:
         parsed = dict.fromkeys(task.pred_fields)
     record = {"data_id": data_id, "video_path": video_path, "prompt": prompt}
     if source is not None:
