@@ -117,7 +117,7 @@ def test_a_partial_run_and_another_split_are_named(tiny_data, tmp_path):
     assert read_predictions(write(tmp_path / "p.json", records), annotations=annotations) == records
     with pytest.raises(PredictionError, match=f"a partial run: 1 of the questions in .*{Path(videos[-1]).name}"):
         read_predictions(write(tmp_path / "p.json", records[:-1]), annotations=annotations)
-    with pytest.raises(PredictionError, match="1 videos are not in .*another.mp4.*; another split"):
+    with pytest.raises(PredictionError, match="1 records are about videos not in .*another.mp4.*; another split"):
         read_predictions(
             write(tmp_path / "p.json", [*records, {**record(9), "video_path": "another.mp4"}]), annotations=annotations
         )
