@@ -13,7 +13,7 @@ An answer that does not parse is None in its pred fields, never a made-up value.
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from crashchat.annotations import load_annotations
@@ -84,16 +84,23 @@ def make_record(
     return record
 
 
+def with_answers(task: Task, records: list[dict], answers: Sequence[str | None]) -> list[dict]:
+    """The records as if `answers` had been given, one a record; None predicts nothing."""
+    # An answer that is not a model's never looks at the video, so a video that could not be read is no obstacle to it.
+    return [
+        {key: value for key, value in record.items() if key != "error"}
+        | ((task.parse(answer) if answer is not None else None) or dict.fromkeys(task.pred_fields))
+        | {"raw_response": answer or ""}
+        for record, answer in zip(records, answers, strict=True)
+    ]
+
+
 def constant_answer(task: Task, records: list[dict], answer: str | None = None) -> list[dict]:
     """The records as if `answer` (default: the task's no-accident answer) had been given to every question.
 
     A task that is only asked about crash videos has no such answer: saying that nothing happens predicts nothing.
     """
-    answer = task.negative_answer if answer is None else answer
-    parsed = task.parse(answer) if answer is not None else None
-    given = {**(parsed or dict.fromkeys(task.pred_fields)), "raw_response": answer or ""}
-    # The constant never looks at the video, so a video that could not be read is no obstacle to it.
-    return [{key: value for key, value in record.items() if key != "error"} | given for record in records]
+    return with_answers(task, records, [task.negative_answer if answer is None else answer] * len(records))
 
 
 def task_of_record(record: dict) -> str | None:
