@@ -6,6 +6,8 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from crashchat.annotations import AnnotationError, load_annotations
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bertscore import BertScore
@@ -16,7 +18,7 @@ from crashchat.metrics.recognition import recognition_sums
 from crashchat.metrics.sums import PROTOCOLS, Sums
 from crashchat.metrics.text import NO_EXTRAS, Extras, text_sums
 from crashchat.predictions import PredictionError, prediction_path, read_predictions, results_folder, video_name
-from crashchat.tasks import TASKS
+from crashchat.tasks import PERCEPTION, TASKS
 
 
 def task_sums(
@@ -35,6 +37,13 @@ def task_sums(
     if task_name == "pre_crash_localization":
         return pre_crash_localization_sums(records, crash_starts)
     return text_sums(records, task.gt_fields[0], task.pred_fields[0], extras)
+
+
+def goodness(task_name: str, sums: Sums) -> np.ndarray:
+    """float64[R] between 0 and 1: how good each answer is; right or wrong, IoU, first-sign score or ROUGE-L."""
+    if task_name == "crash_recognition":
+        return sums.columns["TP"] + sums.columns["TN"]
+    return sums.columns["score" if TASKS[task_name].group == PERCEPTION else "rougeL_f"]
 
 
 def scores(sums: Sums, protocol: str = "strict") -> dict:

@@ -6,7 +6,7 @@ written once for all of them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,13 @@ class Sums:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
         return self.answered if protocol == "released" else np.ones(len(self.videos), dtype=bool)
+
+    def of(self, rows: list[bool]) -> "Sums":
+        """Some of the questions; their counts are not known."""
+        kept = np.array(rows, dtype=bool)
+        columns = {name: column[kept] for name, column in self.columns.items()}
+        videos = [video for video, keep in zip(self.videos, rows, strict=True) if keep]
+        return replace(self, videos=videos, answered=self.answered[kept], columns=columns, counts={})
 
     def metrics(self, protocol: str = "strict") -> dict:
         """{metric: value}: the counts, the tallies as int, the figures as float or None."""
