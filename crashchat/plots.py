@@ -72,9 +72,7 @@ def thresholds_png(sums: dict[str, dict[str, Sums]], titles: dict[str, str], das
                 scores = row[task].columns["score"]
                 # A threshold of 0 is reached by any overlap at all, else every question would reach it.
                 shares = [(scores >= threshold).mean() if threshold else (scores > 0).mean() for threshold in thresholds]
-                axes.plot(
-                    thresholds, shares, "--" if name in dashed else "-", label=name, linewidth=1.1 if name in dashed else 1.6
-                )
+                axes.plot(thresholds, shares, label=name, **_style(number, name in dashed))
         axes.set(title=titles[task], xlabel="threshold of the score (IoU)", xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
     panels[0][0].set_ylabel("share of questions that reach it")

@@ -95,8 +95,8 @@ class Cell:
     @property
     def behind(self) -> str:
         """What stands behind the figure in a line of text."""
-        told = [f"[{self.interval}]"] * bool(self.interval) + [f"p {self.p:.3f}"] * (self.p is not None)
-        return " ".join(told)
+        told = [f"[{self.interval}]"] if self.interval else []
+        return " ".join(told if self.p is None else [*told, f"p {self.p:.3f}"])
 
 
 @dataclass
@@ -302,12 +302,9 @@ def as_text(table: Table) -> str:
         for at in range(first, first + count):
             cells = [row.cells[at] for row in table.rows]
             texts = [cell.text + ("*" if cell.best else " ") for cell in cells]
-            wide = max(map(len, texts))
-            texts = [
-                f"{text:>{wide}} {cell.interval and f'[{cell.interval}]':13}" for text, cell in zip(texts, cells, strict=True)
-            ]
-            if not any(cell.interval for cell in cells):
-                texts = [text[:wide] for text in texts]
+            wide, behind = max(map(len, texts)), max(len(cell.behind) for cell in cells)
+            if behind:
+                texts = [f"{text:>{wide}} {cell.behind:{behind}}" for text, cell in zip(texts, cells, strict=True)]
             heading = table.columns[at][1]
             wide = max(len(heading), *map(len, texts))
             for line, text in zip(lines, [f"{heading:^{wide}}", *(f"{text:>{wide}}" for text in texts)], strict=True):
