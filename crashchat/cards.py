@@ -14,8 +14,7 @@ from PIL import Image
 from crashchat.metrics.localization import interval_iou
 from crashchat.metrics.score import goodness
 from crashchat.metrics.sums import Sums
-from crashchat.plots import Records
-from crashchat.predictions import is_number, video_name
+from crashchat.predictions import Records, is_number, video_name
 from crashchat.tasks import PERCEPTION, TASKS
 from crashchat.video import VideoError, read_clip
 

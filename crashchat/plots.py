@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 
 from crashchat.files import write_bytes_atomic
 from crashchat.metrics.sums import Sums
-from crashchat.predictions import is_number
+from crashchat.predictions import Records, is_number
 from crashchat.tasks import GROUPS, PERCEPTION
 
-Records = dict[str, dict[str, list[dict]]]  # {row: {task: prediction records}}
 # What is predicted of a time: (task, what, annotated field, predicted field).
 _TIMES = (
     ("crash_localization", "crash start", "gt_start", "pred_start"),

@@ -20,6 +20,7 @@ from crashchat.annotations import load_annotations
 from crashchat.files import write_json_atomic
 from crashchat.tasks import FILE_PREFIX, PERCEPTION, TASKS, Task
 
+Records = dict[str, dict[str, list[dict]]]  # of several models: {model: {task: prediction records}}
 COMMON_FIELDS = ("data_id", "video_path", "prompt", "raw_response")
 _SHOWN = 5  # how many offenders an error message names
 

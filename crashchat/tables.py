@@ -1,18 +1,15 @@
-"""Comparison tables: figures of several rows, one content for the terminal, Markdown, CSV and the page."""
+"""Comparison tables: which figures of which rows stand where, whatever they are then printed on."""
 
-import csv
-import io
 import json
 from dataclasses import dataclass, field
 from importlib.resources import files
 
 from crashchat.metrics.bootstrap import Difference
-from crashchat.metrics.lookfree import MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
+from crashchat.metrics.lookfree import LOOKFREE
 from crashchat.metrics.score import is_count
 from crashchat.metrics.sums import Sums
 from crashchat.tasks import GROUPS, TASKS
 
-LOOKFREE = (NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES, SOURCE, METADATA)
 _TEXT = (("BLEU", "BLEU"), ("rougeL_f", "ROUGE-L"), ("BERTScore", "BERTScore"))
 _TIMES = tuple((name, name) for name in ("mIoU", "AP@30", "AP@50", "AP@70"))
 # The columns of the paper's tables: {task: ((metric, its heading), …)}.
@@ -251,7 +248,9 @@ def breakdown_tables(sums: dict[str, dict[str, Sums]], groups: dict[str, str], t
             continue
         metric, label = MAIN[task]
         sizes = {column: sum(counts[group] for group in ranked if named[group] == column) for column in columns}
-        table = Table(f"{TITLES[task]} by {title}", [(label, f"{column} ({sizes[column]})", task, metric) for column in columns])
+        table = Table(
+            f"{TITLES[task]} by {title}", [(label, f"{column.rstrip('.')} ({sizes[column]})", task, metric) for column in columns]
+        )
         values = {
             name: [
                 part.metrics()[metric] for part in (one.of([named[groups.get(v, "?")] == c for v in one.videos]) for c in columns)
@@ -291,56 +290,3 @@ def difference_tables(differences: dict[str, dict[str, dict[str, Difference]]], 
         if table.rows:
             tables.append(table)
     return tables
-
-
-def as_text(table: Table) -> str:
-    """For a terminal: a block of columns a group, `*` behind the best, the interval behind each figure."""
-    width = max(len(row.name) for row in table.rows)
-    blocks, first = [], 0
-    for group, count in table.groups:
-        lines = [[" " * width], *([f"{row.name:{width}}"] for row in table.rows)]
-        for at in range(first, first + count):
-            cells = [row.cells[at] for row in table.rows]
-            texts = [cell.text + ("*" if cell.best else " ") for cell in cells]
-            wide, behind = max(map(len, texts)), max(len(cell.behind) for cell in cells)
-            if behind:
-                texts = [f"{text:>{wide}} {cell.behind:{behind}}" for text, cell in zip(texts, cells, strict=True)]
-            heading = table.columns[at][1]
-            wide = max(len(heading), *map(len, texts))
-            for line, text in zip(lines, [f"{heading:^{wide}}", *(f"{text:>{wide}}" for text in texts)], strict=True):
-                line.append(text)
-        first += count
-        asked = [line for line in lines[1:] if any(part.strip() != "—" for part in line[1:])]
-        blocks.append("\n".join([f"-- {group}", *("  ".join(line).rstrip() for line in [lines[0], *asked])]))
-    return f"{table.title}\n\n" + "\n\n".join(blocks)
-
-
-def as_markdown(table: Table) -> str:
-    """A Markdown table, the best in bold, published rows and rows without looking in italics."""
-    heads = ["", *(f"{group} {label}" for group, label, *_ in table.columns)]
-    lines = [f"### {table.title}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for row in table.rows:
-        cells = [_escaped(row.name) if row.kind == "model" else f"*{_escaped(row.name)}*"]
-        for cell in row.cells:
-            text = f"**{cell.text}**" if cell.best else cell.text
-            cells.append(f"{text} {cell.behind}".rstrip())
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "|*_<>[]`\\" else letter for letter in text)
-
-
-def as_csv(tables: list[Table]) -> str:
-    """One line a figure: table, row, kind, task, metric, heading, value, low, high, p, best."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("table", "row", "kind", "task", "metric", "heading", "value", "low", "high", "p", "best"))
-    for table in tables:
-        for row in table.rows:
-            for (_, heading, task, metric), cell in zip(table.columns, row.cells, strict=True):
-                if cell.value is not None:
-                    figures = (cell.value, cell.low, cell.high, cell.p, int(cell.best))
-                    writer.writerow((table.title, row.name, row.kind, task, metric, heading, *figures))
-    return out.getvalue()

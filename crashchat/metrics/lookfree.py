@@ -20,6 +20,7 @@ from crashchat.tasks import PERCEPTION, Task
 
 NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES = "no-accident answer", "most frequent answer", "mean times"
 SOURCE, METADATA = "source alone", "metadata alone"
+LOOKFREE = (NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES, SOURCE, METADATA)
 DEPTH, SMALLEST_LEAF = 3, 5
 CLASSES = 50  # so many of the most frequent answers decide where a tree splits
 

@@ -47,10 +47,14 @@ def goodness(task_name: str, sums: Sums) -> np.ndarray:
 
 
 def scores(sums: Sums, protocol: str = "strict") -> dict:
-    """{metric: value} in one protocol, `intervals` {metric: [low, high]}, and the other protocol's metrics under its name."""
+    """{metric: value} in one protocol, `intervals` {metric: [low, high]}, and under the other protocol's name the same in it."""
     (other,) = set(PROTOCOLS) - {protocol}
+    return _in(sums, protocol) | {other: _in(sums, other)}
+
+
+def _in(sums: Sums, protocol: str) -> dict:
     ranges = {name: list(interval) for name, interval in intervals(sums, protocol).items()}
-    return {**sums.metrics(protocol), "intervals": ranges, other: sums.metrics(other)}
+    return {**sums.metrics(protocol), "intervals": ranges}
 
 
 def score_table(scored: dict, protocol: str = "strict") -> str:
@@ -106,17 +110,19 @@ def write_scores(scored: dict, out: str | Path) -> tuple[Path, Path]:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("metric", "value", "low", "high"))
-    for name, value in _flat({name: value for name, value in scored.items() if name != "intervals"}):
-        writer.writerow((name, value, *scored["intervals"].get(name, ("", ""))))
+    writer.writerows(_flat(scored))
     write_json_atomic(json_path, scored)
     write_text_atomic(csv_path, table.getvalue())
     return json_path, csv_path
 
 
-def _flat(metrics: dict, prefix: str = "") -> list[tuple[str, object]]:
-    rows: list[tuple[str, object]] = []
+def _flat(metrics: dict, prefix: str = "") -> list[tuple]:
+    rows: list[tuple] = []
     for key, value in metrics.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+        if isinstance(value, dict) and key != "intervals":
+            rows += _flat(value, f"{prefix}{key}.")
+        elif key != "intervals":
+            rows.append((prefix + key, value, *metrics.get("intervals", {}).get(key, ("", ""))))
     return rows
 
 
