@@ -102,7 +102,7 @@ def _lane(row: str, answers: dict[str, dict]) -> Lane:
 
 
 def _card(name: str, why: str, tasks: dict[str, dict[str, dict]], rows: list[str], data_dir: Path, page_dir: Path) -> ClipCard:
-    """tasks: {task: {row: record}} of one video. Raises VideoError for a clip that the models read and we cannot."""
+    """tasks: {task: {row: record}} of one video."""
     records = [record for answered in tasks.values() for record in answered.values()]
     path = Path(records[0]["video_path"])
     path = path if path.is_file() else data_dir / "videos" / name
@@ -111,10 +111,12 @@ def _card(name: str, why: str, tasks: dict[str, dict[str, dict]], rows: list[str
         clip = read_clip(path, fps=10, max_frames=2 * STRIP_FRAMES + 1)
         strip, seconds = data_uri(film_strip(clip.frames), "image/jpeg"), clip.seconds[-1] + 0.1
         link = quote(os.path.relpath(path, page_dir))
-    except VideoError:
-        fault = next((record["error"] for record in records if record.get("error")), None)
-        if fault is None:
-            raise
+    except VideoError as error:
+        fault = next((record["error"] for record in records if record.get("error")), str(error))
+        times = [
+            record[key] for record in records for key in record if key.startswith(("gt_", "pred_")) and is_number(record[key])
+        ]
+        seconds = max([1.0, *times]) * 1.05  # the time axis, where the clip cannot tell its length
     truth = Lane("annotated", None, None, None)
     answers = []
     for task, answered in tasks.items():
@@ -140,8 +142,7 @@ def clip_cards(
     """The crash clips that the judged row answered best and worst, and some drawn by a seed from all others.
 
     Judged is the row that answered most tasks, the first (the base model) only where it is alone; its name comes second.
-    page_dir: where the page will lie, for links to the clips. Raises VideoError for a clip that cannot be read, unless the
-    models could not read it either.
+    page_dir: where the page will lie, for links to the clips.
     """
     rows = list(records)
     judged = max(rows[1:] or rows, key=lambda row: len(records[row]))
