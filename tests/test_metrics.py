@@ -11,7 +11,7 @@ from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 
 from crashchat.metrics.bertscore import BertScore
 from crashchat.metrics.localization import crash_localization_sums, first_sign_score, interval_iou, pre_crash_localization_sums
-from crashchat.metrics.meteor import has_java
+from crashchat.metrics.meteor import _program, has_java
 from crashchat.metrics.recognition import recognition_sums
 from crashchat.metrics.score import main, newest_predictions, read_crash_starts, score_table, scores, task_sums
 from crashchat.metrics.text import Extras, text_sums
@@ -127,17 +127,14 @@ def test_bleu_is_nltks(pairs):
 
 @pytest.mark.skipif(not has_java(), reason="METEOR needs a Java runtime")
 def test_meteor_is_pycocoevalcaps():
-    from pycocoevalcap.meteor.meteor import Meteor
-
     pairs = [
         ("A truck hits the parked car at night.", "a truck hit parked cars in the night"),
         ("the driver brakes", "The driver brakes"),  # no break between the words: its single chunk does not count
         ("Pedestrian crosses suddenly", "nothing happens"),
         ("car hits car", ""),
     ]
-    theirs, each = Meteor().compute_score(
-        {n: [pair[0]] for n, pair in enumerate(pairs)}, {n: [pair[1]] for n, pair in enumerate(pairs)}
-    )
+    truths, answers = ({n: [pair[side]] for n, pair in enumerate(pairs)} for side in (0, 1))
+    theirs, each = _program().compute_score(truths, answers)  # pycocoevalcap's own way to the scores
     sums = text_sums(texts(*pairs), "gt", "pred", Extras(meteor=True))
     assert sums.metrics()["METEOR"] == pytest.approx(theirs, abs=1e-12)
     one_by_one = sums.figures(sums.columns)["METEOR"]
@@ -182,12 +179,12 @@ def test_bertscore_is_greedy_matching_of_hidden_states(tiny_bert):
 
     def vectors(text: str) -> torch.Tensor:
         with torch.no_grad():
-            states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[2]
-        return states[0, 1:-1]  # without [CLS] and [SEP]
+            return model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[2][0]
 
     truth, answer = map(vectors, pairs[0])
     likeness = torch.cosine_similarity(answer[:, None], truth[None], dim=-1)
-    precision, recall = likeness.max(1).values.mean().item(), likeness.max(0).values.mean().item()
+    # [CLS] and [SEP] may be found, but only words search.
+    precision, recall = likeness.max(1).values[1:-1].mean().item(), likeness.max(0).values[1:-1].mean().item()
     assert scores == pytest.approx([2 * precision * recall / (precision + recall), 1.0, 0.0], abs=1e-5)
     records = texts(*pairs)
     metrics = text_sums(records, "gt", "pred", Extras(bertscore=BertScore(tiny_bert, layer=2))).metrics()
@@ -285,6 +282,11 @@ def test_pre_crash_localization_counts():
     assert metrics["mTTA_pred"] == 1.0 and released["TTA_MAE"] == (1 + 2 + 2 + 0) / 4
 
 
+def test_metrics_import_no_torch():
+    code = "import sys, crashchat.metrics.score, crashchat.metrics.lookfree; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_video_name():
     assert video_name("data/videos/x.mp4") == video_name("videos/x.mp4") == video_name("C:\\videos\\x.mp4") == "x.mp4"
 
@@ -324,47 +326,59 @@ def some_predictions(task_name: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("task_name", TASKS)
-def test_script_finds_the_newest_predictions(task_name, tmp_path):
+def test_script_finds_the_newest_predictions(task_name, tmp_path, monkeypatch, capsys):
     for age, model in enumerate(("new", "old")):
         path = prediction_path(tmp_path / "outputs", task_name, model)
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(some_predictions(task_name)))
         os.utime(path, (1e9 - age, 1e9 - age))
-    done = run_script(task_name, "--no-meteor", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(task_name, ["--no-meteor"]) == 0
+    told = capsys.readouterr().out
     newest = prediction_path(tmp_path / "outputs", task_name, "new")
     written = newest.with_name(f"{newest.stem}_metrics.json")
     metrics = json.loads(written.read_text())
     assert metrics["num_records"] == metrics["num_scored"] == 3
     rows = list(csv.reader(written.with_suffix(".csv").open()))
     assert rows[0] == ["metric", "value", "low", "high"] and ["num_records", "3", "", ""] in rows
-    assert "released" in done.stdout and "strict" in done.stdout
+    assert "released" in told and "strict" in told
     # The scores beside the predictions are not taken for predictions.
     assert newest_predictions(task_name, tmp_path / "outputs") == newest
 
 
 @pytest.mark.parametrize("task_name", TASKS)
-def test_script_scores_a_released_file_in_the_released_terms(shared, task_name, tmp_path):
+def test_script_scores_a_released_file_in_the_released_terms(shared, task_name, tmp_path, capsys):
     out = tmp_path / "new" / "scores.json"
-    words = ["--predictions", golden(shared, task_name), "--out", out, "--no-meteor"]
+    words = ["--predictions", str(golden(shared, task_name)), "--out", str(out), "--no-meteor"]
     if task_name == "pre_crash_localization":
-        without = run_script(task_name, *words, cwd=tmp_path)
-        assert without.returncode != 0 and "give --crash-annotations FILE" in without.stderr
+        assert main(task_name, words) == 1 and "give --crash-annotations FILE" in capsys.readouterr().err
         assert not out.exists()
-        words += ["--crash-annotations", shared / CRASHES]
-    released = expected(shared)[task_name]
-    done = run_script(task_name, *words, "--protocol", "released", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
+        words += ["--crash-annotations", str(shared / CRASHES)]
+    assert main(task_name, [*words, "--protocol", "released"]) == 0
+    released, found = expected(shared)[task_name], json.loads(out.read_text())
     assert found["protocol"] == "released"
     assert {key: found[key] for key in released} == pytest.approx(released, abs=1e-9, rel=0)
     assert out.with_suffix(".csv").exists()
     # Without the option every question counts; nothing is lost either way.
-    assert run_script(task_name, *words, cwd=tmp_path).returncode == 0
+    assert main(task_name, words) == 0
     strict = json.loads(out.read_text())
     assert strict["protocol"] == "strict"
     assert {key: strict[key] for key in found["strict"]} == found["strict"]
     assert {key: found[key] for key in strict["released"]} == strict["released"]
+
+
+def test_script_compares_two_models(tmp_path, capsys):
+    records = some_predictions("crash_recognition")
+    for name, answer in (("right", "No"), ("wrong", "Yes")):
+        (tmp_path / f"{name}.json").write_text(json.dumps([{**record, "pred_label": answer} for record in records]))
+    (tmp_path / "fewer.json").write_text(json.dumps(records[:2]))
+    words = ["--predictions", str(tmp_path / "right.json"), "--out", str(tmp_path / "out.json"), "--against"]
+    assert main("crash_recognition", [*words, str(tmp_path / "wrong.json")]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())["against"]["Accuracy"]
+    assert found == {"value": 1.0, "low": 1.0, "high": 1.0, "p": pytest.approx(2 / 1001)}
+    assert re.search(r"Accuracy +\+1\.0000 +\+1\.0000 – \+1\.0000 +0\.0020", capsys.readouterr().out)
+    assert main("crash_recognition", [*words, str(tmp_path / "fewer.json")]) == 1
+    assert "1 videos are in only one of the two" in capsys.readouterr().err
 
 
 def test_script_help_has_an_example(tmp_path):

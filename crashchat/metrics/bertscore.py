@@ -40,30 +40,40 @@ class BertScore:
         return [self._known[pair] for pair in pairs]
 
     def _states(self, texts: list[str]) -> dict:
-        """{text: float32[tokens, hidden]}, unit length, without the tokens that open and close a text."""
+        """{text: (float32[tokens, hidden] of unit length, bool[tokens])}; False for the tokens that open and close a text."""
         import torch
         from tqdm import tqdm
 
         states = {}
+        # RoBERTa has other tokens for a word at the start of a text than behind a space; bert-score takes the latter. Its
+        # positions start at 2.
+        roberta = self.model.config.model_type == "roberta"
+        limit = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2 * roberta)
         batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
         for batch in tqdm(batches, desc="BERTScore", unit="batch", leave=False, disable=None):
-            limit = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 512) - 2)
             encoded = self.tokenizer(
-                batch, padding=True, truncation=True, max_length=limit, return_special_tokens_mask=True, return_tensors="pt"
+                [" " * roberta + text.strip() for text in batch],
+                padding=True,
+                truncation=True,
+                max_length=limit,
+                return_special_tokens_mask=True,
+                return_tensors="pt",
             ).to(self.device)
-            content = encoded.pop("special_tokens_mask") == 0
+            content = (encoded.pop("special_tokens_mask") == 0).cpu()
             with torch.inference_mode():
                 hidden = self.model(**encoded, output_hidden_states=True).hidden_states[self.layer]
             hidden = torch.nn.functional.normalize(hidden.float(), dim=-1).cpu()
-            for text, vectors, kept in zip(batch, hidden, content.cpu(), strict=True):
-                states[text] = vectors[kept]
+            for text, vectors, words, there in zip(batch, hidden, content, encoded["attention_mask"].cpu() == 1, strict=True):
+                states[text] = vectors[there], words[there]
         return states
 
 
-def _f1(truth, answer) -> float:
-    """Greedy matching by cosine; truth, answer: float32[tokens, hidden] of unit length."""
-    if not len(truth) or not len(answer):
-        return 0.0
-    likeness = answer @ truth.T
-    precision, recall = likeness.max(dim=1).values.mean().item(), likeness.max(dim=0).values.mean().item()
+def _f1(truth: tuple, answer: tuple) -> float:
+    """Greedy matching by cosine of two texts' states: each word finds its like among all tokens of the other text.
+
+    The opening and closing tokens may be found but don't search, as in bert-score.
+    """
+    likeness = answer[0] @ truth[0].T
+    precision = likeness.max(dim=1).values[answer[1]].mean().item()
+    recall = likeness.max(dim=0).values[truth[1]].mean().item()
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
