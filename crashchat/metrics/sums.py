@@ -81,11 +81,12 @@ def sums(
 ) -> Sums:
     """Sums of questions, each {"video": name, "answered": bool, column: value …}; `empty`: the columns where there is none."""
     names = [name for name in questions[0] if name not in ("video", "answered")] if questions else list(empty)
+    answered = sum(question["answered"] for question in questions)
     return Sums(
         videos=[question["video"] for question in questions],
         answered=np.array([question["answered"] for question in questions], dtype=bool),
         columns={name: np.array([question[name] for question in questions], dtype=float) for name in names},
         figures=figures,
         tallies=tallies,
-        counts={**counts, "num_scored": sum(question["answered"] for question in questions)},
+        counts={"num_records": counts["num_records"], "num_scored": answered, **counts},
     )
