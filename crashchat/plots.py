@@ -1,5 +1,6 @@
-"""Pictures: the loss curves of a training run, and how answers about times differ from the annotations."""
+"""Pictures: loss curves of a training run, how answers about times differ from the annotations, film strips of clips."""
 
+import base64
 import io
 from pathlib import Path
 
@@ -8,13 +9,18 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from crashchat.files import write_bytes_atomic
 from crashchat.metrics.sums import Sums
 from crashchat.predictions import Records, is_number
 from crashchat.tasks import GROUPS, PERCEPTION
 
+STRIP_FRAMES = 8
+STRIP_HEIGHT = 112  # pixels
+_GAP = 4  # pixels between two frames of a strip
 # What is predicted of a time: (task, what, annotated field, predicted field).
 _TIMES = (
     ("crash_localization", "crash start", "gt_start", "pred_start"),
@@ -107,3 +113,25 @@ def time_errors_png(records: Records, dashed: set[str]) -> bytes | None:
     if panels[0][-1].get_legend_handles_labels()[0]:
         panels[0][-1].legend(fontsize=8)
     return _png(figure)
+
+
+def film_strip(frames: torch.Tensor) -> bytes:
+    """STRIP_FRAMES frames of a clip side by side, as a JPEG. frames: uint8[T, 3, H, W], RGB, evenly spaced in time.
+
+    Picture k shows the middle of the clip's k-th part, so that a time axis of the strip's width fits below it.
+    """
+    last = len(frames) - 1
+    picked = [round((number + 0.5) / STRIP_FRAMES * last) for number in range(STRIP_FRAMES)]
+    images = [Image.fromarray(frames[index].permute(1, 2, 0).contiguous().numpy()) for index in picked]
+    width = round(images[0].width * STRIP_HEIGHT / images[0].height)
+    strip = Image.new("RGB", (STRIP_FRAMES * (width + _GAP) - _GAP, STRIP_HEIGHT))
+    for number, image in enumerate(images):
+        strip.paste(image.resize((width, STRIP_HEIGHT), Image.Resampling.BICUBIC), (number * (width + _GAP), 0))
+    file = io.BytesIO()
+    strip.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Data as an address that a page can show without asking anybody. kind: its media type."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

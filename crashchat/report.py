@@ -16,13 +16,13 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from crashchat.annotations import AnnotationError
-from crashchat.cards import clip_cards, data_uri
+from crashchat.clips import clip_cards
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bootstrap import paired
 from crashchat.metrics.meteor import MetricError
 from crashchat.metrics.score import add_extras, extras_of, is_count, scores
 from crashchat.metrics.text import NO_EXTRAS, Extras
-from crashchat.plots import losses_png, thresholds_png, time_errors_png
+from crashchat.plots import data_uri, losses_png, thresholds_png, time_errors_png
 from crashchat.predictions import PredictionError
 from crashchat.runs import ReportError, asked_tasks, collect, described, look_free, parse_rows, partial_runs, sum_rows
 from crashchat.table_text import as_csv, as_markdown, as_text

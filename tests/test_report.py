@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.cards import clip_cards
+from crashchat.clips import clip_cards
 from crashchat.files import write_json_atomic
 from crashchat.metrics.lookfree import LOOKFREE, MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
 from crashchat.metrics.score import scores

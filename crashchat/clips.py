@@ -1,28 +1,21 @@
 """Test clips as film strips, with timelines of what was annotated and what was said, and links to the clips."""
 
-import base64
-import io
 import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-import torch
-from PIL import Image
-
 from crashchat.metrics.localization import interval_iou
 from crashchat.metrics.score import goodness
 from crashchat.metrics.sums import Sums
+from crashchat.plots import STRIP_FRAMES, data_uri, film_strip
 from crashchat.predictions import Records, is_number, video_name
 from crashchat.tasks import PERCEPTION, TASKS
 from crashchat.video import VideoError, read_clip
 
-STRIP_FRAMES = 8
-STRIP_HEIGHT = 112  # pixels
 BEST, WORST, RANDOM = 2, 2, 2  # clips of each
 RIGHT_IOU = 0.5  # overlap from which an interval is marked right
-_GAP = 4  # pixels between two frames of a strip
 
 
 @dataclass
@@ -53,28 +46,6 @@ class ClipCard:
     crash: bool
     lanes: list[Lane]
     answers: list[tuple[str, str, list[tuple[str, list[str]]]]]
-
-
-def film_strip(frames: torch.Tensor) -> bytes:
-    """STRIP_FRAMES frames of a clip side by side, as a JPEG. frames: uint8[T, 3, H, W], RGB, evenly spaced in time.
-
-    Picture k shows the middle of the clip's k-th part, so that a time axis of the strip's width fits below it.
-    """
-    last = len(frames) - 1
-    picked = [round((number + 0.5) / STRIP_FRAMES * last) for number in range(STRIP_FRAMES)]
-    images = [Image.fromarray(frames[index].permute(1, 2, 0).contiguous().numpy()) for index in picked]
-    width = round(images[0].width * STRIP_HEIGHT / images[0].height)
-    strip = Image.new("RGB", (STRIP_FRAMES * (width + _GAP) - _GAP, STRIP_HEIGHT))
-    for number, image in enumerate(images):
-        strip.paste(image.resize((width, STRIP_HEIGHT), Image.Resampling.BICUBIC), (number * (width + _GAP), 0))
-    file = io.BytesIO()
-    strip.save(file, "JPEG", quality=85)
-    return file.getvalue()
-
-
-def data_uri(data: bytes, kind: str) -> str:
-    """Data as an address that a page can show without asking anybody. kind: its media type."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _truth_text(task: str, record: dict) -> str:
