@@ -25,6 +25,8 @@ class _Settings(BaseModel):
     """Names of crashchat.tasks.TASKS; with annotations of general questions, an empty list takes all of them."""
     annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
     """Annotation files by split, e.g. the released multi-task ones; empty: the single-task files of `tasks` in data_dir."""
+    vision_config: Path | None = None
+    """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not of the released size."""
     fps: float | None = Field(default=None, gt=0)
     """Frames a second taken from a video; none: what the model's processor settings say, else 10."""
     max_frames: int | None = Field(default=None, gt=0)

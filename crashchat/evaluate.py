@@ -23,7 +23,7 @@ from crashchat.batches import VideoSettings, read_visual_tokens
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.config import ConfigError, EvalConfig, describe, load_config, save_config
 from crashchat.generate import answer_questions, decode
-from crashchat.layouts import CheckpointError
+from crashchat.layouts import CheckpointError, read_vision_config
 from crashchat.metrics.score import read_crash_starts
 from crashchat.model import local_device
 from crashchat.predictions import (
@@ -112,7 +112,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
         settings = load_video_settings(
             config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
         )
-        model = load_model(config.model, tokenizer, device, attention="sdpa")
+        model = load_model(config.model, tokenizer, device, attention="sdpa", vision=read_vision_config(config.vision_config))
         if config.adapter:
             model = load_adapter(model, config.adapter)
         if rank == 0:

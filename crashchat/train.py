@@ -21,7 +21,7 @@ from crashchat.annotations import AnnotationError, VideoQAs, annotation_paths, l
 from crashchat.batches import QuestionDataset, QuestionSampler, as_model_input
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.config import ConfigError, TrainConfig, describe, load_config, save_config, split_batch
-from crashchat.layouts import CheckpointError
+from crashchat.layouts import CheckpointError, read_vision_config
 from crashchat.model import add_adapter, choose_device, is_projector, local_device, trainable_parameters
 from crashchat.plots import plot_losses
 from crashchat.sequence import SequenceError
@@ -226,7 +226,7 @@ def train(config: TrainConfig) -> Path:
         config.base_model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
     )
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
-    model = load_model(config.base_model, tokenizer, local_device())
+    model = load_model(config.base_model, tokenizer, local_device(), vision=read_vision_config(config.vision_config))
     row_length = config.max_length if model.config.text_config._attn_implementation == "flex_attention" else None
     datasets = [
         QuestionDataset(videos, tokenizer, settings, config.max_length, row_length, config.cache_videos)
