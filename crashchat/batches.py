@@ -1,4 +1,4 @@
-"""Which questions share a step, and how a list of questions becomes a PackedBatch.
+"""Which questions share a step, and how a list of questions becomes PackedBatches.
 
 The batch size counts questions (SPEC.md, Strategies). An epoch is a stream of all questions, cut every
 `global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch of 24 decodes and
@@ -7,6 +7,7 @@ step is always exactly `global_batch_size` questions, on any number of processes
 """
 
 import random
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.annotations import Question, VideoQAs
-from crashchat.packing import PackedBatch, pack
+from crashchat.packing import PackedBatch, pack, split_by_tokens
 from crashchat.sequence import Branch, build_sequence
 from crashchat.video import Clip, read_clip
 from crashchat.vision import VisionSettings, VisualTokens, visual_tokens
@@ -45,9 +46,10 @@ def tokens_of_clip(clip: Clip, settings: VideoSettings) -> VisualTokens:
 
 
 class QuestionDataset(Dataset):
-    """All questions on some videos, numbered; fetching several at once gives one PackedBatch of them.
+    """All questions on some videos, numbered; fetching several at once gives the PackedBatches they fill.
 
-    `numbers[i]` lists the question numbers of video i.
+    `numbers[i]` lists the question numbers of video i. max_tokens_per_batch: tokens a PackedBatch holds at most; a video with
+    all its branches is never split, so one that is longer goes alone. one_row: as for packing.pack.
     """
 
     def __init__(
@@ -56,14 +58,16 @@ class QuestionDataset(Dataset):
         tokenizer: PreTrainedTokenizerBase,
         settings: VideoSettings,
         max_length: int,
-        row_length: int | None = None,
+        max_tokens_per_batch: int | None = None,
+        one_row: bool = False,
         cache_videos: int = 0,
     ):
         self.videos = videos
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_length = max_length
-        self.row_length = row_length
+        self.max_tokens_per_batch = max_tokens_per_batch
+        self.one_row = one_row
         self.cache_videos = cache_videos
         self._cache: OrderedDict[int, VisualTokens] = OrderedDict()
         self._questions: list[tuple[int, Question]] = []
@@ -87,11 +91,11 @@ class QuestionDataset(Dataset):
                 self._cache.popitem(last=False)
         return visual
 
-    def __getitem__(self, number: int) -> PackedBatch:
+    def __getitem__(self, number: int) -> list[PackedBatch]:
         return self.__getitems__([number])
 
-    def __getitems__(self, numbers: list[int]) -> PackedBatch:
-        """The PackedBatch of some questions, those on one video as branches of one sequence (torch's batched fetch)."""
+    def __getitems__(self, numbers: list[int]) -> list[PackedBatch]:
+        """Some questions, those on one video as branches of one sequence (torch's batched fetch)."""
         asked: dict[int, list[Question]] = {}
         for number in numbers:
             index, question = self._questions[number]
@@ -107,16 +111,22 @@ class QuestionDataset(Dataset):
             )
             for visual, questions in zip(visuals, asked.values(), strict=True)
         ]
-        return pack(sequences, visuals, self.tokenizer.pad_token_id, self.row_length)
+        # How many tokens compression leaves is known only now that the videos are decoded.
+        lengths = [len(sequence) for sequence in sequences]
+        lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize, self.one_row)
+        return [
+            pack([sequences[i] for i in some], [visuals[i] for i in some], self.tokenizer.pad_token_id, self.one_row)
+            for some in lists
+        ]
 
 
-def as_model_input(batch: PackedBatch) -> dict:
-    """The collator: a batch is packed when it is fetched, so only its fields are handed on."""
-    return batch.as_dict()
+def as_model_input(batches: list[PackedBatch]) -> dict[str, list[dict]]:
+    """The collator: batches are packed when they are fetched, so only their fields are handed on."""
+    return {"batches": [batch.as_dict() for batch in batches]}
 
 
 class QuestionSampler(Sampler[list[int]]):
-    """One process's share of every step: lists of `micro_batch_size` question numbers.
+    """One process's share of every step: lists of global_batch_size / processes question numbers.
 
     Each epoch has its own seeded order. The last step of an epoch is filled up from the epoch's beginning.
     """
@@ -125,7 +135,6 @@ class QuestionSampler(Sampler[list[int]]):
         self,
         numbers: list[list[int]],
         global_batch_size: int,
-        micro_batch_size: int,
         rank: int = 0,
         processes: int = 1,
         group_by_video: bool = True,
@@ -133,7 +142,7 @@ class QuestionSampler(Sampler[list[int]]):
     ):
         self.numbers = numbers
         self.global_batch_size = global_batch_size
-        self.batch_size = micro_batch_size
+        self.batch_size = global_batch_size // processes
         self.rank = rank
         self.processes = processes
         self.group_by_video = group_by_video
@@ -150,7 +159,7 @@ class QuestionSampler(Sampler[list[int]]):
         return -(-sum(map(len, self.numbers)) // self.global_batch_size)
 
     def __len__(self) -> int:
-        return self.steps_per_epoch * self.global_batch_size // (self.batch_size * self.processes)
+        return self.steps_per_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
         order = random.Random(f"{self.seed}/{self.epoch}")
@@ -159,5 +168,5 @@ class QuestionSampler(Sampler[list[int]]):
         stream = [number for group in groups for number in group]
         total = self.steps_per_epoch * self.global_batch_size
         stream = (stream * (-(-total // len(stream))))[:total]
-        micro_batches = [stream[start : start + self.batch_size] for start in range(0, total, self.batch_size)]
-        return iter(micro_batches[self.rank :: self.processes])
+        first = self.rank * self.batch_size
+        return iter([stream[start : start + self.batch_size] for start in range(first, total, self.global_batch_size)])

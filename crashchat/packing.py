@@ -1,16 +1,20 @@
 """Sequences -> one batch for the model.
 
-A batch has R rows of L tokens. A row holds one video or, packed, several, one after the other; what is left is padding:
+A batch has R rows of L tokens. Either each video has a row of its own, filled up with padding, or all share one row:
 
-    row 0        [ video 0: prefix, two branches ][ video 1: prefix, one branch ] padding
-    video_ids      0 0 0 0 0 0                      1 1 1                         -1
-    branch_ids     0 0 1 1 2 2                      0 1 1                          0
+    row 0        [ video 0: prefix, two branches ] padding
+    row 1        [ video 1: prefix, one branch ]   padding
+    video_ids      0 0 0 0 0 0
+    video_ids      1 1 1 -1 -1 -1
+    branch_ids     0 0 1 1 2 2
+    branch_ids     0 1 1 0 0 0
 
-    row 1        [ video 2: prefix, three branches ]
-    video_ids      2 2 2 2 2 2 2 2 2 2
-    branch_ids     0 0 0 1 1 2 2 2 3 3
+    one row      [ video 0: prefix, two branches ][ video 1: prefix, one branch ]
+    video_ids      0 0 0 0 0 0 1 1 1
+    branch_ids     0 0 1 1 2 2 0 1 1
 
-The pixels of all videos stand behind each other, in the order in which their image tokens stand in the rows.
+With a dense mask, attention costs the square of a row, so each video has its own. With FlexAttention a long row costs no more
+than its videos, and there is no padding. The pixels of all videos stand behind each other, in the order of their sequences.
 """
 
 from collections.abc import Sequence as ListOf
@@ -50,30 +54,29 @@ class PackedBatch:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def _fill_rows(lengths: ListOf[int], row_length: int) -> list[list[int]]:
-    """Which sequences share a row: in order, a new row where the next does not fit (order is what pixels follow)."""
-    rows: list[list[int]] = []
-    room = 0
-    for index, length in enumerate(lengths):
-        if not rows or length > room:
-            rows.append([])
-            room = max(row_length, length)
-        rows[-1].append(index)
-        room -= length
-    return rows
+def split_by_tokens(lengths: ListOf[int], most: int, one_row: bool) -> list[list[int]]:
+    """Which sequences go through the model together: their indices, in order, in lists.
 
-
-def pack(
-    sequences: ListOf[Sequence], visuals: ListOf[VisualTokens], pad_token_id: int, row_length: int | None = None
-) -> PackedBatch:
-    """Put sequences and their visual tokens into one batch.
-
-    row_length: tokens a row may hold. None gives each video a row of its own: with a dense mask, attention costs the
-    square of a row. With FlexAttention one long row costs no more than its videos, and there is no padding.
+    lengths: int[V], tokens of each sequence. most: tokens, padding included, that a batch holds; a sequence that is longer goes
+    alone. one_row: as for `pack`.
     """
+    lists: list[list[int]] = []
+    for index, length in enumerate(lengths):
+        together = [*(lengths[other] for other in lists[-1]), length] if lists else []
+        cost = sum(together) if one_row else len(together) * max(together, default=0)
+        if lists and cost <= most:
+            lists[-1].append(index)
+        else:
+            lists.append([index])
+    return lists
+
+
+def pack(sequences: ListOf[Sequence], visuals: ListOf[VisualTokens], pad_token_id: int, one_row: bool = False) -> PackedBatch:
+    """Put sequences and their visual tokens into one batch; one_row: all in a single row (for FlexAttention)."""
     if len(sequences) != len(visuals) or not sequences:
         raise ValueError(f"{len(sequences)} sequences and the visual tokens of {len(visuals)} videos cannot be packed")
-    rows = _fill_rows([len(sequence) for sequence in sequences], row_length or 0)
+    indices = list(range(len(sequences)))
+    rows = [indices] if one_row else [[index] for index in indices]
     length = max(sum(len(sequences[index]) for index in row) for row in rows)
     padding = {"input_ids": pad_token_id, "labels": IGNORED, "position_ids": 0, "branch_ids": PREFIX}
     columns = {name: torch.full((len(rows), length), value) for name, value in padding.items()}
