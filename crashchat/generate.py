@@ -27,18 +27,39 @@ def _run(model: CrashChatModel, embeddings: Tensor, position_ids: Tensor, mask: 
     ).last_hidden_state
 
 
-def prefill(model: CrashChatModel, tokenizer: PreTrainedTokenizerBase, visual: VisualTokens) -> DynamicCache:
-    """Keys and values of a video's prefix. They belong to the adapter that is active now: after a switch, prefill again."""
+@torch.inference_mode()
+def encode(model: nn.Module, visual: VisualTokens) -> Tensor:
+    """A video's vision features, float[N, vision hidden]. Adapters that leave the vision encoder alone share them."""
+    model = base_of(model)
+    return model.encode_videos(visual.pixel_values.to(model.device), visual.grid_thw)
+
+
+@torch.inference_mode()
+def prefill(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, visual: VisualTokens, features: Tensor | None = None
+) -> DynamicCache:
+    """Keys and values of a video's prefix. They belong to the adapter that is active now: after a switch, prefill again.
+
+    features: what encode gave for this video, where it is at hand.
+    """
+    model = base_of(model)
     device = model.device
     ids = torch.tensor([prefix_ids(tokenizer, visual.seconds, visual.kept_per_frame)], device=device)
-    features = model.encode_videos(visual.pixel_values.to(device), visual.grid_thw)
+    features = encode(model, visual) if features is None else features
     embeddings = model.embed(ids, features, visual.compression_mask.to(device))
     cache = DynamicCache(config=model.config.text_config)
     _run(model, embeddings, torch.arange(ids.shape[1], device=device)[None], None, cache)
     return cache
 
 
-@torch.inference_mode()
+def _repeated(prefix: DynamicCache, rows: int, model: CrashChatModel) -> DynamicCache:
+    """A copy of a prefix for each of `rows` questions; the prefix itself stays as it is, for further questions."""
+    copy = DynamicCache(config=model.config.text_config)
+    for index, layer in enumerate(prefix.layers):
+        copy.update(layer.keys.repeat_interleave(rows, dim=0), layer.values.repeat_interleave(rows, dim=0), index)
+    return copy
+
+
 def answer_questions(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -50,11 +71,25 @@ def answer_questions(
 
     model: a CrashChatModel or a PEFT model around one, with SDPA attention. max_new_tokens: tokens of an answer at most.
     """
+    return answer_from_prefix(model, tokenizer, prefill(model, tokenizer, visual), questions, max_new_tokens)[0]
+
+
+@torch.inference_mode()
+def answer_from_prefix(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prefix: DynamicCache,
+    questions: ListOf[str],
+    max_new_tokens: int = 256,
+) -> tuple[list[list[int]], Tensor]:
+    """Greedy answers as from answer_questions, and float[questions, vocabulary], the logits of each answer's first token.
+
+    prefix: what prefill gave, under the adapter that is active now; it is not changed.
+    """
     model = base_of(model)
     device = model.device
-    cache = prefill(model, tokenizer, visual)
-    prefix_length = cache.get_seq_length()
-    cache.batch_repeat_interleave(len(questions))
+    prefix_length = prefix.get_seq_length()
+    cache = _repeated(prefix, len(questions), model)
 
     # The questions, padded at their ends; what is padding stays unseen for good, so that no position is disturbed.
     asked = [branch_token_ids(tokenizer, Branch(question))[0] for question in questions]
@@ -76,8 +111,9 @@ def answer_questions(
     seen = torch.cat([seen_prefix[:, 0], real], dim=1)
     answers: list[list[int]] = [[] for _ in asked]
     open_rows = set(range(len(asked)))
+    first_logits = logits = model.lm_head(last)
     for step in range(max_new_tokens):
-        chosen = model.lm_head(last).argmax(dim=-1)
+        chosen = logits.argmax(dim=-1)
         for row in list(open_rows):
             token = int(chosen[row])
             if token == tokenizer.eos_token_id:
@@ -89,7 +125,8 @@ def answer_questions(
         seen = torch.cat([seen, seen.new_ones(len(asked), 1)], dim=1)
         position_ids = (prefix_length + lengths + step)[:, None]
         last = _run(model, embed(chosen[:, None]), position_ids, seen[:, None, None], cache)[:, -1]
-    return answers
+        logits = model.lm_head(last)
+    return answers, first_logits
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:

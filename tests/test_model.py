@@ -8,7 +8,7 @@ import torch
 
 from crashchat.adapters import load_adapter
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
-from crashchat.generate import answer_questions
+from crashchat.generate import answer_from_prefix, answer_questions, encode, prefill
 from crashchat.masks import dense_mask
 from crashchat.model import CrashChatModel, add_adapter, trainable_parameters
 from crashchat.packing import pack
@@ -172,3 +172,14 @@ def test_answers_together_are_the_answers_one_by_one(tiny_base, tiny_tokenizer, 
     together = answer_questions(model, tiny_tokenizer, visual, questions, max_new_tokens=32)
     apart = [answer_questions(model, tiny_tokenizer, visual, [question], 32)[0] for question in questions]
     assert together == apart
+
+
+def test_a_prefix_answers_again_and_again_from_features_computed_once(tiny_base, tiny_tokenizer):
+    model = load_model(tiny_base, tiny_tokenizer, CPU)
+    visual = visual_of(frames=4)
+    questions = [TASKS["crash_description"].prompt, "Is there a car?"]
+    prefix = prefill(model, tiny_tokenizer, visual, encode(model, visual))
+    first, logits = answer_from_prefix(model, tiny_tokenizer, prefix, questions, 16)
+    again = [answer_from_prefix(model, tiny_tokenizer, prefix, [question], 16)[0][0] for question in questions]
+    assert first == again == answer_questions(model, tiny_tokenizer, visual, questions, 16)
+    assert [int(row.argmax()) for row in logits] == [answer[0] for answer in first]
