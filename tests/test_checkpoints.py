@@ -15,12 +15,14 @@ from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 from crashchat.adapters import load_adapter
 from crashchat.checkpoints import check_shapes, expected_shapes, load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.conversion import convert as convert_layout
+from crashchat.generate import answer_from_prefix, prefill
 from crashchat.layouts import LAYOUTS, SO400M, CheckpointError, detect_layout, rename_key, stored_dtype
 from crashchat.model import add_adapter
 from crashchat.packing import pack
 from crashchat.sequence import Branch, build_sequence
 from crashchat.tasks import question_text
 from crashchat.vision import VisualTokens
+from tests.test_sequence import visual_of
 
 CPU = torch.device("cpu")
 
@@ -135,6 +137,40 @@ def test_an_adapter_saves_projector_and_lora_and_refuses_another_base(tiny_base,
     save_file(weights, tmp_path / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="does not fit the base model"):
         load_adapter(load_model(tiny_base, tiny_tokenizer, CPU), tmp_path / "adapter")
+
+
+def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_tokenizer, tmp_path):
+    def base():
+        return load_model(tiny_base, tiny_tokenizer, CPU)
+
+    visual, questions = visual_of(frames=3), ["Is there a car?", "Why?"]
+    alone = {}
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        model = add_adapter(base(), rank=4 + seed, alpha=8, dropout=0.5)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.3 * torch.randn_like(parameter)
+        model.save_pretrained(tmp_path / name)
+        prefix = prefill(model.eval(), tiny_tokenizer, visual)
+        alone[name] = answer_from_prefix(model, tiny_tokenizer, prefix, questions, 8)
+    assert alone["one"][0] != alone["two"][0]
+
+    model = load_adapter(base(), tmp_path / "one", "one")
+    model = load_adapter(model, tmp_path / "two", "two")
+    assert model.active_adapter == "one"
+    for name in ("one", "two", "one"):
+        model.set_adapter(name)
+        answers, logits = answer_from_prefix(model, tiny_tokenizer, prefill(model, tiny_tokenizer, visual), questions, 8)
+        assert answers == alone[name][0] and torch.equal(logits, alone[name][1])
+    with pytest.raises(CheckpointError, match="has an adapter 'two' already"):
+        load_adapter(model, tmp_path / "one", "two")
+    with pytest.raises(CheckpointError, match="does not fit the base model"):
+        misfit = load_file(tmp_path / "one" / "adapter_model.safetensors")
+        misfit[next(key for key in misfit if "projector" in key)] = torch.zeros(3, 3)
+        save_file(misfit, tmp_path / "one" / "adapter_model.safetensors", metadata={"format": "pt"})
+        load_adapter(model, tmp_path / "one", "three")
 
 
 MERGE = Path(__file__).resolve().parents[1] / "tool" / "merge_and_convert_videollama3_lora.py"
