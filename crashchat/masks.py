@@ -34,14 +34,14 @@ def visible(query: int, key: int, video_ids: Tensor, branch_ids: Tensor) -> Tens
     return ((key <= query) & same_video & in_reach & real) | (query == key)
 
 
-def dense_mask(video_ids: Tensor, branch_ids: Tensor) -> Tensor:
+def dense_mask(video_ids: Tensor, branch_ids: Tensor, queries: int | None = None) -> Tensor:
     """The rule as bool[R, 1, L, L] for SDPA, True where query (third axis) sees key (fourth).
 
-    video_ids, branch_ids: int64[R, L].
+    video_ids, branch_ids: int64[R, L]. queries: only the last so many tokens ask, the others are in a cache.
     """
     index = torch.arange(video_ids.shape[1], device=video_ids.device)
     rows = [
-        visible(index[:, None], index[None, :], row_videos, row_branches)
+        visible(index[-(queries or 0) :, None], index[None, :], row_videos, row_branches)
         for row_videos, row_branches in zip(video_ids, branch_ids, strict=True)
     ]
     return torch.stack(rows)[:, None]

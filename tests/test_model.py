@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from crashchat.adapters import load_adapter
+from crashchat.batches import read_visual_tokens
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.generate import answer_from_prefix, answer_questions, encode, prefill
 from crashchat.masks import dense_mask
@@ -57,7 +58,7 @@ def test_reference_features_losses_and_answers(reference):
         assert abs(float(output.loss_sum / output.num_labels) - case["loss"]) < 1e-5, case["task"]
         assert np.abs(model.lm_head(hidden)[0, -64:].detach().numpy() - logits[f"{case['task']}_0"]).max() < 1e-4
     questions = [question_text(case["question"]) for case in golden["cases"]]
-    answers = answer_questions(model, tokenizer, visual, questions, max_new_tokens=24)
+    (answers,) = answer_questions(model, tokenizer, [visual], [questions], max_new_tokens=24)
     assert answers == [case["generated_ids"] for case in golden["cases"]]
 
 
@@ -162,24 +163,44 @@ def test_trained_parameters_of_the_7b_recipe():
 
 
 def test_answers_together_are_the_answers_one_by_one(tiny_base, tiny_tokenizer, tiny_data):
-    from crashchat.batches import read_visual_tokens
-
+    """All questions on several videos of different lengths at once, and each alone in the plain way."""
     model = load_model(tiny_base, tiny_tokenizer, CPU)
     settings = load_video_settings(tiny_base)
-    clip = sorted((tiny_data / "videos").iterdir())[0]
-    visual = read_visual_tokens(str(clip), settings)
-    questions = [task.prompt for task in TASKS.values()]
-    together = answer_questions(model, tiny_tokenizer, visual, questions, max_new_tokens=32)
-    apart = [answer_questions(model, tiny_tokenizer, visual, [question], 32)[0] for question in questions]
-    assert together == apart
+    clips = sorted((tiny_data / "videos").iterdir())[:4]
+    visuals = [read_visual_tokens(str(clip), settings) for clip in clips]
+    assert len({visual.num_kept for visual in visuals}) > 1
+    prompts = [task.prompt for task in TASKS.values()]
+    questions = [prompts, prompts[:1], prompts[2:5], prompts[::-1]]
+    together = answer_questions(model, tiny_tokenizer, visuals, questions, max_new_tokens=32)
+    assert len({len(answer) for answers in together for answer in answers}) > 2  # branches end at different steps
+    for visual, asked, answers in zip(visuals, questions, together, strict=True):
+        assert answers == [plain_answer(model, tiny_tokenizer, visual, question, 32) for question in asked]
+
+
+def plain_answer(model, tokenizer, visual: VisualTokens, question: str, most: int) -> list[int]:
+    """Greedy decoding without any cache: the whole ordinary sample through the model for every token."""
+    sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [Branch(question)])
+    batch = pack([sequence], [visual], tokenizer.pad_token_id).as_dict()
+    batch = {name: value for name, value in batch.items() if name not in ("labels", "video_merge_sizes")}
+    answer: list[int] = []
+    with torch.no_grad():
+        while len(answer) < most:
+            token = int(model.lm_head(model.hidden_states(**batch)[0, -1]).argmax())
+            if token == tokenizer.eos_token_id:
+                break
+            answer.append(token)
+            nexts = {"input_ids": token, "position_ids": int(batch["position_ids"][0, -1]) + 1, "branch_ids": 1, "video_ids": 0}
+            for name, value in nexts.items():
+                batch[name] = torch.cat([batch[name], torch.tensor([[value]])], dim=1)
+    return answer
 
 
 def test_a_prefix_answers_again_and_again_from_features_computed_once(tiny_base, tiny_tokenizer):
     model = load_model(tiny_base, tiny_tokenizer, CPU)
     visual = visual_of(frames=4)
     questions = [TASKS["crash_description"].prompt, "Is there a car?"]
-    prefix = prefill(model, tiny_tokenizer, visual, encode(model, visual))
-    first, logits = answer_from_prefix(model, tiny_tokenizer, prefix, questions, 16)
-    again = [answer_from_prefix(model, tiny_tokenizer, prefix, [question], 16)[0][0] for question in questions]
-    assert first == again == answer_questions(model, tiny_tokenizer, visual, questions, 16)
+    prefix = prefill(model, tiny_tokenizer, [visual], encode(model, [visual]))
+    (first,), (logits,) = answer_from_prefix(model, tiny_tokenizer, prefix, [questions], 16)
+    again = [answer_from_prefix(model, tiny_tokenizer, prefix, [[question]], 16)[0][0][0] for question in questions]
+    assert [first] == [again] == answer_questions(model, tiny_tokenizer, [visual], [questions], 16)
     assert [int(row.argmax()) for row in logits] == [answer[0] for answer in first]
