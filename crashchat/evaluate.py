@@ -110,7 +110,9 @@ def evaluate(config: EvalConfig) -> list[Path]:
     tasks = [name for name in TASKS if any(video.answer_of(name) is not None for video in videos)]
     name = config.model_name or (config.adapter or config.model).resolve().name
     files = {task: prediction_path(config.output_dir, task, name, config.split) for task in tasks}
-    run = config.model_dump(mode="json", exclude={"num_workers", "output_dir", "limit", "tasks", "seed", "max_tokens_per_batch"})
+    run = config.model_dump(
+        mode="json", exclude_none=True, exclude={"num_workers", "output_dir", "limit", "tasks", "seed", "max_tokens_per_batch"}
+    )
     expected = {
         task: [question.data_id for video in videos for question in video.questions if question.task == task] for task in tasks
     }
