@@ -49,7 +49,7 @@ class QuestionDataset(Dataset):
     """All questions on some videos, numbered; fetching several at once gives the PackedBatches they fill.
 
     `numbers[i]` lists the question numbers of video i. max_tokens_per_batch: tokens a PackedBatch holds at most; a video with
-    all its branches is never split, so one that is longer goes alone. one_row: as for packing.pack.
+    all its branches is never split, so one that is longer goes alone.
     """
 
     def __init__(
@@ -59,7 +59,6 @@ class QuestionDataset(Dataset):
         settings: VideoSettings,
         max_length: int,
         max_tokens_per_batch: int | None = None,
-        one_row: bool = False,
         cache_videos: int = 0,
     ):
         self.videos = videos
@@ -67,7 +66,6 @@ class QuestionDataset(Dataset):
         self.settings = settings
         self.max_length = max_length
         self.max_tokens_per_batch = max_tokens_per_batch
-        self.one_row = one_row
         self.cache_videos = cache_videos
         self._cache: OrderedDict[int, VisualTokens] = OrderedDict()
         self._questions: list[tuple[int, Question]] = []
@@ -113,11 +111,8 @@ class QuestionDataset(Dataset):
         ]
         # How many tokens compression leaves is known only now that the videos are decoded.
         lengths = [len(sequence) for sequence in sequences]
-        lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize, self.one_row)
-        return [
-            pack([sequences[i] for i in some], [visuals[i] for i in some], self.tokenizer.pad_token_id, self.one_row)
-            for some in lists
-        ]
+        lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize)
+        return [pack([sequences[i] for i in some], [visuals[i] for i in some]) for some in lists]
 
 
 def as_model_input(batches: list[PackedBatch]) -> dict[str, list[dict]]:

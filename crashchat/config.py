@@ -101,8 +101,8 @@ class TrainConfig(_Settings):
     """Validations without improvement after which training stops; none: never."""
     early_stopping_threshold: float = Field(default=0.001, ge=0)
     """How much lower eval_loss must be to count as an improvement."""
-    attention: Literal["flex_attention", "sdpa"] | None = None
-    """How the language model attends; none: flex_attention on a GPU, sdpa on a CPU."""
+    attention: Literal["branch_attention", "flex_attention"] = "branch_attention"
+    """How the language model attends: part by part with SDPA (attention.py), or FlexAttention with a BlockMask (GPU only)."""
     gradient_checkpointing: bool = True
     """Recompute the language model's activations in the backward pass to save memory."""
     deepspeed: Path | None = None

@@ -133,11 +133,11 @@ def evaluate(config: EvalConfig) -> list[Path]:
         settings = load_video_settings(
             config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
         )
-        model = load_model(config.model, tokenizer, device, attention="sdpa", vision=read_vision_config(config.vision_config))
+        model = load_model(config.model, tokenizer, device, vision=read_vision_config(config.vision_config))
         if config.adapter:
             model = load_adapter(model, config.adapter)
         if rank == 0:
-            print(f"device {device}, attention sdpa, dtype {model.dtype}, {processes} process(es)")
+            print(f"device {device}, dtype {model.dtype}, {processes} process(es)")
         intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
         starts = read_crash_starts(intervals) if intervals.is_file() else {}
         journals = {task: PredictionJournal(journal_path(path, rank), run) for task, path in files.items()}

@@ -163,7 +163,7 @@ def answer_questions(
 ) -> list[list[list[int]]]:
     """Greedy answers to each video's questions, all at once; as from answer_from_prefix.
 
-    model: a CrashChatModel or a PEFT model around one, with SDPA attention.
+    model: a CrashChatModel or a PEFT model around one.
     """
     return answer_from_prefix(model, tokenizer, prefill(model, tokenizer, visuals), questions, max_new_tokens)[0]
 

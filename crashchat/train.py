@@ -256,7 +256,6 @@ def train(config: TrainConfig) -> Path:
             settings,
             config.max_length,
             config.max_tokens_per_batch,
-            one_row=attention == "flex_attention",
             cache_videos=config.cache_videos,
         )
         for videos in (train_videos, val_videos)
