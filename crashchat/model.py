@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from crashchat.masks import block_mask, dense_mask
 from crashchat.sequence import IGNORED
+from crashchat.vision import normalise
 
 FRAME_ATTENTION = "crashchat_frames"
 # Every linear layer of the language model but lm_head (SPEC.md, Strategies); the vision encoder's q/k/v stay out.
@@ -60,8 +61,12 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         """Vision features of all visual tokens, float[N, vision hidden], before compression and projector.
 
         Frames of one size are encoded in one call, whichever video they come from: attention stays within a frame.
+        uint8 pixels are normalised here, on the device; floats are taken as normalised already.
         """
         vision = self.model.vision_model
+        if pixel_values_videos.dtype == torch.uint8:
+            pixel_values_videos = normalise(pixel_values_videos)
+        pixel_values_videos = pixel_values_videos.to(vision.dtype)
         vision.config._attn_implementation = FRAME_ATTENTION
         grids = video_grid_thw.tolist()
         videos = pixel_values_videos.split([frames * high * wide for frames, high, wide in grids])

@@ -29,7 +29,7 @@ class PackedBatch:
     """What the model is given; the field names are its forward's argument names.
 
     input_ids, labels, position_ids, branch_ids, video_ids: int64[R, L]; padding has label IGNORED and video id PADDING.
-    pixel_values_videos: float32[P, 588], patches of all videos.
+    pixel_values_videos: uint8[P, 588], patches of all videos (float where they are normalised already).
     video_grid_thw: int64[V, 3], frames and patches down and across of each video.
     video_merge_sizes: int64[V]
     video_compression_mask: bool[N], which visual tokens are kept (N = P / 4).
