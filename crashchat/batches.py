@@ -11,14 +11,15 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.annotations import Question, VideoQAs
 from crashchat.packing import PackedBatch, pack
 from crashchat.sequence import Branch, build_sequence
-from crashchat.video import Clip, read_clip
-from crashchat.vision import VisionSettings, VisualTokens, visual_tokens
+from crashchat.video import read_clip
+from crashchat.vision import VisionSettings, VisualTokens, resize_frames, visual_tokens
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,15 @@ class VideoSettings:
 
 
 def read_visual_tokens(path: str, settings: VideoSettings) -> VisualTokens:
-    """A video file as visual tokens (SPEC.md, steps 1-5). Raises VideoError for a file that cannot be read."""
-    return tokens_of_clip(read_clip(path, settings.fps, settings.max_frames), settings)
+    """A video file as visual tokens (SPEC.md, steps 1-5), all of them kept when compression is off.
 
+    Raises VideoError for a file that cannot be read.
+    """
 
-def tokens_of_clip(clip: Clip, settings: VideoSettings) -> VisualTokens:
-    """A clip's visual tokens, all of them kept when compression is off."""
-    visual = visual_tokens(clip, settings.vision)
+    def resize(frames: Tensor, num_frames: int) -> Tensor:
+        return resize_frames(frames, num_frames, settings.vision)
+
+    visual = visual_tokens(read_clip(path, settings.fps, settings.max_frames, resize=resize), settings.vision)
     if not settings.token_compression:
         visual.compression_mask.fill_(True)
     return visual
