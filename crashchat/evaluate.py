@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from crashchat.adapters import load_adapter
 from crashchat.annotations import AnnotationError, Question, VideoQAs, annotation_paths, load_annotations
-from crashchat.batches import VideoSettings, read_visual_tokens
+from crashchat.batches import VideoSettings, open_feature_cache, read_visual_tokens
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.config import ConfigError, EvalConfig, describe, load_config, save_config
-from crashchat.generate import answer_questions, decode
+from crashchat.feature_cache import FeatureCache
+from crashchat.generate import answer_questions, decode, encode
 from crashchat.layouts import CheckpointError
 from crashchat.metrics.score import read_crash_starts
-from crashchat.model import local_device
+from crashchat.model import base_of, local_device
 from crashchat.predictions import (
     PredictionError,
     PredictionJournal,
@@ -47,9 +48,10 @@ RESOLVED_CONFIG = "eval_config.yaml"
 class VideoReader(Dataset):
     """Videos, read ahead of the model; one that cannot be read is handed on as its VideoError, to be recorded."""
 
-    def __init__(self, videos: list[VideoQAs], settings: VideoSettings):
+    def __init__(self, videos: list[VideoQAs], settings: VideoSettings, feature_cache: FeatureCache | None = None):
         self.videos = videos
         self.settings = settings
+        self.feature_cache = feature_cache
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -57,7 +59,7 @@ class VideoReader(Dataset):
     def __getitem__(self, index: int) -> tuple[VideoQAs, VisualTokens | VideoError]:
         video = self.videos[index]
         try:
-            return video, read_visual_tokens(str(video.path), self.settings)
+            return video, read_visual_tokens(str(video.path), self.settings, self.feature_cache)
         except VideoError as error:
             return video, error
 
@@ -91,7 +93,9 @@ def evaluate(config: EvalConfig) -> list[Path]:
     tasks = [name for name in TASKS if any(video.answer_of(name) is not None for video in videos)]
     name = config.model_name or (config.adapter or config.model).resolve().name
     files = {task: prediction_path(config.output_dir, task, name, config.split) for task in tasks}
-    run = config.model_dump(mode="json", exclude={"num_workers", "output_dir", "limit", "tasks", "seed"})
+    run = config.model_dump(
+        mode="json", exclude={"num_workers", "feature_cache", "feature_cache_gb", "output_dir", "limit", "tasks", "seed"}
+    )
     expected = {
         task: [question.data_id for video in videos for question in video.questions if question.task == task] for task in tasks
     }
@@ -117,11 +121,12 @@ def evaluate(config: EvalConfig) -> list[Path]:
             model = load_adapter(model, config.adapter)
         if rank == 0:
             print(f"device {device}, attention sdpa, dtype {model.dtype}, {processes} process(es)")
+        feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, base_of(model), settings)
         intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
         starts = read_crash_starts(intervals) if intervals.is_file() else {}
         journals = {task: PredictionJournal(journal_path(path, rank), run) for task, path in files.items()}
         reader = DataLoader(
-            VideoReader(left[rank::processes], settings),
+            VideoReader(left[rank::processes], settings, feature_cache),
             batch_size=None,
             num_workers=config.num_workers,
             prefetch_factor=2 if config.num_workers else None,
@@ -132,6 +137,9 @@ def evaluate(config: EvalConfig) -> list[Path]:
                 responses, error = [""] * len(questions), str(visual)
                 print(f"\nwarning: {error}", file=sys.stderr)
             else:
+                if visual.cache_key is not None:
+                    visual.features = encode(model, visual)
+                    feature_cache.store(visual.cache_key, visual, visual.features)
                 texts = [question.text for question in questions]
                 answers = answer_questions(model, tokenizer, visual, texts, config.max_new_tokens)
                 responses, error = [decode(tokenizer, answer) for answer in answers], None

@@ -27,12 +27,21 @@ def _run(model: CrashChatModel, embeddings: Tensor, position_ids: Tensor, mask: 
     ).last_hidden_state
 
 
+@torch.inference_mode()
+def encode(model: nn.Module, visual: VisualTokens) -> Tensor:
+    """Features float[K, vision hidden] of a video's kept tokens: the cached ones, or encoded now."""
+    model = base_of(model)
+    device = model.device
+    if visual.features is not None:
+        return visual.features.to(device)
+    return model.encode_videos(visual.pixel_values.to(device), visual.grid_thw)[visual.compression_mask.to(device)]
+
+
 def prefill(model: CrashChatModel, tokenizer: PreTrainedTokenizerBase, visual: VisualTokens) -> DynamicCache:
     """Keys and values of a video's prefix. They belong to the adapter that is active now: after a switch, prefill again."""
     device = model.device
     ids = torch.tensor([prefix_ids(tokenizer, visual.seconds, visual.kept_per_frame)], device=device)
-    features = model.encode_videos(visual.pixel_values.to(device), visual.grid_thw)
-    embeddings = model.embed(ids, features, visual.compression_mask.to(device))
+    embeddings = model.embed(ids, encode(model, visual))
     cache = DynamicCache(config=model.config.text_config)
     _run(model, embeddings, torch.arange(ids.shape[1], device=device)[None], None, cache)
     return cache

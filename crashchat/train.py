@@ -18,11 +18,11 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from crashchat.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
-from crashchat.batches import QuestionDataset, QuestionSampler, as_model_input
+from crashchat.batches import QuestionDataset, QuestionLoader, QuestionSampler, open_feature_cache
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.config import ConfigError, TrainConfig, describe, load_config, save_config, split_batch
 from crashchat.layouts import CheckpointError
-from crashchat.model import add_adapter, choose_device, is_projector, local_device, trainable_parameters
+from crashchat.model import CrashChatOutput, add_adapter, choose_device, is_projector, local_device, trainable_parameters
 from crashchat.plots import plot_losses
 from crashchat.sequence import SequenceError
 from crashchat.video import VideoError
@@ -31,7 +31,7 @@ RESOLVED_CONFIG = "train_config.yaml"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 FULL_MODEL = "model"
 # Settings that may differ when a run goes on: they change how fast it is, not what it learns.
-MAY_DIFFER = {"num_workers", "cache_videos", "logging_steps", "save_total_limit"}
+MAY_DIFFER = {"num_workers", "cache_videos", "logging_steps", "save_total_limit", "feature_cache", "feature_cache_gb"}
 
 
 class QuestionTrainer(Trainer):
@@ -46,17 +46,18 @@ class QuestionTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by accelerate: the sampler already gives this process's share alone.
-        return DataLoader(
-            self.train_dataset,
-            batch_sampler=self.sampler,
-            collate_fn=as_model_input,
-            num_workers=self.config.num_workers,
-            prefetch_factor=2 if self.config.num_workers else None,
-            persistent_workers=self.config.num_workers > 0,
-        )
+        return QuestionLoader(self.train_dataset, self.sampler, self.config.num_workers, persistent=True)
+
+    def run_model(self, model, inputs: dict) -> CrashChatOutput:
+        """The model's output; features that had to be encoded are kept for the next time."""
+        videos = inputs.pop("cache_videos", None)
+        outputs = model(**inputs)
+        if videos is not None:
+            self.train_dataset.feature_cache.store_new(videos, outputs.vision_features)
+        return outputs
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs)
+        outputs = self.run_model(model, inputs)
         # Gradients are averaged over processes, so each one's sum is scaled back up to make the average a sum.
         loss = outputs.loss_sum * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
@@ -84,12 +85,12 @@ class QuestionTrainer(Trainer):
         rounds = -(-len(dataset.numbers) // processes)
         shares = [dataset.numbers[min(index, len(dataset.numbers) - 1)] for index in range(rank, rounds * processes, processes)]
         surplus = rank + (rounds - 1) * processes >= len(dataset.numbers)
-        loader = DataLoader(dataset, batch_sampler=shares, collate_fn=as_model_input, num_workers=self.config.num_workers)
+        loader = QuestionLoader(dataset, shares, self.config.num_workers)
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64)
         progress = tqdm(loader, desc="validation", leave=False, disable=not self.is_world_process_zero())
         for index, batch in enumerate(progress):
-            outputs = self.model(**self._prepare_inputs(batch))
+            outputs = self.run_model(self.model, self._prepare_inputs(batch))
             if not (surplus and index == rounds - 1):
                 totals += torch.stack([outputs.loss_sum.double(), outputs.num_labels.double()]).cpu()
         if processes > 1:
@@ -228,8 +229,9 @@ def train(config: TrainConfig) -> Path:
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
     model = load_model(config.base_model, tokenizer, local_device())
     row_length = config.max_length if model.config.text_config._attn_implementation == "flex_attention" else None
+    feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, model, settings)
     datasets = [
-        QuestionDataset(videos, tokenizer, settings, config.max_length, row_length, config.cache_videos)
+        QuestionDataset(videos, tokenizer, settings, config.max_length, row_length, config.cache_videos, feature_cache)
         for videos in (train_videos, val_videos)
     ]
     if config.finetune == "lora":

@@ -1,7 +1,7 @@
 """From a clip's frames to what the vision encoder takes in. SPEC.md, From a video to the model's input, steps 2-5."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import interpolate
@@ -42,6 +42,9 @@ class VisualTokens:
     merge_sizes: int64[1].
     compression_mask: bool[N], True for the tokens the language model gets to see.
     seconds: float[T], each frame's time from the stream's start.
+    features: float[K, vision hidden], the encoder's output for the kept tokens, of a video found in the feature cache; its
+        pixel_values are then uint8[0, 3·patch²].
+    cache_key: where the features are to be stored, of a video that was looked for there and not found.
     """
 
     pixel_values: torch.Tensor
@@ -49,6 +52,8 @@ class VisualTokens:
     merge_sizes: torch.Tensor
     compression_mask: torch.Tensor
     seconds: list[float]
+    features: torch.Tensor | None = None
+    cache_key: str | None = None
 
     @property
     def num_kept(self) -> int:
@@ -59,6 +64,11 @@ class VisualTokens:
     def kept_per_frame(self) -> list[int]:
         """int[T], visual tokens of each frame that reach the language model."""
         return self.compression_mask.view(int(self.grid_thw[0, 0]), -1).sum(dim=1).tolist()
+
+
+def without_pixels(visual: VisualTokens) -> VisualTokens:
+    """What a batch carries along of a video so that it can be stored once it is encoded."""
+    return replace(visual, pixel_values=visual.pixel_values[:0].clone(), features=None)
 
 
 def target_size(height: int, width: int, num_frames: int, settings: VisionSettings) -> tuple[int, int]:

@@ -52,8 +52,9 @@ def test_reference_features_losses_and_answers(reference):
         batch = pack([sequence], [visual], tokenizer.pad_token_id).as_dict()
         with torch.no_grad():
             output = model(**batch)
-            names = ("labels", "video_merge_sizes")
-            hidden = model.hidden_states(**{name: value for name, value in batch.items() if name not in names})
+            kept = model.encode_videos(visual.pixel_values, visual.grid_thw)[visual.compression_mask]
+            names = ("input_ids", "position_ids", "branch_ids", "video_ids")
+            hidden = model.hidden_states(*(batch[name] for name in names), kept)
         assert abs(float(output.loss_sum / output.num_labels) - case["loss"]) < 1e-5, case["task"]
         assert np.abs(model.lm_head(hidden)[0, -64:].detach().numpy() - logits[f"{case['task']}_0"]).max() < 1e-4
     questions = [question_text(case["question"]) for case in golden["cases"]]
