@@ -38,10 +38,19 @@ class Prefix:
 
 @torch.inference_mode()
 def encode(model: nn.Module, visuals: ListOf[VisualTokens]) -> Tensor:
-    """Vision features of some videos, float[N, vision hidden]. Adapters that leave the vision encoder alone share them."""
+    """Vision features of some videos' kept tokens, float[K, vision hidden]: the cached ones, or encoded now.
+
+    Adapters that leave the vision encoder alone share them.
+    """
     model = base_of(model)
-    pixels = torch.cat([visual.pixel_values for visual in visuals]).to(model.device)
-    return model.encode_videos(pixels, torch.cat([visual.grid_thw for visual in visuals]))
+    new = [visual for visual in visuals if visual.features is None]
+    encoded = iter(())
+    if new:
+        pixels = torch.cat([visual.pixel_values for visual in new]).to(model.device)
+        every = model.encode_videos(pixels, torch.cat([visual.grid_thw for visual in new]))
+        kept = every[torch.cat([visual.compression_mask for visual in new]).to(model.device)]
+        encoded = iter(kept.split([visual.num_kept for visual in new]))
+    return torch.cat([next(encoded) if v.features is None else v.features.to(model.device, model.dtype) for v in visuals])
 
 
 @torch.inference_mode()
@@ -59,8 +68,7 @@ def prefill(
     ids = torch.full((len(prefixes), max(lengths)), tokenizer.pad_token_id)
     for row, own in zip(ids, prefixes, strict=True):
         row[: len(own)] = torch.tensor(own)
-    kept = torch.cat([visual.compression_mask for visual in visuals]).to(model.device)
-    embeddings = model.embed(ids.to(model.device), features, kept)
+    embeddings = model.embed(ids.to(model.device), features)
     cache = DynamicCache(config=model.config.text_config)
     # Without a mask SDPA is causal and builds nothing of size L x L; no token sees the padding behind it.
     _run(model, embeddings, torch.arange(max(lengths), device=model.device)[None], None, cache)
@@ -160,12 +168,13 @@ def answer_questions(
     visuals: ListOf[VisualTokens],
     questions: ListOf[ListOf[str]],
     max_new_tokens: int = 256,
+    features: Tensor | None = None,
 ) -> list[list[list[int]]]:
-    """Greedy answers to each video's questions, all at once; as from answer_from_prefix.
+    """Greedy answers to each video's questions, all at once; as from answer_from_prefix. features: as for prefill.
 
     model: a CrashChatModel or a PEFT model around one.
     """
-    return answer_from_prefix(model, tokenizer, prefill(model, tokenizer, visuals), questions, max_new_tokens)[0]
+    return answer_from_prefix(model, tokenizer, prefill(model, tokenizer, visuals, features), questions, max_new_tokens)[0]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from crashchat.sequence import Sequence
-from crashchat.vision import VisualTokens
+from crashchat.vision import VisualTokens, without_pixels
 
 
 @dataclass
@@ -25,10 +25,15 @@ class PackedBatch:
     """What the model is given; the field names are its forward's argument names.
 
     input_ids, labels, position_ids, branch_ids, video_ids: int64[1, L]; video_ids counts the videos of the batch.
-    pixel_values_videos: uint8[P, 588], patches of all videos (float where they are normalised already).
+    pixel_values_videos: uint8[P, 588], patches of all videos but the cached ones (float: normalised already).
     video_grid_thw: int64[V, 3], frames and patches down and across of each video.
     video_merge_sizes: int64[V]
-    video_compression_mask: bool[N], which visual tokens are kept (N = P / 4).
+    video_compression_mask: bool[N], which visual tokens are kept (N = P / 4 without cached videos).
+
+    With a feature cache, else None:
+    vision_features: float[K, vision hidden], features of the kept tokens of the cached videos (None: there are none).
+    video_cached: bool[V]
+    cache_videos: the V videos without their pixels, for storing what was encoded; the model does not take it.
     """
 
     input_ids: Tensor
@@ -40,10 +45,14 @@ class PackedBatch:
     video_grid_thw: Tensor
     video_merge_sizes: Tensor
     video_compression_mask: Tensor
+    vision_features: Tensor | None = None
+    video_cached: Tensor | None = None
+    cache_videos: list[VisualTokens] | None = None
 
     def as_dict(self) -> dict[str, Tensor]:
-        """{field: tensor}, what Trainer moves to a device and hands to the model."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """{field: tensor} of the fields that are there, what Trainer moves to a device and hands to the model."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def split_by_tokens(lengths: ListOf[int], most: int) -> list[list[int]]:
@@ -68,6 +77,8 @@ def pack(sequences: ListOf[Sequence], visuals: ListOf[VisualTokens]) -> PackedBa
         raise ValueError(f"{len(sequences)} sequences and the visual tokens of {len(visuals)} videos cannot be packed")
     names = ("input_ids", "labels", "position_ids", "branch_ids")
     numbers = [torch.full((len(sequence),), index) for index, sequence in enumerate(sequences)]
+    cached = [visual.features for visual in visuals if visual.features is not None]
+    caching = bool(cached) or any(visual.cache_key is not None for visual in visuals)
     return PackedBatch(
         **{name: torch.cat([getattr(sequence, name) for sequence in sequences])[None] for name in names},
         video_ids=torch.cat(numbers)[None],
@@ -75,4 +86,7 @@ def pack(sequences: ListOf[Sequence], visuals: ListOf[VisualTokens]) -> PackedBa
         video_grid_thw=torch.cat([visual.grid_thw for visual in visuals]),
         video_merge_sizes=torch.cat([visual.merge_sizes for visual in visuals]),
         video_compression_mask=torch.cat([visual.compression_mask for visual in visuals]),
+        vision_features=torch.cat(cached) if cached else None,
+        video_cached=torch.tensor([visual.features is not None for visual in visuals]) if caching else None,
+        cache_videos=[without_pixels(visual) for visual in visuals] if caching else None,
     )

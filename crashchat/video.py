@@ -1,17 +1,20 @@
 """From a video file to the frames the model sees: one sampling rule, two back ends behind it.
 
-    file ── probe (PyAV: packet times, one frame) ── sample_indices ─┬─ decord   evenly timed 8-bit H.264, HEVC, …
-                                                                     └─ PyAV     all else, and what decord refuses
+    file ── probe (PyAV: packet times, one frame) ── sample_indices ─┬─ PyAV     H.264: frames nobody needs stay undecoded
+                                                                     ├─ decord   evenly timed 8-bit HEVC, VP9, MPEG-4, …
+                                                                     └─ PyAV     all else, and what the others refuse
 
-decord jumps straight to the wanted frames, but its bundled decoder is old (no AV1, no 10-bit HEVC) and its idea of
-a file's frames is wrong for odd ones: it takes the n-th time in order for the n-th decoded frame. So PyAV reads the
-packet times of every file first, without decoding, and decord is only asked where they are evenly spaced and its own
-frame count and times are the same.
+PyAV reads the packet times of every file first, without decoding. Decoding is nearly all of the work, so what no wanted frame
+depends on is left out of it (see _droppable). decord jumps to the wanted frames, but its bundled decoder is old (no AV1, no
+10-bit HEVC) and its idea of a file's frames is wrong for odd ones: it takes the n-th time in order for the n-th decoded frame.
+So it is only asked where frames are evenly spaced and its own frame count and times are the same.
+
+A frame is made smaller as soon as it is decoded, where the caller says how: a clip in full size may be gigabytes.
 """
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +29,14 @@ from decord.bridge.torchdl import to_torch
 decord.logging.set_level(decord.logging.QUIET)
 logger = logging.getLogger(__name__)
 
+# Formats whose key frames and presentation times are trusted.
+INDEXED_FORMATS = {"mov", "mp4", "matroska", "webm"}
 # What decord 0.6 is trusted with.
-DECORD_FORMATS = {"mov", "mp4", "matroska", "webm", "avi"}
-DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9"}
+DECORD_FORMATS = INDEXED_FORMATS | {"avi"}
+DECORD_CODECS = {"hevc", "mpeg4", "vp8", "vp9"}
 DECORD_PIXELS = {"yuv420p", "yuvj420p"}
+# Frames decord hands over at a time.
+DECORD_CHUNK = 8
 # Frame steps within this share of the usual one count as even. Clocks round: 120 fps in milliseconds is 8, 8, 9.
 EVEN = 0.2
 # A file that yields less than this share of what its header promises is cut off, not merely rounded.
@@ -48,6 +55,10 @@ class VideoError(Exception):
         return type(self), (self.path, self.cause)
 
 
+# (frames uint8[n, 3, H, W], T frames in the clip) -> uint8[n, 3, h, w]
+Resize = Callable[[torch.Tensor, int], torch.Tensor]
+
+
 @dataclass
 class Clip:
     """The sampled frames of one video.
@@ -64,10 +75,14 @@ class Clip:
 
 @dataclass
 class Timeline:
-    """Seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last one."""
+    """Seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last one.
+
+    ticks: the same times as `pts`, as they stand in the file, in units of the stream's time base.
+    """
 
     pts: list[float]
     end: float
+    ticks: list[int]
 
     @property
     def even(self) -> bool:
@@ -78,7 +93,10 @@ class Timeline:
 
 @dataclass
 class Source:
-    """What a file's headers and packets say. `timeline` is None where packets carry no usable times."""
+    """What a file's headers and packets say. `timeline` is None where packets carry no usable times.
+
+    packets: (ticks, whether it is a key frame) of each packet that is shown, in order of decoding.
+    """
 
     format: str
     codec: str
@@ -88,6 +106,7 @@ class Source:
     width: int
     promised_seconds: float | None
     timeline: Timeline | None
+    packets: list[tuple[int | None, bool]]
 
 
 def sample_indices(
@@ -118,12 +137,13 @@ def sample_indices(
     return indices.tolist(), (outputs / fps).tolist()
 
 
-def read_clip(path: str | Path, fps: float, max_frames: int, threads: int = 1) -> Clip:
+def read_clip(path: str | Path, fps: float, max_frames: int, threads: int = 1, resize: Resize | None = None) -> Clip:
     """Read the frames of `path` that sample_indices picks at `fps` frames a second, at most `max_frames` of them.
 
-    `threads` decoding threads (1 where several worker processes read side by side; 0 lets the decoder choose).
-    Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable, ValueError
-    for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may call it.
+    `resize` is applied to frames as they come (None: they keep the file's size). `threads` decoding threads (1 where
+    several worker processes read side by side; 0 lets the decoder choose). Raises VideoError for a file that is missing,
+    empty, cut off, without a video stream or not decodable, ValueError for a bad `fps` or `max_frames`. Keeps no state:
+    threads and forked or spawned processes may call it.
     """
     file = Path(path)
     if not file.exists():
@@ -139,12 +159,17 @@ def read_clip(path: str | Path, fps: float, max_frames: int, threads: int = 1) -
     except OSError as error:
         raise VideoError(path, f"can't be read ({error.strerror})") from error
 
-    if source.timeline is not None and _decord_can(source):
-        clip = _read_decord(file, source, fps, max_frames, threads)
-        if clip is not None:
-            return clip
+    resize = resize or (lambda frames, count: frames)
     try:
-        return _read_pyav(file, source, fps, max_frames, threads)
+        if _skip_can(source):
+            clip = _read_skipping(file, source, fps, max_frames, threads, resize)
+            if clip is not None:
+                return clip
+        if _decord_can(source):
+            clip = _read_decord(file, source, fps, max_frames, threads, resize)
+            if clip is not None:
+                return clip
+        return _read_pyav(file, source, fps, max_frames, threads, resize)
     except FFmpegError as error:
         raise VideoError(path, f"decoding failed midway, the file is damaged or cut off ({error.strerror})") from error
 
@@ -170,10 +195,11 @@ def _probe(file: Path) -> Source:
     with _open(file) as container:
         stream = _video_stream(file, container)
         promised = _promised_seconds(container, stream)
-        frame, packets = None, []
+        frame, packets, order = None, [], []
         for packet in container.demux(stream):
             if packet.size and not packet.is_discard:
                 packets.append((packet.pts, packet.duration))
+                order.append((packet.pts, packet.is_keyframe))
             if frame is None:  # Decoding goes on only until the first picture.
                 frame = next(iter(packet.decode()), None)
         if frame is None:
@@ -193,6 +219,7 @@ def _probe(file: Path) -> Source:
             width=frame.width,
             promised_seconds=promised,
             timeline=timeline,
+            packets=order,
         )
 
 
@@ -218,7 +245,8 @@ def _timeline(times: list[tuple[int, int | None]], stream: av.VideoStream) -> Ti
         last_seconds = float(1 / stream.average_rate)
     else:  # The usual step between frames; of a single frame nothing is known.
         last_seconds = (last_pts - start) * tick / max(len(times) - 1, 1)
-    return Timeline([(pts - start) * tick for pts, _ in times], (last_pts - start) * tick + last_seconds)
+    ticks = [pts for pts, _ in times]
+    return Timeline([(pts - start) * tick for pts in ticks], (last_pts - start) * tick + last_seconds, ticks)
 
 
 def _check_whole(file: Path, timeline: Timeline, promised: float | None) -> None:
@@ -226,9 +254,71 @@ def _check_whole(file: Path, timeline: Timeline, promised: float | None) -> None
         raise VideoError(file, f"cut off: {timeline.end:.2f} s of video found, {promised:.2f} s promised by its header")
 
 
+def _skip_can(source: Source) -> bool:
+    # Of H.264 alone a packet says for certain whether other frames depend on it.
+    indexed = not INDEXED_FORMATS.isdisjoint(source.format.split(","))
+    return source.timeline is not None and source.codec == "h264" and indexed
+
+
+def _droppable(packets: list[tuple[int | None, bool]], needed: set[int]) -> set[int]:
+    """Numbers of the packets behind the last needed one of their group of pictures: nothing needed depends on them.
+
+    A group that begins with frames shown before its key frame leans on the group before it.
+    """
+    droppable, busy, earliest = set(), False, None
+    for number in reversed(range(len(packets))):
+        pts, is_key = packets[number]
+        busy = busy or pts in needed
+        earliest = pts if earliest is None else min(earliest, pts)
+        if not busy:
+            droppable.add(number)
+        if is_key:
+            busy = busy and earliest < pts
+            earliest = None
+    return droppable
+
+
+def _read_skipping(file: Path, source: Source, fps: float, max_frames: int, threads: int, resize: Resize) -> Clip | None:
+    """The clip, decoding no more than its frames depend on, or None where the file's frames aren't what its packets tell."""
+    timeline = source.timeline
+    indices, seconds = sample_indices(timeline.pts, timeline.end, fps, max_frames)
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(indices):
+        places.setdefault(timeline.ticks[index], []).append(place)
+    # The first and the last frame must be there too, or the times are others than the packets'.
+    needed = {*places, timeline.ticks[0], timeline.ticks[-1]}
+    droppable = _droppable(source.packets, needed)
+    kept: list[torch.Tensor | None] = [None] * len(indices)
+    number = -1
+    with _open(file) as container:
+        stream = _video_stream(file, container)
+        stream.codec_context.thread_count = threads
+        stream.thread_type = "AUTO"
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                return None
+            if packet.size and not packet.is_discard:
+                number += 1
+                if number in droppable:
+                    continue
+                # The decoder passes over a frame that no other depends on.
+                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
+            for frame in packet.decode():
+                needed.discard(frame.pts)
+                if frame.pts in places:
+                    picture = resize(_picture(frame, source), len(indices))
+                    for place in places.pop(frame.pts):
+                        kept[place] = picture
+    if needed:
+        logger.info("%s: %d of the wanted frames did not come out, it is decoded from start to end", file, len(needed))
+        return None
+    return Clip(str(file), torch.cat(kept), seconds)
+
+
 def _decord_can(source: Source) -> bool:
     return (
-        not DECORD_FORMATS.isdisjoint(source.format.split(","))
+        source.timeline is not None
+        and not DECORD_FORMATS.isdisjoint(source.format.split(","))
         and source.codec in DECORD_CODECS
         and source.pixels in DECORD_PIXELS
         and source.rotation == 0
@@ -236,7 +326,7 @@ def _decord_can(source: Source) -> bool:
     )
 
 
-def _read_decord(file: Path, source: Source, fps: float, max_frames: int, threads: int) -> Clip | None:
+def _read_decord(file: Path, source: Source, fps: float, max_frames: int, threads: int, resize: Resize) -> Clip | None:
     """The clip, or None where decord sees another video than the packets tell of (PyAV then reads it)."""
     indices, seconds = sample_indices(source.timeline.pts, source.timeline.end, fps, max_frames)
     try:
@@ -246,16 +336,19 @@ def _read_decord(file: Path, source: Source, fps: float, max_frames: int, thread
         if len(times) != len(pts) or np.abs(times - times[0] - pts).max() > 2e-3:
             logger.info("%s: decord and PyAV disagree on its frames, PyAV reads it", file)
             return None
-        frames = to_torch(reader.get_batch(indices))
+        if reader[0].shape[:2] != (source.height, source.width):
+            return None
+        chunks = []
+        for start in range(0, len(indices), DECORD_CHUNK):
+            frames = to_torch(reader.get_batch(indices[start : start + DECORD_CHUNK])).permute(0, 3, 1, 2)
+            chunks.append(resize(frames, len(indices)))
     except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, AssertionError) as error:
         logger.info("%s: decord can't read it, PyAV tries (%s)", file, str(error).strip().splitlines()[-1:])
         return None
-    if frames.shape[1:3] != (source.height, source.width):
-        return None
-    return Clip(str(file), frames.permute(0, 3, 1, 2), seconds)
+    return Clip(str(file), torch.cat(chunks), seconds)
 
 
-def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads: int) -> Clip:
+def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads: int, resize: Resize) -> Clip:
     """Decode from start to end, holding one frame beside those that are kept.
 
     The packets' times tell which to keep. Where there are none, or decoding shows them to be wrong, the decoded
@@ -268,11 +361,11 @@ def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads:
             stream = _video_stream(file, container)
             stream.codec_context.thread_count = threads
             stream.thread_type = "AUTO"
-            frames, decoded = _decode(container, stream, indices, source)
+            frames, decoded = _decode(container, stream, indices, source, resize)
         if not decoded.pts:
             raise VideoError(file, "no frame of it can be decoded")
         if timeline is not None and np.array_equal(decoded.pts, timeline.pts):
-            return Clip(str(file), frames.permute(0, 3, 1, 2), seconds)
+            return Clip(str(file), torch.cat(frames), seconds)
         if source.timeline is not None and len(decoded.pts) < WHOLE * len(source.timeline.pts):
             found, expected = len(decoded.pts), len(source.timeline.pts)
             raise VideoError(file, f"damaged: {found} frames can be decoded of the {expected} in the file")
@@ -309,21 +402,26 @@ class _Clock:
         return now
 
 
-def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream, indices: list[int], source: Source
-) -> tuple[torch.Tensor, Timeline]:
-    """One pass: uint8[T, H, W, 3] of the frames at `indices` (sorted, repeats allowed) and every frame's time."""
+def _picture(frame: av.VideoFrame, source: Source) -> torch.Tensor:
+    """uint8[1, 3, H, W], upright, channels last."""
+    # A size given here also holds where the picture size changes midway.
+    image = frame.to_ndarray(format="rgb24", width=source.width, height=source.height, interpolation="BICUBIC")
     turns = round(source.rotation / 90) % 4
-    height, width = (source.width, source.height) if turns % 2 else (source.height, source.width)
-    kept = torch.zeros((len(indices), height, width, 3), dtype=torch.uint8)
-    times, place, clock = [], 0, _Clock(container, stream)
+    if turns:
+        image = np.rot90(image, turns).copy()
+    return torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+
+
+def _decode(
+    container: av.container.InputContainer, stream: av.VideoStream, indices: list[int], source: Source, resize: Resize
+) -> tuple[list[torch.Tensor], Timeline]:
+    """One pass: the frames at `indices` (sorted, repeats allowed), T x uint8[1, 3, h, w], and every frame's time."""
+    kept: list[torch.Tensor] = []
+    times, clock = [], _Clock(container, stream)
     for number, frame in enumerate(container.decode(stream)):
         times.append((clock.time(frame), frame.duration))
-        if place < len(indices) and indices[place] == number:
-            # A size given here also holds where the picture size changes midway.
-            image = frame.to_ndarray(format="rgb24", width=source.width, height=source.height, interpolation="BICUBIC")
-            first = place
-            while place < len(indices) and indices[place] == number:
-                place += 1
-            kept[first:place] = torch.from_numpy(np.rot90(image, turns).copy())
-    return kept, _timeline(times, stream) if times else Timeline([], 0.0)
+        if len(kept) < len(indices) and indices[len(kept)] == number:
+            picture = resize(_picture(frame, source), len(indices))
+            while len(kept) < len(indices) and indices[len(kept)] == number:
+                kept.append(picture)
+    return kept, _timeline(times, stream) if times else Timeline([], 0.0, [])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crashchat.annotations import annotation_paths, load_annotations
-from crashchat.batches import QuestionDataset, QuestionSampler, as_model_input
+from crashchat.batches import QuestionDataset, QuestionLoader, QuestionSampler, as_model_input
 from crashchat.checkpoints import load_video_settings
 from crashchat.sequence import SequenceError
 from crashchat.tasks import TASKS
@@ -88,3 +88,17 @@ def test_a_question_too_long_and_a_missing_video_stop_the_run(dataset):
     dataset.videos[2].path = dataset.videos[2].path.with_name("gone.mp4")
     with pytest.raises(VideoError, match="gone.mp4"):
         dataset[dataset.numbers[2][0]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_errors_of_worker_processes_arrive_as_themselves(dataset, workers):
+    first, _, third = dataset.numbers[:3]
+    path = dataset.videos[2].path = dataset.videos[2].path.with_name("gone.mp4")
+    loader = iter(QuestionLoader(dataset, [first, third], workers))
+    assert next(loader)["batches"][0]["video_grid_thw"].shape == (1, 3)
+    with pytest.raises(VideoError) as caught:
+        next(loader)
+    assert str(caught.value) == f"{path}: no such file" and caught.value.path == str(path)
+    dataset.max_length = 50
+    with pytest.raises(SequenceError, match="^[^\n]* over max_length=50[^\n]*$"):
+        next(iter(QuestionLoader(dataset, [first], workers)))

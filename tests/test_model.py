@@ -55,8 +55,9 @@ def test_reference_features_losses_and_answers(reference):
         batch = pack([sequence], [visual]).as_dict()
         with torch.no_grad():
             output = model(**batch)
-            names = ("labels", "video_merge_sizes")
-            hidden = model.hidden_states(**{name: value for name, value in batch.items() if name not in names})
+            kept = model.encode_videos(visual.pixel_values, visual.grid_thw)[visual.compression_mask]
+            names = ("input_ids", "position_ids", "branch_ids", "video_ids")
+            hidden = model.hidden_states(*(batch[name] for name in names), kept)
         assert abs(float(output.loss_sum / output.num_labels) - case["loss"]) < 1e-5, case["task"]
         assert np.abs(model.lm_head(hidden)[0, -64:].detach().numpy() - logits[f"{case['task']}_0"]).max() < 1e-4
     questions = [question_text(case["question"]) for case in golden["cases"]]
@@ -215,17 +216,19 @@ def plain_answer(model, tokenizer, visual: VisualTokens, question: str, most: in
     """Greedy decoding without any cache: the whole ordinary sample through the model for every token."""
     sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [Branch(question)])
     batch = pack([sequence], [visual]).as_dict()
-    batch = {name: value for name, value in batch.items() if name not in ("labels", "video_merge_sizes")}
+    names = ("input_ids", "position_ids", "branch_ids", "video_ids")
+    columns = {name: batch[name] for name in names}
     answer: list[int] = []
     with torch.no_grad():
+        kept = model.encode_videos(visual.pixel_values, visual.grid_thw)[visual.compression_mask]
         while len(answer) < most:
-            token = int(model.lm_head(model.hidden_states(**batch)[0, -1]).argmax())
+            token = int(model.lm_head(model.hidden_states(**columns, kept_features=kept)[0, -1]).argmax())
             if token == tokenizer.eos_token_id:
                 break
             answer.append(token)
-            nexts = {"input_ids": token, "position_ids": int(batch["position_ids"][0, -1]) + 1, "branch_ids": 1, "video_ids": 0}
-            for name, value in nexts.items():
-                batch[name] = torch.cat([batch[name], torch.tensor([[value]])], dim=1)
+            position = int(columns["position_ids"][0, -1]) + 1
+            for name, value in zip(names, (token, position, 1, 0), strict=True):
+                columns[name] = torch.cat([columns[name], torch.tensor([[value]])], dim=1)
     return answer
 
 
