@@ -34,6 +34,7 @@ from crashchat.model import base_of
 from crashchat.packing import pack
 from crashchat.sequence import Branch, build_sequence
 from crashchat.tasks import TASKS
+from crashchat.vision import normalise
 
 ANSWERS = {
     "crash_recognition": "Yes",
@@ -50,15 +51,13 @@ def plain_step(model, tokenizer, clip: Path, size: Size) -> float:
     """Six samples, one after the other; returns the loss summed over all labelled tokens. Gradients add up."""
     base = base_of(model)
     base.model.vision_model.config._attn_implementation = "sdpa"
-    implementation = base.model.language_model.config._attn_implementation
-    base.model.language_model.config._attn_implementation = "sdpa"
     total = 0.0
     for branch in BRANCHES:
         visual = read_visual_tokens(str(clip), size.video)
         sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [branch])
         batch = pack([sequence], [visual])
         batch = {name: value.to(base.device) for name, value in batch.as_dict().items()}
-        pixels = batch["pixel_values_videos"].float().div(127.5).sub(1).to(base.dtype)
+        pixels = normalise(batch["pixel_values_videos"]).to(base.dtype)
         count = int((batch["labels"] != -100).sum())
         loss = VideoLlama3ForConditionalGeneration.forward(
             base,
@@ -73,7 +72,6 @@ def plain_step(model, tokenizer, clip: Path, size: Size) -> float:
         ).loss
         (loss * count).backward()
         total += float(loss.detach()) * count
-    base.model.language_model.config._attn_implementation = implementation
     return total
 
 

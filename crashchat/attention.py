@@ -22,68 +22,68 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from crashchat.masks import PADDING
 from crashchat.sequence import PREFIX
 
 FRAME_ATTENTION = "frame_attention"
 BRANCH_ATTENTION = "branch_attention"
+NOTHING = slice(0, 0)
 
 
 @dataclass(frozen=True)
-class VideoSpan:
-    """Where one video stands in a row: its prefix from `start` to `end`, then each branch up to its own end."""
+class Part:
+    """Tokens that attend alike: a prefix, or a branch.
 
-    start: int
-    end: int
-    branch_ends: tuple[int, ...]
+    row: of the batch. queries: where the tokens stand among those that ask. own: where they stand among the keys, causal in
+    themselves. prefix: the keys that all of them see besides; NOTHING for a prefix itself.
+    """
+
+    row: int
+    queries: slice
+    own: slice
+    prefix: slice
 
 
-def video_spans(video_ids: Tensor, branch_ids: Tensor) -> list[VideoSpan]:
-    """The videos of a packed row, in order. video_ids, branch_ids: int64[1, L] (packing.py). Raises ValueError for padding."""
+def parts_of(video_ids: Tensor, branch_ids: Tensor) -> list[Part]:
+    """The parts of a packed row, in order. video_ids, branch_ids: int64[1, L] (packing.py). Raises ValueError for padding."""
     if len(video_ids) != 1 or bool((video_ids == PADDING).any()):
         raise ValueError(f"expected one row without padding, found video_ids {list(video_ids.shape)}")
     pairs = torch.stack([video_ids[0], branch_ids[0]], dim=1)
     runs, lengths = torch.unique_consecutive(pairs, dim=0, return_counts=True)
-    spans: list[VideoSpan] = []
-    end = 0
+    parts: list[Part] = []
+    prefix, start = NOTHING, 0
     for (_, branch), length in zip(runs.tolist(), lengths.tolist(), strict=True):
-        end += length
-        if branch == PREFIX:
-            spans.append(VideoSpan(end - length, end, ()))
-        else:
-            spans[-1] = VideoSpan(spans[-1].start, spans[-1].end, (*spans[-1].branch_ends, end))
-    return spans
+        own = slice(start, start + length)
+        parts.append(Part(0, own, own, NOTHING if branch == PREFIX else prefix))
+        prefix = own if branch == PREFIX else prefix
+        start += length
+    return parts
 
 
 def branch_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
-    """Attention of a packed row, part by part; with a tensor mask or none, transformers' SDPA.
+    """Attention of packed rows.
 
-    query: float[1, heads, L, head size]; key, value: with the key-value heads. attention_mask: list[VideoSpan].
-    Returns float[1, L, heads, head size].
+    query: float[R, heads, n, head size]; key, value: float[R, key-value heads, L, head size].
+    attention_mask: list[Part], in the order of rows and queries (what is left of a row is padding and gets zeros);
+    or bool[R, 1, n, L]; or None, for rows that are causal from end to end.
+    Returns float[R, n, heads, head size].
     """
+    settings = {"scale": scaling, "dropout_p": dropout, "enable_gqa": True}
     if not isinstance(attention_mask, list):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
-
-    def attend(queries: slice, keys: Tensor, values: Tensor) -> Tensor:
-        asking = query[:, :, queries]
+        causal = attention_mask is None
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, is_causal=causal, **settings)
+        return output.transpose(1, 2), None
+    rows: list[list[Tensor]] = [[] for _ in query]
+    for part in attention_mask:
+        row = slice(part.row, part.row + 1)
+        asking = query[row, :, part.queries]
+        keys, values = (torch.cat([states[row, :, part.prefix], states[row, :, part.own]], dim=2) for states in (key, value))
         causal = causal_lower_right(asking.shape[2], keys.shape[2])
-        return F.scaled_dot_product_attention(
-            asking, keys, values, attn_mask=causal, scale=scaling, dropout_p=dropout, enable_gqa=True
-        )
-
-    parts = []
-    for span in attention_mask:
-        prefix = slice(span.start, span.end)
-        parts.append(attend(prefix, key[:, :, prefix], value[:, :, prefix]))
-        begin = span.end
-        for end in span.branch_ends:
-            own = slice(begin, end)
-            seen = [torch.cat([states[:, :, prefix], states[:, :, own]], dim=2) for states in (key, value)]
-            parts.append(attend(own, *seen))
-            begin = end
-    return torch.cat(parts, dim=2).transpose(1, 2), None
+        rows[part.row].append(F.scaled_dot_product_attention(asking, keys, values, attn_mask=causal, **settings))
+    joined = [torch.cat(row, dim=2) for row in rows]
+    output = torch.cat([F.pad(row, (0, 0, 0, query.shape[2] - row.shape[2])) for row in joined])
+    return output.transpose(1, 2), None
 
 
 def frame_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, num_frames=1, **kwargs):

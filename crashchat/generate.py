@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from crashchat.attention import Part
 from crashchat.masks import PADDING, dense_mask
 from crashchat.model import CrashChatModel, base_of
 from crashchat.sequence import PREFIX, Branch, branch_token_ids, prefix_ids
@@ -75,8 +76,10 @@ def prefill(
     return Prefix(cache, lengths)
 
 
-def _run(model: CrashChatModel, embeddings: Tensor, position_ids: Tensor, mask: Tensor | None, cache: DynamicCache) -> Tensor:
-    """Last hidden states float[V, n, hidden] of n new tokens a row; the cache grows by n. mask: bool[V, 1, n, all tokens]."""
+def _run(
+    model: CrashChatModel, embeddings: Tensor, position_ids: Tensor, mask: Tensor | list[Part] | None, cache: DynamicCache
+) -> Tensor:
+    """Last hidden states float[V, n, hidden] of n new tokens a row; the cache grows by n. mask: as for branch_attention."""
     return model.model.language_model(
         inputs_embeds=embeddings,
         position_ids=position_ids,
@@ -95,15 +98,18 @@ class _Rows:
         self.video_ids = torch.where(index < torch.tensor(prefix.lengths)[:, None], 0, PADDING)
         self.branch_ids = torch.full_like(self.video_ids, PREFIX)
 
-    def add(self, tokens: list[list[tuple[int, int, int]]]) -> Tensor:
-        """Run new tokens, (id, position, branch) of each row; returns their last hidden states, float[V, n, hidden]."""
+    def add(self, tokens: list[list[tuple[int, int, int]]], parts: list[Part] | None = None) -> Tensor:
+        """Run new tokens, (id, position, branch) of each row; returns their last hidden states, float[V, n, hidden].
+
+        parts: what sees what, where each branch's new tokens stand together; without, a mask says it token by token.
+        """
         width, device = max(map(len, tokens)), self.model.device
         padding = (self.pad_token_id, 0, PREFIX)
         columns = torch.tensor([[*row, *[padding] * (width - len(row))] for row in tokens])
         real = torch.arange(width)[None] < torch.tensor([len(row) for row in tokens])[:, None]
         self.video_ids = torch.cat([self.video_ids, torch.where(real, 0, PADDING)], dim=1)
         self.branch_ids = torch.cat([self.branch_ids, columns[..., 2]], dim=1)
-        mask = dense_mask(self.video_ids, self.branch_ids, queries=width).to(device)
+        mask = parts or dense_mask(self.video_ids, self.branch_ids, queries=width).to(device)
         embeddings = self.model.model.language_model.embed_tokens(columns[..., 0].to(device))
         return _run(self.model, embeddings, columns[..., 1].to(device), mask, self.cache)
 
@@ -129,14 +135,18 @@ def answer_from_prefix(
     asked_tokens: list[list[tuple[int, int, int]]] = [[] for _ in questions]
     open_branches: list[tuple[int, int, int]] = []
     places: list[tuple[int, int]] = []  # where the last token of each open branch stands among what was added
+    parts: list[Part] = []
+    cached = max(prefix.lengths)
     for row, asked in enumerate(questions):
         for number, question in enumerate(asked, start=1):
             ids, _ = branch_token_ids(tokenizer, Branch(question))
-            start = prefix.lengths[row]
-            asked_tokens[row] += [(token, start + offset, number) for offset, token in enumerate(ids)]
-            open_branches.append((row, number, start + len(ids)))
-            places.append((row, len(asked_tokens[row]) - 1))
-    logits = _logits_at(model, rows.add(asked_tokens), places)
+            position, begin = prefix.lengths[row], len(asked_tokens[row])
+            end = begin + len(ids)
+            asked_tokens[row] += [(token, position + offset, number) for offset, token in enumerate(ids)]
+            open_branches.append((row, number, position + len(ids)))
+            places.append((row, end - 1))
+            parts.append(Part(row, slice(begin, end), slice(cached + begin, cached + end), slice(0, position)))
+    logits = _logits_at(model, rows.add(asked_tokens, parts), places)
     first_logits = list(logits.split([len(asked) for asked in questions]))
     for step in range(max_new_tokens):
         still_open, places = [], []

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import VideoLlama3ForConditionalGeneration
 from transformers.utils import ModelOutput
 
-from crashchat.attention import FRAME_ATTENTION, video_spans
+from crashchat.attention import FRAME_ATTENTION, parts_of
 from crashchat.masks import block_mask
 from crashchat.sequence import IGNORED
 from crashchat.vision import normalise
@@ -137,7 +137,7 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         """The language model's last hidden states, float[R, L, hidden], of a packed batch."""
         language_model = self.model.language_model
         flex = language_model.config._attn_implementation == "flex_attention"
-        mask = block_mask(video_ids, branch_ids) if flex else video_spans(video_ids, branch_ids)
+        mask = block_mask(video_ids, branch_ids) if flex else parts_of(video_ids, branch_ids)
         return language_model(
             inputs_embeds=self.embed(input_ids, kept_features),
             position_ids=position_ids,

@@ -7,7 +7,6 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 
 from crashchat import attention, masks, packing
-from crashchat.attention import VideoSpan
 from crashchat.checkpoints import load_tokenizer
 from crashchat.masks import BLOCK, PADDING, block_mask, dense_mask, draw
 from crashchat.packing import pack, split_by_tokens
@@ -100,16 +99,17 @@ def test_the_attentions_drawing_is_its_parts_and_they_are_the_rule():
     drawn = [[bool(line[2 * column : 2 * column + 1].strip()) for column in range(6)] for line in lines]
     assert torch.tensor(drawn).equal(dense_mask(video_ids, branch_ids)[0, 0])
     video_ids, branch_ids = packed_ids([[4, 3, 5], [1, 2], [6]], 21)
-    assert attention.video_spans(video_ids, branch_ids) == [
-        VideoSpan(0, 4, (7, 12)), VideoSpan(12, 13, (15,)), VideoSpan(15, 21, ())
+    parts = attention.parts_of(video_ids, branch_ids)
+    assert [(part.own.start, part.own.stop, part.prefix.start, part.prefix.stop) for part in parts] == [
+        (0, 4, 0, 0), (4, 7, 0, 4), (7, 12, 0, 4), (12, 13, 0, 0), (13, 15, 12, 13), (15, 21, 0, 0)
     ]  # fmt: skip
     query, key, value = torch.randn(3, 1, 4, 21, 8)
     module = torch.nn.Module()
-    parts, _ = attention.branch_attention(module, query, key, value, attention.video_spans(video_ids, branch_ids))
+    found, _ = attention.branch_attention(module, query, key, value, parts)
     dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=dense_mask(video_ids, branch_ids))
-    assert torch.allclose(parts.transpose(1, 2), dense, atol=1e-6)
+    assert torch.allclose(found.transpose(1, 2), dense, atol=1e-6)
     with pytest.raises(ValueError, match="one row without padding"):
-        attention.video_spans(*packed_ids([[2, 2]], 6))
+        attention.parts_of(*packed_ids([[2, 2]], 6))
 
 
 def test_sequences_are_split_by_tokens():
