@@ -71,7 +71,7 @@ def branch_attention(module, query, key, value, attention_mask, scaling=None, dr
     """
     settings = {"scale": scaling, "dropout_p": dropout, "enable_gqa": True}
     if not isinstance(attention_mask, list):
-        causal = attention_mask is None
+        causal = attention_mask is None and query.shape[2] > 1  # a single token asks at the end: it sees everything
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, is_causal=causal, **settings)
         return output.transpose(1, 2), None
     rows: list[list[Tensor]] = [[] for _ in query]
