@@ -1,4 +1,4 @@
-"""Which questions share a step, and how a list of questions becomes a PackedBatch.
+"""Which questions share a step, and how a list of questions becomes PackedBatches.
 
 The batch size counts questions (SPEC.md, Strategies). An epoch is a stream of all questions, cut every
 `global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch of 24 decodes and
@@ -7,6 +7,7 @@ step is always exactly `global_batch_size` questions, on any number of processes
 """
 
 import random
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from crashchat.annotations import Question, VideoQAs
 from crashchat.feature_cache import FeatureCache
 from crashchat.model import CrashChatModel
-from crashchat.packing import PackedBatch, pack
+from crashchat.packing import PackedBatch, pack, split_by_tokens
 from crashchat.sequence import Branch, SequenceError, build_sequence
 from crashchat.video import VideoError, read_clip
 from crashchat.vision import VisionSettings, VisualTokens, resize_frames, visual_tokens
@@ -69,9 +70,10 @@ def open_feature_cache(
 
 
 class QuestionDataset(Dataset):
-    """All questions on some videos, numbered; fetching several at once gives one PackedBatch of them.
+    """All questions on some videos, numbered; fetching several at once gives the PackedBatches they fill.
 
-    `numbers[i]` lists the question numbers of video i.
+    `numbers[i]` lists the question numbers of video i. max_tokens_per_batch: tokens a PackedBatch holds at most; a video with
+    all its branches is never split, so one that is longer goes alone.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class QuestionDataset(Dataset):
         tokenizer: PreTrainedTokenizerBase,
         settings: VideoSettings,
         max_length: int,
-        row_length: int | None = None,
+        max_tokens_per_batch: int | None = None,
         cache_videos: int = 0,
         feature_cache: FeatureCache | None = None,
     ):
@@ -88,7 +90,7 @@ class QuestionDataset(Dataset):
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_length = max_length
-        self.row_length = row_length
+        self.max_tokens_per_batch = max_tokens_per_batch
         self.cache_videos = cache_videos
         self.feature_cache = feature_cache
         self._cache: OrderedDict[int, VisualTokens] = OrderedDict()
@@ -113,11 +115,11 @@ class QuestionDataset(Dataset):
                 self._cache.popitem(last=False)
         return visual
 
-    def __getitem__(self, number: int) -> PackedBatch:
+    def __getitem__(self, number: int) -> list[PackedBatch]:
         return self.__getitems__([number])
 
-    def __getitems__(self, numbers: list[int]) -> PackedBatch:
-        """The PackedBatch of some questions, those on one video as branches of one sequence (torch's batched fetch).
+    def __getitems__(self, numbers: list[int]) -> list[PackedBatch]:
+        """Some questions, those on one video as branches of one sequence (torch's batched fetch).
 
         Raises VideoError and SequenceError; in a worker process returns them, for QuestionLoader to raise.
         """
@@ -128,7 +130,7 @@ class QuestionDataset(Dataset):
                 raise
             return error
 
-    def _packed(self, numbers: list[int]) -> PackedBatch:
+    def _packed(self, numbers: list[int]) -> list[PackedBatch]:
         asked: dict[int, list[Question]] = {}
         for number in numbers:
             index, question = self._questions[number]
@@ -144,16 +146,19 @@ class QuestionDataset(Dataset):
             )
             for visual, questions in zip(visuals, asked.values(), strict=True)
         ]
-        return pack(sequences, visuals, self.tokenizer.pad_token_id, self.row_length)
+        # How many tokens compression leaves is known only now that the videos are decoded.
+        lengths = [len(sequence) for sequence in sequences]
+        lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize)
+        return [pack([sequences[i] for i in some], [visuals[i] for i in some]) for some in lists]
 
 
-def as_model_input(batch: PackedBatch | Exception) -> dict | Exception:
-    """The collator: a batch is packed when it is fetched, so only its fields are handed on."""
-    return batch if isinstance(batch, Exception) else batch.as_dict()
+def as_model_input(batches: list[PackedBatch] | Exception) -> dict[str, list[dict]] | Exception:
+    """The collator: batches are packed when they are fetched, so only their fields are handed on."""
+    return batches if isinstance(batches, Exception) else {"batches": [batch.as_dict() for batch in batches]}
 
 
 class QuestionLoader(DataLoader):
-    """Batches of a QuestionDataset as the model's input, at most two ahead in each of `num_workers` processes.
+    """What a QuestionDataset fetches as the model's input, at most two fetches ahead in each of `num_workers` processes.
 
     An error in one of those is raised here as itself. torch would make a new one of it, a traceback for its message.
     """
@@ -176,7 +181,7 @@ class QuestionLoader(DataLoader):
 
 
 class QuestionSampler(Sampler[list[int]]):
-    """One process's share of every step: lists of `micro_batch_size` question numbers.
+    """One process's share of every step: lists of global_batch_size / processes question numbers.
 
     Each epoch has its own seeded order. The last step of an epoch is filled up from the epoch's beginning.
     """
@@ -185,7 +190,6 @@ class QuestionSampler(Sampler[list[int]]):
         self,
         numbers: list[list[int]],
         global_batch_size: int,
-        micro_batch_size: int,
         rank: int = 0,
         processes: int = 1,
         group_by_video: bool = True,
@@ -193,7 +197,7 @@ class QuestionSampler(Sampler[list[int]]):
     ):
         self.numbers = numbers
         self.global_batch_size = global_batch_size
-        self.batch_size = micro_batch_size
+        self.batch_size = global_batch_size // processes
         self.rank = rank
         self.processes = processes
         self.group_by_video = group_by_video
@@ -210,7 +214,7 @@ class QuestionSampler(Sampler[list[int]]):
         return -(-sum(map(len, self.numbers)) // self.global_batch_size)
 
     def __len__(self) -> int:
-        return self.steps_per_epoch * self.global_batch_size // (self.batch_size * self.processes)
+        return self.steps_per_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
         order = random.Random(f"{self.seed}/{self.epoch}")
@@ -219,5 +223,5 @@ class QuestionSampler(Sampler[list[int]]):
         stream = [number for group in groups for number in group]
         total = self.steps_per_epoch * self.global_batch_size
         stream = (stream * (-(-total // len(stream))))[:total]
-        micro_batches = [stream[start : start + self.batch_size] for start in range(0, total, self.batch_size)]
-        return iter(micro_batches[self.rank :: self.processes])
+        first = self.rank * self.batch_size
+        return iter([stream[start : start + self.batch_size] for start in range(first, total, self.global_batch_size)])

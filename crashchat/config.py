@@ -25,6 +25,8 @@ class _Settings(BaseModel):
     """Names of crashchat.tasks.TASKS; with annotations of general questions, an empty list takes all of them."""
     annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
     """Annotation files by split, e.g. the released multi-task ones; empty: the single-task files of `tasks` in data_dir."""
+    vision_config: Path | None = None
+    """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not of the released size."""
     fps: float | None = Field(default=None, gt=0)
     """Frames a second taken from a video; none: what the model's processor settings say, else 10."""
     max_frames: int | None = Field(default=None, gt=0)
@@ -35,6 +37,8 @@ class _Settings(BaseModel):
     """Drop the tokens that do not change from frame to frame (SPEC.md, step 5)."""
     max_length: int = Field(default=16384, gt=0)
     """Tokens of one question's sample at most: video, question and answer."""
+    max_tokens_per_batch: int = Field(default=32768, gt=0)
+    """Tokens that go through the model at a time; a video and all its questions stay together, even if they are more."""
     feature_cache: Path | None = None
     """Folder of vision features kept from run to run; none: every video is decoded and encoded each time it is seen."""
     feature_cache_gb: float = Field(default=100, gt=0)
@@ -89,8 +93,6 @@ class TrainConfig(_Settings):
     """Optimizer steps, instead of epochs."""
     global_batch_size: int = Field(default=24, gt=0)
     """Questions an optimizer step learns from, over all processes."""
-    micro_batch_size: int | None = Field(default=None, gt=0)
-    """Questions one process puts through the model at a time; none: global_batch_size / processes."""
     group_by_video: bool = True
     """Questions on one video follow each other and share its prefix; false shuffles questions, as the reference does."""
     eval_steps: int = Field(default=50, gt=0)
@@ -103,6 +105,8 @@ class TrainConfig(_Settings):
     """Validations without improvement after which training stops; none: never."""
     early_stopping_threshold: float = Field(default=0.001, ge=0)
     """How much lower eval_loss must be to count as an improvement."""
+    attention: Literal["branch_attention", "flex_attention"] = "branch_attention"
+    """How the language model attends: part by part with SDPA (attention.py), or FlexAttention with a BlockMask (GPU only)."""
     gradient_checkpointing: bool = True
     """Recompute the language model's activations in the backward pass to save memory."""
     deepspeed: Path | None = None
@@ -211,23 +215,11 @@ def describe(kind: type[_Settings]) -> str:
     return "\n".join(lines)
 
 
-def split_batch(global_batch_size: int, processes: int, micro_batch_size: int | None) -> tuple[int, int]:
-    """(questions a process puts through at a time, accumulation steps) that make up the global batch.
-
-    Raises ConfigError for an impossible division; the message says which numbers work.
-    """
+def check_share(global_batch_size: int, processes: int) -> None:
+    """Raises ConfigError where `processes` cannot share a global batch; the message says which numbers can."""
     if global_batch_size % processes:
         works = [count for count in range(1, global_batch_size + 1) if global_batch_size % count == 0]
         raise ConfigError(
             f"a global batch of {global_batch_size} questions cannot be shared by {processes} processes; "
             f"numbers that work: {', '.join(map(str, works))}"
         )
-    share = global_batch_size // processes
-    micro = share if micro_batch_size is None else micro_batch_size
-    if share % micro:
-        works = [count for count in range(1, share + 1) if share % count == 0]
-        raise ConfigError(
-            f"micro_batch_size={micro} does not divide the {share} questions that each of {processes} processes has in a "
-            f"global batch of {global_batch_size}; numbers that work: {', '.join(map(str, works))}"
-        )
-    return micro, share // micro

@@ -11,6 +11,7 @@ made: a killed run, started again, goes on where it stopped.
 import argparse
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch.distributed as dist
@@ -24,7 +25,7 @@ from crashchat.checkpoints import load_model, load_tokenizer, load_video_setting
 from crashchat.config import ConfigError, EvalConfig, describe, load_config, save_config
 from crashchat.feature_cache import FeatureCache
 from crashchat.generate import answer_questions, decode, encode
-from crashchat.layouts import CheckpointError
+from crashchat.layouts import CheckpointError, read_vision_config
 from crashchat.metrics.score import read_crash_starts
 from crashchat.model import base_of, local_device
 from crashchat.predictions import (
@@ -43,6 +44,11 @@ from crashchat.video import VideoError
 from crashchat.vision import VisualTokens
 
 RESOLVED_CONFIG = "eval_config.yaml"
+# Settings that may differ when a run goes on: they change what is asked first and how fast, not the answers.
+MAY_DIFFER = {
+    "num_workers", "feature_cache", "feature_cache_gb", "output_dir", "limit", "tasks", "seed", "max_tokens_per_batch"
+}  # fmt: skip
+MOST_VIDEOS = 16  # answered at once: what a killed run has to do again
 
 
 class VideoReader(Dataset):
@@ -62,6 +68,23 @@ class VideoReader(Dataset):
             return video, read_visual_tokens(str(video.path), self.settings, self.feature_cache)
         except VideoError as error:
             return video, error
+
+
+Read = tuple[VideoQAs, VisualTokens | VideoError]
+
+
+def in_batches(reader: Iterable[Read], most: int) -> Iterator[list[Read]]:
+    """Videos that are answered at once, in order: at most MOST_VIDEOS, of at most `most` visual tokens, padding included."""
+    waiting: list[Read] = []
+    longest = 0
+    for video, visual in reader:
+        longest = max(longest, visual.num_kept if isinstance(visual, VisualTokens) else 0)
+        if waiting and ((len(waiting) + 1) * longest > most or len(waiting) == MOST_VIDEOS):
+            yield waiting
+            waiting, longest = [], visual.num_kept if isinstance(visual, VisualTokens) else 0
+        waiting.append((video, visual))
+    if waiting:
+        yield waiting
 
 
 def record_of(
@@ -93,9 +116,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
     tasks = [name for name in TASKS if any(video.answer_of(name) is not None for video in videos)]
     name = config.model_name or (config.adapter or config.model).resolve().name
     files = {task: prediction_path(config.output_dir, task, name, config.split) for task in tasks}
-    run = config.model_dump(
-        mode="json", exclude={"num_workers", "feature_cache", "feature_cache_gb", "output_dir", "limit", "tasks", "seed"}
-    )
+    run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER)
     expected = {
         task: [question.data_id for video in videos for question in video.questions if question.task == task] for task in tasks
     }
@@ -116,35 +137,45 @@ def evaluate(config: EvalConfig) -> list[Path]:
         settings = load_video_settings(
             config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
         )
-        model = load_model(config.model, tokenizer, device, attention="sdpa")
+        model = load_model(config.model, tokenizer, device, vision=read_vision_config(config.vision_config))
         if config.adapter:
             model = load_adapter(model, config.adapter)
         if rank == 0:
-            print(f"device {device}, attention sdpa, dtype {model.dtype}, {processes} process(es)")
+            print(f"device {device}, dtype {model.dtype}, {processes} process(es)")
         feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, base_of(model), settings)
         intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
         starts = read_crash_starts(intervals) if intervals.is_file() else {}
         journals = {task: PredictionJournal(journal_path(path, rank), run) for task, path in files.items()}
+        mine = left[rank::processes]
         reader = DataLoader(
-            VideoReader(left[rank::processes], settings, feature_cache),
+            VideoReader(mine, settings, feature_cache),
             batch_size=None,
             num_workers=config.num_workers,
             prefetch_factor=2 if config.num_workers else None,
         )
-        for video, visual in tqdm(reader, desc="videos", disable=rank != 0):
-            questions = open_questions[video.name]
-            if isinstance(visual, VideoError):
-                responses, error = [""] * len(questions), str(visual)
-                print(f"\nwarning: {error}", file=sys.stderr)
-            else:
-                if visual.cache_key is not None:
-                    visual.features = encode(model, visual)
-                    feature_cache.store(visual.cache_key, visual, visual.features)
-                texts = [question.text for question in questions]
-                answers = answer_questions(model, tokenizer, visual, texts, config.max_new_tokens)
-                responses, error = [decode(tokenizer, answer) for answer in answers], None
-            for question, response in zip(questions, responses, strict=True):
-                journals[question.task].append(record_of(video, question, response, error, starts, config))
+        progress = tqdm(total=len(mine), desc="videos", disable=rank != 0)
+        for together in in_batches(reader, config.max_tokens_per_batch):
+            readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
+            texts = [[question.text for question in open_questions[video.name]] for video, _ in readable]
+            visuals = [visual for _, visual in readable]
+            answers = []
+            if visuals:
+                features = encode(model, visuals)
+                if feature_cache:
+                    feature_cache.store_new(visuals, features)
+                answers = answer_questions(model, tokenizer, visuals, texts, config.max_new_tokens, features)
+            answers_on = {video.name: own for (video, _), own in zip(readable, answers, strict=True)}
+            for video, visual in together:
+                questions, error = open_questions[video.name], None
+                if isinstance(visual, VideoError):
+                    responses, error = [""] * len(questions), str(visual)
+                    print(f"\nwarning: {error}", file=sys.stderr)
+                else:
+                    responses = [decode(tokenizer, answer) for answer in answers_on[video.name]]
+                for question, response in zip(questions, responses, strict=True):
+                    journals[question.task].append(record_of(video, question, response, error, starts, config))
+                progress.update()
+        progress.close()
         for journal in journals.values():
             journal.close()
 

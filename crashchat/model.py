@@ -12,34 +12,17 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AttentionInterface, VideoLlama3ForConditionalGeneration
+from transformers import VideoLlama3ForConditionalGeneration
 from transformers.utils import ModelOutput
 
-from crashchat.masks import block_mask, dense_mask
+from crashchat.attention import FRAME_ATTENTION, video_spans
+from crashchat.masks import block_mask
 from crashchat.sequence import IGNORED
 from crashchat.vision import normalise
 
-FRAME_ATTENTION = "crashchat_frames"
 # Every linear layer of the language model but lm_head (SPEC.md, Strategies); the vision encoder's q/k/v stay out.
 LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 PROJECTOR = "projector"
-
-
-def _frame_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, num_frames=1, **kwargs):
-    """Attention within each frame, all frames in one SDPA call (transformers' own loops over frames).
-
-    query, key, value: [1, heads, num_frames * patches, head size]. Returns [1, num_frames * patches, heads, head size].
-    """
-
-    def by_frame(states: Tensor) -> Tensor:
-        _, heads, length, size = states.shape
-        return states.view(heads, num_frames, length // num_frames, size).transpose(0, 1)
-
-    output = F.scaled_dot_product_attention(by_frame(query), by_frame(key), by_frame(value), scale=scaling, dropout_p=dropout)
-    return output.transpose(1, 2).reshape(1, -1, output.shape[1], output.shape[3]), None
-
-
-AttentionInterface.register(FRAME_ATTENTION, _frame_attention)
 
 
 @dataclass
@@ -153,12 +136,14 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
     def hidden_states(self, input_ids, position_ids, branch_ids, video_ids, kept_features: Tensor) -> Tensor:
         """The language model's last hidden states, float[R, L, hidden], of a packed batch."""
         language_model = self.model.language_model
-        make_mask = block_mask if language_model.config._attn_implementation == "flex_attention" else dense_mask
+        flex = language_model.config._attn_implementation == "flex_attention"
+        mask = block_mask(video_ids, branch_ids) if flex else video_spans(video_ids, branch_ids)
         return language_model(
             inputs_embeds=self.embed(input_ids, kept_features),
             position_ids=position_ids,
-            # The mask is always given: without one, transformers guesses documents from jumps in the positions.
-            attention_mask=make_mask(video_ids, branch_ids),
+            # Always given, since without one transformers guesses documents from jumps in the positions; as a dict it is
+            # taken as it is.
+            attention_mask={"full_attention": mask},
             use_cache=False,
         ).last_hidden_state
 
@@ -177,11 +162,6 @@ def local_device() -> torch.device:
 def choose_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on a GPU, float32 on a CPU."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
-def choose_attention(device: torch.device) -> str:
-    """FlexAttention on a GPU (nothing of size L x L is built), SDPA with the dense mask on a CPU."""
-    return "flex_attention" if device.type == "cuda" else "sdpa"
 
 
 def add_adapter(model: CrashChatModel, rank: int, alpha: int, dropout: float, name: str = "default") -> PeftModel:

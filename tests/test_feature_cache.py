@@ -63,7 +63,7 @@ def test_losses_are_the_same_without_cold_mixed_and_warm(dataset, tiny_base, tin
     for name in ("without", "with"):
         dataset.feature_cache = cache if name == "with" else None
         for index, numbers in enumerate(question_lists):
-            batch = next(iter(QuestionLoader(dataset, [numbers], workers)))
+            (batch,) = next(iter(QuestionLoader(dataset, [numbers], workers)))["batches"]
             cached = batch.get("video_cached")
             expected = [[False, False], [True, False, True], [True, True, True]][index] if name == "with" else None
             assert (cached.tolist() if cached is not None else None) == expected
@@ -83,14 +83,14 @@ def test_answers_are_the_same_and_nothing_is_decoded(model, settings, tiny_token
     expected = []
     for clip in clips:
         visual = read_visual_tokens(str(clip), settings, cache)
-        expected.append(answer_questions(model, tiny_tokenizer, visual, questions, 16))
-        cache.store(visual.cache_key, visual, encode(model, visual))
+        expected.append(answer_questions(model, tiny_tokenizer, [visual], [questions], 16)[0])
+        cache.store(visual.cache_key, visual, encode(model, [visual]))
     monkeypatch.setattr(batches, "read_clip", None)
     for clip, answers in zip(clips, expected, strict=True):
         moved = Path(shutil.copy(clip, tmp_path / f"moved_{clip.name}"))
         visual = read_visual_tokens(str(moved), settings, cache)
         assert visual.cache_key is None and not len(visual.pixel_values)
-        assert answer_questions(model, tiny_tokenizer, visual, questions, 16) == answers
+        assert answer_questions(model, tiny_tokenizer, [visual], [questions], 16)[0] == answers
 
 
 def test_the_key_is_content_settings_and_encoder(model, settings, tiny_base, tiny_tokenizer, tiny_data, tmp_path):
