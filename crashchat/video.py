@@ -351,8 +351,8 @@ def _read_decord(file: Path, source: Source, fps: float, max_frames: int, thread
 def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads: int, resize: Resize) -> Clip:
     """Decode from start to end, holding one frame beside those that are kept.
 
-    The packets' times tell which to keep. Where there are none, or decoding shows them to be wrong, the decoded
-    frames' own times are taken and the file is read once more. Raises VideoError, and FFmpegError from the decoder.
+    The packets' times tell which to keep. Where there are none, or the decoded frames' own times choose others, the file is
+    read once more by those. Raises VideoError, and FFmpegError from the decoder.
     """
     timeline = source.timeline
     for _ in range(2):
@@ -364,12 +364,12 @@ def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads:
             frames, decoded = _decode(container, stream, indices, source, resize)
         if not decoded.pts:
             raise VideoError(file, "no frame of it can be decoded")
-        if timeline is not None and np.array_equal(decoded.pts, timeline.pts):
-            return Clip(str(file), torch.cat(frames), seconds)
         if source.timeline is not None and len(decoded.pts) < WHOLE * len(source.timeline.pts):
             found, expected = len(decoded.pts), len(source.timeline.pts)
             raise VideoError(file, f"damaged: {found} frames can be decoded of the {expected} in the file")
         _check_whole(file, decoded, source.promised_seconds)
+        if timeline is not None and sample_indices(decoded.pts, decoded.end, fps, max_frames) == (indices, seconds):
+            return Clip(str(file), torch.cat(frames), seconds)
         timeline = decoded
     raise VideoError(file, "two readings of it gave different frames; is it still being written?")
 
