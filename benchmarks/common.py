@@ -191,7 +191,7 @@ def machine() -> dict:
 def report(name: str, size: str, figures: dict[str, dict], extra: dict, out: Path | None) -> None:
     """Print {way: {figure: value}} as a table and write everything as JSON."""
     host = machine()
-    print(f"\n{name}, size {size}: {SIZES[size].what if size in SIZES else size}\n{host['device']}, torch {host['torch']}")
+    print(f"\n{name}, size {size}: {SIZES[size.split('_')[0]].what}\n{host['device']}, torch {host['torch']}")
     columns = list(dict.fromkeys(key for values in figures.values() for key in values))
     print(f"{'':8}" + "".join(f"{column:>18}" for column in columns))
     for way, values in figures.items():

@@ -51,6 +51,8 @@ def plain_step(model, tokenizer, clip: Path, size: Size) -> float:
     """Six samples, one after the other; returns the loss summed over all labelled tokens. Gradients add up."""
     base = base_of(model)
     base.model.vision_model.config._attn_implementation = "sdpa"
+    attention = base.model.language_model.config._attn_implementation
+    base.model.language_model.config._attn_implementation = "sdpa"
     total = 0.0
     for branch in BRANCHES:
         visual = read_visual_tokens(str(clip), size.video)
@@ -72,6 +74,7 @@ def plain_step(model, tokenizer, clip: Path, size: Size) -> float:
         ).loss
         (loss * count).backward()
         total += float(loss.detach()) * count
+    base.model.language_model.config._attn_implementation = attention
     return total
 
 
@@ -109,10 +112,12 @@ def model_flops(size: Size, patches: int, prefix: int, branches: list[int]) -> f
 
 
 def main() -> int:
-    arguments = parser(__doc__, "python benchmarks/train_step.py --size cpu").parse_args()
+    made = parser(__doc__, "python benchmarks/train_step.py --size cpu")
+    made.add_argument("--attention", choices=("branch_attention", "flex_attention"), default="branch_attention")
+    arguments = made.parse_args()
     size = SIZES[arguments.size]
     tokenizer = make_tokenizer(size)
-    model = make_model(size, tokenizer, adapter=True)
+    model = make_model(size, tokenizer, adapter=True, attention=arguments.attention)
     model.train()
     if arguments.size in ("2b", "7b"):
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -144,7 +149,7 @@ def main() -> int:
             "slowest": max(taken),
             "videos/s": 1 / median(taken),
             "tokens/s": trained / median(taken),  # the same useful work on both lines
-            "peak GiB": peak_memory(__file__, ["--size", arguments.size], way),
+            "peak GiB": peak_memory(__file__, ["--size", arguments.size, "--attention", arguments.attention], way),
         }
         for way, taken in seconds.items()
     }
