@@ -1,6 +1,6 @@
 """From a video file to the frames the model sees: one sampling rule, two back ends behind it.
 
-    file ── probe (PyAV: packet times, one frame) ── sample_indices ─┬─ decord   evenly timed 8-bit H.264, HEVC, …
+    file ── probe (PyAV: packet times, one frame) ── sample_indices ─┬─ decord   evenly timed 8-bit H.264, VP9, …
                                                                      └─ PyAV     all else, and what decord refuses
 
 decord jumps straight to the wanted frames, but its bundled decoder is old (no AV1, no 10-bit HEVC) and its idea of
@@ -11,6 +11,7 @@ frame count and times are the same.
 
 import logging
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 # What decord 0.6 is trusted with.
 DECORD_FORMATS = {"mov", "mp4", "matroska", "webm", "avi"}
-DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9"}
+# Not MPEG-4 part 2 and HEVC: behind a jump it gives wrong frames, without a word, where there are B frames or open GOPs.
+DECORD_CODECS = {"h264", "vp8", "vp9"}
 DECORD_PIXELS = {"yuv420p", "yuvj420p"}
 # Frame steps within this share of the usual one count as even. Clocks round: 120 fps in milliseconds is 8, 8, 9.
 EVEN = 0.2
@@ -64,10 +66,14 @@ class Clip:
 
 @dataclass
 class Timeline:
-    """Seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last one."""
+    """Seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last one.
+
+    start: the first frame's time in ticks of the stream's time base.
+    """
 
     pts: list[float]
     end: float
+    start: int = 0
 
     @property
     def even(self) -> bool:
@@ -118,12 +124,10 @@ def sample_indices(
     return indices.tolist(), (outputs / fps).tolist()
 
 
-def read_clip(path: str | Path, fps: float, max_frames: int, threads: int = 1) -> Clip:
-    """Read the frames of `path` that sample_indices picks at `fps` frames a second, at most `max_frames` of them.
+def probe(path: str | Path) -> Source:
+    """What a video file's headers and packets say, without decoding it.
 
-    `threads` decoding threads (1 where several worker processes read side by side; 0 lets the decoder choose).
-    Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable, ValueError
-    for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may call it.
+    Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable.
     """
     file = Path(path)
     if not file.exists():
@@ -133,12 +137,37 @@ def read_clip(path: str | Path, fps: float, max_frames: int, threads: int = 1) -
     try:
         if file.stat().st_size == 0:
             raise VideoError(path, "the file is empty (0 bytes)")
-        source = _probe(file)
+        return _probe(file)
     except FFmpegError as error:
         raise VideoError(path, f"not readable as a video, damaged or cut off ({error.strerror})") from error
     except OSError as error:
         raise VideoError(path, f"can't be read ({error.strerror})") from error
 
+
+def read_clip(
+    path: str | Path,
+    fps: float,
+    max_frames: int,
+    threads: int = 1,
+    source: Source | None = None,
+    span: tuple[float, float] | None = None,
+) -> Clip:
+    """Read the frames of `path` that sample_indices picks at `fps` frames a second, at most `max_frames` of them.
+
+    `threads` decoding threads (1 where several worker processes read side by side; 0 lets the decoder choose).
+    source: what probe said of the file, where that is known. span: (start, end) in seconds from the stream's start; then
+    only that part is read, as if it were a clip of its own: its times count from the span's start. Reading starts at the key
+    frame before the span, so that its cost does not depend on the file's length.
+    Raises VideoError as probe does, and for a span past the end or in a file whose frames carry no times, ValueError
+    for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may call it.
+    """
+    file = Path(path)
+    source = source or probe(path)
+    if span is not None:
+        try:
+            return _read_span(file, source, span, fps, max_frames, threads)
+        except FFmpegError as error:
+            raise VideoError(path, f"decoding failed in {span[0]:.1f} - {span[1]:.1f} s, the file is damaged there") from error
     if source.timeline is not None and _decord_can(source):
         clip = _read_decord(file, source, fps, max_frames, threads)
         if clip is not None:
@@ -218,7 +247,7 @@ def _timeline(times: list[tuple[int, int | None]], stream: av.VideoStream) -> Ti
         last_seconds = float(1 / stream.average_rate)
     else:  # The usual step between frames; of a single frame nothing is known.
         last_seconds = (last_pts - start) * tick / max(len(times) - 1, 1)
-    return Timeline([(pts - start) * tick for pts, _ in times], (last_pts - start) * tick + last_seconds)
+    return Timeline([(pts - start) * tick for pts, _ in times], (last_pts - start) * tick + last_seconds, start)
 
 
 def _check_whole(file: Path, timeline: Timeline, promised: float | None) -> None:
@@ -281,6 +310,59 @@ def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads:
     raise VideoError(file, "two readings of it gave different frames; is it still being written?")
 
 
+# How far before a span reading starts, in seconds. A key frame's place in the file and its time can differ, and frames right
+# behind one may need what lies before it; None: from the file's beginning.
+_RUN_UPS = (0.0, 2.0, 30.0, None)
+
+
+def _read_span(file: Path, source: Source, span: tuple[float, float], fps: float, max_frames: int, threads: int) -> Clip:
+    """Decode from the key frame before a span to its end. Raises VideoError, and FFmpegError from the decoder."""
+    start, end = span
+    timeline = source.timeline
+    if timeline is None:
+        raise VideoError(
+            file, "its frames carry no times to jump to; put it into another container: ffmpeg -i FILE -c copy OUT.mkv"
+        )
+    if not 0 <= start < min(end, timeline.end):
+        raise VideoError(file, f"there is nothing between {start} and {end} s, the video lasts {timeline.end:.2f} s")
+    # What is on screen when the span begins belongs to it.
+    first = max(bisect_right(timeline.pts, start + 1e-6) - 1, 0)
+    times = [second - start for second in timeline.pts[first : bisect_left(timeline.pts, end)]]
+    picked, seconds = sample_indices(times, min(end, timeline.end) - start, fps, max_frames)
+    wanted = sorted({first + index for index in picked})
+    for run_up in _RUN_UPS:
+        images = _decode_some(file, source, wanted, run_up, threads)
+        if len(images) == len(wanted):
+            break
+    else:
+        missing = timeline.pts[next(index for index in wanted if index not in images)]
+        raise VideoError(file, f"damaged: {len(wanted) - len(images)} frames from {missing:.2f} s on can't be decoded")
+    frames = torch.from_numpy(np.stack([images[first + index] for index in picked]))
+    return Clip(str(file), frames.permute(0, 3, 1, 2), seconds)
+
+
+def _decode_some(file: Path, source: Source, wanted: list[int], run_up: float | None, threads: int) -> dict[int, np.ndarray]:
+    """{index: uint8[H, W, 3]} of those wanted frames (indices into the timeline, sorted) that decoding comes by."""
+    timeline, images = source.timeline, {}
+    with _open(file) as container:
+        stream = _video_stream(file, container)
+        stream.codec_context.thread_count = threads
+        stream.thread_type = "AUTO"
+        tick = float(stream.time_base)
+        if run_up is not None:
+            before = max(timeline.pts[wanted[0]] - run_up, 0.0)
+            container.seek(timeline.start + int(before / tick), stream=stream, backward=True)
+        clock = _Clock(container, stream)
+        for frame in container.decode(stream):
+            second = (clock.time(frame) - timeline.start) * tick
+            if second > timeline.pts[wanted[-1]] + tick / 2:
+                break
+            index = bisect_left(timeline.pts, second - tick / 2)
+            if index in wanted and abs(timeline.pts[index] - second) < tick / 2:
+                images[index] = _upright(frame, source)
+    return images
+
+
 class _Clock:
     """Decoded frames' times as ffmpeg takes them (libavcodec's best-effort timestamp, which PyAV doesn't show).
 
@@ -320,10 +402,15 @@ def _decode(
     for number, frame in enumerate(container.decode(stream)):
         times.append((clock.time(frame), frame.duration))
         if place < len(indices) and indices[place] == number:
-            # A size given here also holds where the picture size changes midway.
-            image = frame.to_ndarray(format="rgb24", width=source.width, height=source.height, interpolation="BICUBIC")
             first = place
             while place < len(indices) and indices[place] == number:
                 place += 1
-            kept[first:place] = torch.from_numpy(np.rot90(image, turns).copy())
+            kept[first:place] = torch.from_numpy(_upright(frame, source))
     return kept, _timeline(times, stream) if times else Timeline([], 0.0)
+
+
+def _upright(frame: av.VideoFrame, source: Source) -> np.ndarray:
+    """A decoded frame as uint8[H, W, 3], turned as the file says."""
+    # A size given here also holds where the picture size changes midway.
+    image = frame.to_ndarray(format="rgb24", width=source.width, height=source.height, interpolation="BICUBIC")
+    return np.rot90(image, round(source.rotation / 90) % 4).copy()
