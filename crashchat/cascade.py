@@ -106,7 +106,7 @@ class Cascade:
 
     @contextmanager
     def _under(self, look: Look, adapter: str | None) -> Iterator[Prefix]:
-        """The prefix of a video under an adapter (None: whatever the model is, BASE: the base alone), computed where it is not."""
+        """The prefix of a video under an adapter (None: whatever the model is, BASE: the base alone), made where needed."""
         bare = adapter == BASE and isinstance(self.model, PeftModel)
         if isinstance(self.model, PeftModel) and not bare:
             self.model.set_adapter(adapter)

@@ -38,7 +38,7 @@ class WindowSettings:
     def __post_init__(self):
         if not 0 < self.stride <= self.length:
             raise WindowError(
-                f"a stride of {self.stride} s with windows of {self.length} s leaves gaps or never ends; give 0 < stride <= window"
+                f"a stride of {self.stride} s with windows of {self.length} s leaves gaps or no end; give 0 < stride <= window"
             )
         if self.merge_gap < 0 or self.whole_up_to < 0:
             raise WindowError(f"found merge_gap {self.merge_gap} and whole_up_to {self.whole_up_to}, expected 0 or more seconds")
