@@ -1,23 +1,24 @@
 """python -m crashchat analyze PATH …, python -m crashchat serve: see each command's --help."""
 
 import argparse
+import importlib
 import sys
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    # Imported here, so that `serve` may set what Gradio reads when it is imported, and --help is quick.
-    from crashchat import analyze
-
     parser = argparse.ArgumentParser(prog="crashchat", description="Find and explain traffic crashes in video clips.")
     commands = parser.add_subparsers(dest="command", required=True)
-    formatter = argparse.RawDescriptionHelpFormatter
-    one = commands.add_parser(
-        "analyze", help="clips in, crash reports out", description=analyze.__doc__, formatter_class=formatter
-    )
-    analyze.add_arguments(one)
-    one.set_defaults(run=analyze.run)
-    arguments = parser.parse_args(argv)
+    helps = {"analyze": "clips in, crash reports out", "serve": "a page and an HTTP endpoint for clips"}
+    words = sys.argv[1:] if argv is None else argv
+    for name, text in helps.items():
+        command = commands.add_parser(name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if words[:1] == [name]:  # the other one's imports take seconds
+            module = importlib.import_module(f"crashchat.{name}")
+            command.description = module.__doc__
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    arguments = parser.parse_args(words)
     return arguments.run(arguments)
 
 

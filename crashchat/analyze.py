@@ -35,7 +35,7 @@ from crashchat.layouts import CheckpointError
 from crashchat.plots import STRIP_FRAMES, film_strip
 from crashchat.predictions import PredictionError, PredictionJournal
 from crashchat.tasks import LINGUISTIC, PERCEPTION
-from crashchat.video import Clip, VideoError, probe, read_clip
+from crashchat.video import VideoError, probe, read_clip
 from crashchat.windows import FAILED, WindowError, WindowSettings, failed_window, find_events, plan, status_of, window_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,11 +53,15 @@ class AnalyzeError(Exception):
 
 @dataclass
 class Analysis:
-    """What came out for one clip. result: as analysis.schema.json says. strips: a JPEG for the clip, or for each event of a
-    recording; None where it could not be drawn."""
+    """What came out for one clip.
+
+    result: as analysis.schema.json says. strips: a JPEG for the clip, or for each event of a recording; None where it could not
+    be drawn. look: the clip as the model has it, where it was not cut into windows; for further questions.
+    """
 
     result: dict
     strips: list[bytes | None] = field(default_factory=list)
+    look: Look | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------- one clip
@@ -143,7 +147,8 @@ def analyze_clip(
             clip = read_clip(path, cascade.settings.fps, cascade.settings.max_frames, threads=0, source=source)
             seconds = seconds or clip.seconds[-1] + 1 / cascade.settings.fps
             result["seconds"] = round(seconds, 3)
-            result["windows"] = [_look(cascade, clip, (0.0, result["seconds"]), progress, 0, 1)]
+            analysis.look = Look(tokens_of_clip(clip, cascade.settings))
+            result["windows"] = [_judge(cascade, analysis.look, (0.0, result["seconds"]), progress)]
             analysis.strips = [film_strip(clip.frames)] if draw else []
             del clip
         result["status"] = status_of(result["windows"])
@@ -169,10 +174,10 @@ def analyze_clip(
     return analysis
 
 
-def _look(cascade: Cascade, clip: Clip, span: tuple[float, float], progress: Progress, number: int, count: int) -> dict:
-    where = f"window {number + 1} of {count}: " if count > 1 else ""
-    look = Look(tokens_of_clip(clip, cascade.settings))
-    return window_of(cascade.judge(look, lambda step: progress((number + 0.5) / count, where + step)), span)
+def _judge(
+    cascade: Cascade, look: Look, span: tuple[float, float], progress: Progress, done: float = 0.1, where: str = ""
+) -> dict:
+    return window_of(cascade.judge(look, lambda step: progress(done, where + step)), span)
 
 
 def _look_at_windows(
@@ -182,12 +187,13 @@ def _look_at_windows(
     done = {record["data_id"]: record["window"] for record in journal.records} if journal else {}
     fps, most = cascade.settings.fps, cascade.settings.max_frames
     for number, span in enumerate(spans):
-        progress(number / len(spans), f"window {number + 1} of {len(spans)}")
         if number in done:
             continue
+        share, where = number / len(spans), f"window {number + 1} of {len(spans)}: "
+        progress(share, where + "reading")
         try:
             clip = read_clip(path, fps, most, threads=0, source=source, span=span)
-            done[number] = _look(cascade, clip, span, progress, number, len(spans))
+            done[number] = _judge(cascade, Look(tokens_of_clip(clip, cascade.settings)), span, progress, share, where)
         except VideoError as error:
             done[number] = failed_window(span, error.cause)
         if journal:

@@ -91,9 +91,8 @@ class Cascade:
         self.adapters, self.max_new_tokens = adapters, max_new_tokens
         self._identity = identity
         self._lock = threading.RLock()
-        configs = model.peft_config.values() if isinstance(model, PeftModel) else []
         # A released adapter may hold LoRA on the vision encoder too; then each has features of its own.
-        self._one_vision = not any("vision_model" in module for config in configs for module in config.target_modules)
+        self._one_vision = not any("vision_model" in name and "lora_" in name for name, _ in model.named_parameters())
         yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("Yes", "No"))
         if yes == no:
             raise CheckpointError("the tokenizer begins 'Yes' and 'No' with the same token, so recognition has no probability")
