@@ -32,6 +32,9 @@ DECORD_FORMATS = {"mov", "mp4", "matroska", "webm", "avi"}
 # Not MPEG-4 part 2 and HEVC: behind a jump it gives wrong frames, without a word, where there are B frames or open GOPs.
 DECORD_CODECS = {"h264", "vp8", "vp9"}
 DECORD_PIXELS = {"yuv420p", "yuvj420p"}
+# A clip is one file. Formats that are lists of other files or addresses would let a clip from somewhere have those read.
+_LISTS = {"hls", "dash", "concat", "sdp", "rtsp", "rtp", "imf", "image2", "lavfi"}
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(av.formats_available - _LISTS))}
 # Frame steps within this share of the usual one count as even. Clocks round: 120 fps in milliseconds is 8, 8, 9.
 EVEN = 0.2
 # A file that yields less than this share of what its header promises is cut off, not merely rounded.
@@ -180,7 +183,7 @@ def read_clip(
 
 def _open(file: Path) -> av.container.InputContainer:
     # An absolute path: a relative one with a colon in it would be taken for a protocol. Metadata need not be UTF-8.
-    return av.open(str(file.absolute()), metadata_errors="replace")
+    return av.open(str(file.absolute()), metadata_errors="replace", options=_OPTIONS)
 
 
 def _video_stream(file: Path, container: av.container.InputContainer) -> av.VideoStream:

@@ -336,3 +336,13 @@ def test_spans_that_cannot_be_read_say_why(plain, tmp_path):
     ffmpeg(*SCENE, *H264, tmp_path / "raw.h264")
     with pytest.raises(VideoError, match="carry no times to jump to"):
         read_clip(tmp_path / "raw.h264", 10, 96, span=(0, 1))
+
+
+@pytest.mark.parametrize(
+    "name, text", [("list.m3u8", "#EXTM3U\n#EXTINF:3,\nplain.mp4\n"), ("list.mp4", "ffconcat version 1.0\nfile plain.mp4\n")]
+)
+def test_a_list_of_other_files_is_no_video(plain, tmp_path, name, text):
+    (tmp_path / "plain.mp4").write_bytes(plain.read_bytes())
+    (tmp_path / name).write_text(text)
+    with pytest.raises(VideoError, match="not readable as a video"):
+        read_clip(tmp_path / name, 10, 96)
