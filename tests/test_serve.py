@@ -145,8 +145,9 @@ def test_the_page_shows_the_card_and_answers_questions(server, clips, browser):
     for number, question in enumerate(("Is there a car?", "What happens?"), start=1):
         page.fill("#question textarea", question)
         page.press("#question textarea", "Enter")
-        page.wait_for_selector(f"#chat .bot >> nth={number - 1}", timeout=60000)
-    assert page.locator("#chat .user").count() >= 2 and page.locator("#chat .bot").last.inner_text().strip()
+        page.wait_for_selector(f"#chat [data-testid=bot] >> nth={number - 1}", timeout=60000)
+    assert page.locator("#chat [data-testid=user]").all_inner_texts() == ["Is there a car?", "What happens?"]
+    assert all(text.strip() for text in page.locator("#chat [data-testid=bot]").all_inner_texts())
     page.click(".cc-strip")
     page.wait_for_timeout(1000)
     at, error = page.evaluate("(video => [video.currentTime, video.error?.code ?? 0])(document.querySelector('.cc-video video'))")
