@@ -280,6 +280,12 @@ def analyze(
     names = name_clips(paths)
     bar = tqdm(total=len(paths), desc="clips", unit="clip", file=sys.stderr)
 
+    def show(step: str) -> None:
+        bar.set_postfix_str(step[-60:], refresh=False)
+        if time.time() - bar.last_print_t > 1:  # a recording is one clip for a long time
+            bar.last_print_t = time.time()
+            bar.refresh()
+
     def one(path: Path) -> dict:
         name = names[path]
         file = out / f"{name}.json" if out else None
@@ -295,7 +301,7 @@ def analyze(
             windows,
             name,
             journal,
-            lambda share, step: bar.set_postfix_str(f"{name}: {step}"[-60:]),
+            lambda share, step: show(f"{name}: {step}"),
             out is not None,
         )
         if out:
