@@ -9,17 +9,21 @@ step is always exactly `global_batch_size` questions, on any number of processes
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from torch.utils.data import Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.annotations import Question, VideoQAs
+from crashchat.feature_cache import FeatureCache
+from crashchat.model import CrashChatModel
 from crashchat.packing import PackedBatch, pack, split_by_tokens
-from crashchat.sequence import Branch, build_sequence
-from crashchat.video import Clip, read_clip
-from crashchat.vision import VisionSettings, VisualTokens, visual_tokens
+from crashchat.sequence import Branch, SequenceError, build_sequence
+from crashchat.video import Clip, VideoError, read_clip
+from crashchat.vision import VisionSettings, VisualTokens, resize_frames, visual_tokens
 
 
 @dataclass(frozen=True)
@@ -32,24 +36,50 @@ class VideoSettings:
     token_compression: bool = True
 
 
-def read_visual_tokens(path: str, settings: VideoSettings) -> VisualTokens:
-    """A video file as visual tokens (SPEC.md, steps 1-5). Raises VideoError for a file that cannot be read."""
-    return tokens_of_clip(read_clip(path, settings.fps, settings.max_frames), settings)
+def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache | None = None) -> VisualTokens:
+    """A video file as visual tokens (SPEC.md, steps 1-5), all of them kept when compression is off.
+
+    With its features instead of pixels, if `cache` has them; if not, with the key to store them under. Raises VideoError
+    for a file that cannot be read.
+    """
+    key = None
+    if cache is not None:
+        try:
+            key = cache.key(path)
+        except OSError as error:
+            raise VideoError(path, f"can't be read ({error.strerror})") from error
+        visual = cache.load(key)
+        if visual is not None:
+            return visual
+
+    def resize(frames: Tensor, num_frames: int) -> Tensor:
+        return resize_frames(frames, num_frames, settings.vision)
+
+    visual = tokens_of_clip(read_clip(path, settings.fps, settings.max_frames, resize=resize), settings)
+    visual.cache_key = key
+    return visual
 
 
 def tokens_of_clip(clip: Clip, settings: VideoSettings) -> VisualTokens:
-    """A clip's visual tokens, all of them kept when compression is off."""
+    """The visual tokens of a clip whose frames are resized, all of them kept when compression is off."""
     visual = visual_tokens(clip, settings.vision)
     if not settings.token_compression:
         visual.compression_mask.fill_(True)
     return visual
 
 
+def open_feature_cache(
+    folder: Path | None, limit_gb: float, model: CrashChatModel, settings: VideoSettings
+) -> FeatureCache | None:
+    """The feature cache in `folder` for this model's vision encoder and these settings; None where no folder is given."""
+    return FeatureCache(folder, limit_gb, model.model.vision_model, asdict(settings)) if folder else None
+
+
 class QuestionDataset(Dataset):
     """All questions on some videos, numbered; fetching several at once gives the PackedBatches they fill.
 
     `numbers[i]` lists the question numbers of video i. max_tokens_per_batch: tokens a PackedBatch holds at most; a video with
-    all its branches is never split, so one that is longer goes alone. one_row: as for packing.pack.
+    all its branches is never split, so one that is longer goes alone.
     """
 
     def __init__(
@@ -59,16 +89,16 @@ class QuestionDataset(Dataset):
         settings: VideoSettings,
         max_length: int,
         max_tokens_per_batch: int | None = None,
-        one_row: bool = False,
         cache_videos: int = 0,
+        feature_cache: FeatureCache | None = None,
     ):
         self.videos = videos
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_length = max_length
         self.max_tokens_per_batch = max_tokens_per_batch
-        self.one_row = one_row
         self.cache_videos = cache_videos
+        self.feature_cache = feature_cache
         self._cache: OrderedDict[int, VisualTokens] = OrderedDict()
         self._questions: list[tuple[int, Question]] = []
         self.numbers: list[list[int]] = []
@@ -84,8 +114,8 @@ class QuestionDataset(Dataset):
         if index in self._cache:
             self._cache.move_to_end(index)
             return self._cache[index]
-        visual = read_visual_tokens(str(self.videos[index].path), self.settings)
-        if self.cache_videos:
+        visual = read_visual_tokens(str(self.videos[index].path), self.settings, self.feature_cache)
+        if self.cache_videos and visual.cache_key is None:  # with a key, its features will be found next time
             self._cache[index] = visual
             if len(self._cache) > self.cache_videos:
                 self._cache.popitem(last=False)
@@ -95,7 +125,18 @@ class QuestionDataset(Dataset):
         return self.__getitems__([number])
 
     def __getitems__(self, numbers: list[int]) -> list[PackedBatch]:
-        """Some questions, those on one video as branches of one sequence (torch's batched fetch)."""
+        """Some questions, those on one video as branches of one sequence (torch's batched fetch).
+
+        Raises VideoError and SequenceError; in a worker process returns them, for QuestionLoader to raise.
+        """
+        try:
+            return self._packed(numbers)
+        except (VideoError, SequenceError) as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+    def _packed(self, numbers: list[int]) -> list[PackedBatch]:
         asked: dict[int, list[Question]] = {}
         for number in numbers:
             index, question = self._questions[number]
@@ -113,16 +154,36 @@ class QuestionDataset(Dataset):
         ]
         # How many tokens compression leaves is known only now that the videos are decoded.
         lengths = [len(sequence) for sequence in sequences]
-        lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize, self.one_row)
-        return [
-            pack([sequences[i] for i in some], [visuals[i] for i in some], self.tokenizer.pad_token_id, self.one_row)
-            for some in lists
-        ]
+        lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize)
+        return [pack([sequences[i] for i in some], [visuals[i] for i in some]) for some in lists]
 
 
-def as_model_input(batches: list[PackedBatch]) -> dict[str, list[dict]]:
+def as_model_input(batches: list[PackedBatch] | Exception) -> dict[str, list[dict]] | Exception:
     """The collator: batches are packed when they are fetched, so only their fields are handed on."""
-    return {"batches": [batch.as_dict() for batch in batches]}
+    return batches if isinstance(batches, Exception) else {"batches": [batch.as_dict() for batch in batches]}
+
+
+class QuestionLoader(DataLoader):
+    """What a QuestionDataset fetches as the model's input, at most two fetches ahead in each of `num_workers` processes.
+
+    An error in one of those is raised here as itself. torch would make a new one of it, a traceback for its message.
+    """
+
+    def __init__(self, dataset: QuestionDataset, batches: Iterable[list[int]], num_workers: int, persistent: bool = False):
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=as_model_input,
+            num_workers=num_workers,
+            prefetch_factor=2 if num_workers else None,
+            persistent_workers=persistent and num_workers > 0,
+        )
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in super().__iter__():
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
 
 
 class QuestionSampler(Sampler[list[int]]):

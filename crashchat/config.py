@@ -39,6 +39,10 @@ class _Settings(BaseModel):
     """Tokens of one question's sample at most: video, question and answer."""
     max_tokens_per_batch: int = Field(default=32768, gt=0)
     """Tokens that go through the model at a time; a video and all its questions stay together, even if they are more."""
+    feature_cache: Path | None = None
+    """Folder of vision features kept from run to run; none: every video is decoded and encoded each time it is seen."""
+    feature_cache_gb: float = Field(default=100, gt=0)
+    """Size of that folder at most, in 10^9 bytes (a full-size video takes up to 24 million); the longest unused go first."""
     num_workers: int = Field(default=2, ge=0)
     """Processes that read videos ahead of the model; 0 reads in the main process."""
     seed: int = 0
@@ -101,8 +105,8 @@ class TrainConfig(_Settings):
     """Validations without improvement after which training stops; none: never."""
     early_stopping_threshold: float = Field(default=0.001, ge=0)
     """How much lower eval_loss must be to count as an improvement."""
-    attention: Literal["flex_attention", "sdpa"] | None = None
-    """How the language model attends; none: flex_attention on a GPU, sdpa on a CPU."""
+    attention: Literal["branch_attention", "flex_attention"] = "branch_attention"
+    """How the language model attends: part by part with SDPA (attention.py), or FlexAttention with a BlockMask (GPU only)."""
     gradient_checkpointing: bool = True
     """Recompute the language model's activations in the backward pass to save memory."""
     deepspeed: Path | None = None
@@ -118,6 +122,8 @@ class TrainConfig(_Settings):
             raise ValueError(f"save_steps={self.save_steps} is not a multiple of eval_steps={self.eval_steps}")
         if self.finetune == "full" and self.deepspeed:
             raise ValueError("finetune=full is for tiny models and does not go with deepspeed")
+        if self.finetune == "full" and self.feature_cache:
+            raise ValueError("finetune=full trains the vision encoder and does not go with feature_cache")
         return self
 
 

@@ -20,13 +20,14 @@ from tqdm import tqdm
 
 from crashchat.adapters import load_adapter
 from crashchat.annotations import AnnotationError, Question, VideoQAs, annotation_paths, load_annotations
-from crashchat.batches import VideoSettings, read_visual_tokens
+from crashchat.batches import VideoSettings, open_feature_cache, read_visual_tokens
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.config import ConfigError, EvalConfig, describe, load_config, save_config
-from crashchat.generate import answer_questions, decode
+from crashchat.feature_cache import FeatureCache
+from crashchat.generate import answer_questions, decode, encode
 from crashchat.layouts import CheckpointError, read_vision_config
 from crashchat.metrics.score import read_crash_starts
-from crashchat.model import local_device
+from crashchat.model import base_of, local_device
 from crashchat.predictions import (
     PredictionError,
     PredictionJournal,
@@ -43,15 +44,20 @@ from crashchat.video import VideoError
 from crashchat.vision import VisualTokens
 
 RESOLVED_CONFIG = "eval_config.yaml"
+# Settings that may differ when a run goes on: they change what is asked first and how fast, not the answers.
+MAY_DIFFER = {
+    "num_workers", "feature_cache", "feature_cache_gb", "output_dir", "limit", "tasks", "seed", "max_tokens_per_batch"
+}  # fmt: skip
 MOST_VIDEOS = 16  # answered at once: what a killed run has to do again
 
 
 class VideoReader(Dataset):
     """Videos, read ahead of the model; one that cannot be read is handed on as its VideoError, to be recorded."""
 
-    def __init__(self, videos: list[VideoQAs], settings: VideoSettings):
+    def __init__(self, videos: list[VideoQAs], settings: VideoSettings, feature_cache: FeatureCache | None = None):
         self.videos = videos
         self.settings = settings
+        self.feature_cache = feature_cache
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -59,7 +65,7 @@ class VideoReader(Dataset):
     def __getitem__(self, index: int) -> tuple[VideoQAs, VisualTokens | VideoError]:
         video = self.videos[index]
         try:
-            return video, read_visual_tokens(str(video.path), self.settings)
+            return video, read_visual_tokens(str(video.path), self.settings, self.feature_cache)
         except VideoError as error:
             return video, error
 
@@ -110,7 +116,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
     tasks = [name for name in TASKS if any(video.answer_of(name) is not None for video in videos)]
     name = config.model_name or (config.adapter or config.model).resolve().name
     files = {task: prediction_path(config.output_dir, task, name, config.split) for task in tasks}
-    run = config.model_dump(mode="json", exclude={"num_workers", "output_dir", "limit", "tasks", "seed", "max_tokens_per_batch"})
+    run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER)
     expected = {
         task: [question.data_id for video in videos for question in video.questions if question.task == task] for task in tasks
     }
@@ -131,17 +137,18 @@ def evaluate(config: EvalConfig) -> list[Path]:
         settings = load_video_settings(
             config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
         )
-        model = load_model(config.model, tokenizer, device, attention="sdpa", vision=read_vision_config(config.vision_config))
+        model = load_model(config.model, tokenizer, device, vision=read_vision_config(config.vision_config))
         if config.adapter:
             model = load_adapter(model, config.adapter)
         if rank == 0:
-            print(f"device {device}, attention sdpa, dtype {model.dtype}, {processes} process(es)")
+            print(f"device {device}, dtype {model.dtype}, {processes} process(es)")
+        feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, base_of(model), settings)
         intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
         starts = read_crash_starts(intervals) if intervals.is_file() else {}
         journals = {task: PredictionJournal(journal_path(path, rank), run) for task, path in files.items()}
         mine = left[rank::processes]
         reader = DataLoader(
-            VideoReader(mine, settings),
+            VideoReader(mine, settings, feature_cache),
             batch_size=None,
             num_workers=config.num_workers,
             prefetch_factor=2 if config.num_workers else None,
@@ -151,7 +158,12 @@ def evaluate(config: EvalConfig) -> list[Path]:
             readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
             texts = [[question.text for question in open_questions[video.name]] for video, _ in readable]
             visuals = [visual for _, visual in readable]
-            answers = answer_questions(model, tokenizer, visuals, texts, config.max_new_tokens) if visuals else []
+            answers = []
+            if visuals:
+                features = encode(model, visuals)
+                if feature_cache:
+                    feature_cache.store_new(visuals, features)
+                answers = answer_questions(model, tokenizer, visuals, texts, config.max_new_tokens, features)
             answers_on = {video.name: own for (video, _), own in zip(readable, answers, strict=True)}
             for video, visual in together:
                 questions, error = open_questions[video.name], None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from crashchat.attention import Part
 from crashchat.masks import PADDING, dense_mask
 from crashchat.model import CrashChatModel, base_of
 from crashchat.sequence import PREFIX, Branch, branch_token_ids, prefix_ids
@@ -38,10 +39,19 @@ class Prefix:
 
 @torch.inference_mode()
 def encode(model: nn.Module, visuals: ListOf[VisualTokens]) -> Tensor:
-    """Vision features of some videos, float[N, vision hidden]. Adapters that leave the vision encoder alone share them."""
+    """Vision features of some videos' kept tokens, float[K, vision hidden]: the cached ones, or encoded now.
+
+    Adapters that leave the vision encoder alone share them.
+    """
     model = base_of(model)
-    pixels = torch.cat([visual.pixel_values for visual in visuals]).to(model.device)
-    return model.encode_videos(pixels, torch.cat([visual.grid_thw for visual in visuals]))
+    new = [visual for visual in visuals if visual.features is None]
+    encoded = iter(())
+    if new:
+        pixels = torch.cat([visual.pixel_values for visual in new]).to(model.device)
+        every = model.encode_videos(pixels, torch.cat([visual.grid_thw for visual in new]))
+        kept = every[torch.cat([visual.compression_mask for visual in new]).to(model.device)]
+        encoded = iter(kept.split([visual.num_kept for visual in new]))
+    return torch.cat([next(encoded) if v.features is None else v.features.to(model.device, model.dtype) for v in visuals])
 
 
 @torch.inference_mode()
@@ -59,16 +69,17 @@ def prefill(
     ids = torch.full((len(prefixes), max(lengths)), tokenizer.pad_token_id)
     for row, own in zip(ids, prefixes, strict=True):
         row[: len(own)] = torch.tensor(own)
-    kept = torch.cat([visual.compression_mask for visual in visuals]).to(model.device)
-    embeddings = model.embed(ids.to(model.device), features, kept)
+    embeddings = model.embed(ids.to(model.device), features)
     cache = DynamicCache(config=model.config.text_config)
     # Without a mask SDPA is causal and builds nothing of size L x L; no token sees the padding behind it.
     _run(model, embeddings, torch.arange(max(lengths), device=model.device)[None], None, cache)
     return Prefix(cache, lengths)
 
 
-def _run(model: CrashChatModel, embeddings: Tensor, position_ids: Tensor, mask: Tensor | None, cache: DynamicCache) -> Tensor:
-    """Last hidden states float[V, n, hidden] of n new tokens a row; the cache grows by n. mask: bool[V, 1, n, all tokens]."""
+def _run(
+    model: CrashChatModel, embeddings: Tensor, position_ids: Tensor, mask: Tensor | list[Part] | None, cache: DynamicCache
+) -> Tensor:
+    """Last hidden states float[V, n, hidden] of n new tokens a row; the cache grows by n. mask: as for branch_attention."""
     return model.model.language_model(
         inputs_embeds=embeddings,
         position_ids=position_ids,
@@ -87,15 +98,18 @@ class _Rows:
         self.video_ids = torch.where(index < torch.tensor(prefix.lengths)[:, None], 0, PADDING)
         self.branch_ids = torch.full_like(self.video_ids, PREFIX)
 
-    def add(self, tokens: list[list[tuple[int, int, int]]]) -> Tensor:
-        """Run new tokens, (id, position, branch) of each row; returns their last hidden states, float[V, n, hidden]."""
+    def add(self, tokens: list[list[tuple[int, int, int]]], parts: list[Part] | None = None) -> Tensor:
+        """Run new tokens, (id, position, branch) of each row; returns their last hidden states, float[V, n, hidden].
+
+        parts: what sees what, where each branch's new tokens stand together; without, a mask says it token by token.
+        """
         width, device = max(map(len, tokens)), self.model.device
         padding = (self.pad_token_id, 0, PREFIX)
         columns = torch.tensor([[*row, *[padding] * (width - len(row))] for row in tokens])
         real = torch.arange(width)[None] < torch.tensor([len(row) for row in tokens])[:, None]
         self.video_ids = torch.cat([self.video_ids, torch.where(real, 0, PADDING)], dim=1)
         self.branch_ids = torch.cat([self.branch_ids, columns[..., 2]], dim=1)
-        mask = dense_mask(self.video_ids, self.branch_ids, queries=width).to(device)
+        mask = parts or dense_mask(self.video_ids, self.branch_ids, queries=width).to(device)
         embeddings = self.model.model.language_model.embed_tokens(columns[..., 0].to(device))
         return _run(self.model, embeddings, columns[..., 1].to(device), mask, self.cache)
 
@@ -121,14 +135,18 @@ def answer_from_prefix(
     asked_tokens: list[list[tuple[int, int, int]]] = [[] for _ in questions]
     open_branches: list[tuple[int, int, int]] = []
     places: list[tuple[int, int]] = []  # where the last token of each open branch stands among what was added
+    parts: list[Part] = []
+    cached = max(prefix.lengths)
     for row, asked in enumerate(questions):
         for number, question in enumerate(asked, start=1):
             ids, _ = branch_token_ids(tokenizer, Branch(question))
-            start = prefix.lengths[row]
-            asked_tokens[row] += [(token, start + offset, number) for offset, token in enumerate(ids)]
-            open_branches.append((row, number, start + len(ids)))
-            places.append((row, len(asked_tokens[row]) - 1))
-    logits = _logits_at(model, rows.add(asked_tokens), places)
+            position, begin = prefix.lengths[row], len(asked_tokens[row])
+            end = begin + len(ids)
+            asked_tokens[row] += [(token, position + offset, number) for offset, token in enumerate(ids)]
+            open_branches.append((row, number, position + len(ids)))
+            places.append((row, end - 1))
+            parts.append(Part(row, slice(begin, end), slice(cached + begin, cached + end), slice(0, position)))
+    logits = _logits_at(model, rows.add(asked_tokens, parts), places)
     first_logits = list(logits.split([len(asked) for asked in questions]))
     for step in range(max_new_tokens):
         still_open, places = [], []
@@ -160,12 +178,13 @@ def answer_questions(
     visuals: ListOf[VisualTokens],
     questions: ListOf[ListOf[str]],
     max_new_tokens: int = 256,
+    features: Tensor | None = None,
 ) -> list[list[list[int]]]:
-    """Greedy answers to each video's questions, all at once; as from answer_from_prefix.
+    """Greedy answers to each video's questions, all at once; as from answer_from_prefix. features: as for prefill.
 
-    model: a CrashChatModel or a PEFT model around one, with SDPA attention.
+    model: a CrashChatModel or a PEFT model around one.
     """
-    return answer_from_prefix(model, tokenizer, prefill(model, tokenizer, visuals), questions, max_new_tokens)[0]
+    return answer_from_prefix(model, tokenizer, prefill(model, tokenizer, visuals, features), questions, max_new_tokens)[0]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Who sees whom in a packed batch: one rule, as a dense mask or as FlexAttention's BlockMask.
+"""Who sees whom: one rule, as a dense mask (answers are generated with it) or as FlexAttention's BlockMask.
 
 A token sees an earlier token of its row and video that is in the prefix or in the token's own branch. For one video with a
 prefix of two tokens and two branches of two (P prefix, a and b branches):

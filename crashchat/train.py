@@ -19,11 +19,11 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from crashchat.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
-from crashchat.batches import QuestionDataset, QuestionSampler, as_model_input
+from crashchat.batches import QuestionDataset, QuestionLoader, QuestionSampler, open_feature_cache
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.config import ConfigError, TrainConfig, check_share, describe, load_config, save_config
 from crashchat.layouts import CheckpointError, read_vision_config
-from crashchat.model import add_adapter, choose_device, is_projector, local_device, trainable_parameters
+from crashchat.model import CrashChatOutput, add_adapter, choose_device, is_projector, local_device, trainable_parameters
 from crashchat.plots import plot_losses
 from crashchat.sequence import IGNORED, SequenceError
 from crashchat.video import VideoError
@@ -32,7 +32,10 @@ RESOLVED_CONFIG = "train_config.yaml"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 FULL_MODEL = "model"
 # Settings that may differ when a run goes on: they change how fast it is, not what it learns.
-MAY_DIFFER = {"num_workers", "cache_videos", "logging_steps", "save_total_limit", "max_tokens_per_batch", "attention"}
+MAY_DIFFER = {
+    "num_workers", "cache_videos", "feature_cache", "feature_cache_gb", "logging_steps", "save_total_limit",
+    "max_tokens_per_batch", "attention",
+}  # fmt: skip
 
 
 class QuestionTrainer(Trainer):
@@ -46,14 +49,15 @@ class QuestionTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by accelerate: the sampler already gives this process's share alone.
-        return DataLoader(
-            self.train_dataset,
-            batch_sampler=self.sampler,
-            collate_fn=as_model_input,
-            num_workers=self.config.num_workers,
-            prefetch_factor=2 if self.config.num_workers else None,
-            persistent_workers=self.config.num_workers > 0,
-        )
+        return QuestionLoader(self.train_dataset, self.sampler, self.config.num_workers, persistent=True)
+
+    def run_model(self, model, inputs: dict) -> CrashChatOutput:
+        """The model's output; features that had to be encoded are kept for the next time."""
+        videos = inputs.get("cache_videos")
+        outputs = model(**{name: value for name, value in inputs.items() if name != "cache_videos"})
+        if videos is not None:
+            self.train_dataset.feature_cache.store_new(videos, outputs.vision_features)
+        return outputs
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Forward and backward of this process's share of a step, in as many passes as max_tokens_per_batch asks for.
@@ -75,7 +79,7 @@ class QuestionTrainer(Trainer):
             last = index == passes - 1
             self.accelerator.gradient_state._set_sync_gradients(last)
             with contextlib.nullcontext() if last or self.is_deepspeed_enabled else self.accelerator.no_sync(model):
-                loss = model(**batches[min(index, len(batches) - 1)]).loss_sum * scale
+                loss = self.run_model(model, batches[min(index, len(batches) - 1)]).loss_sum * scale
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
             total += loss.detach()
         return total
@@ -103,13 +107,13 @@ class QuestionTrainer(Trainer):
         rounds = -(-len(dataset.numbers) // processes)
         shares = [dataset.numbers[min(index, len(dataset.numbers) - 1)] for index in range(rank, rounds * processes, processes)]
         surplus = rank + (rounds - 1) * processes >= len(dataset.numbers)
-        loader = DataLoader(dataset, batch_sampler=shares, collate_fn=as_model_input, num_workers=self.config.num_workers)
+        loader = QuestionLoader(dataset, shares, self.config.num_workers)
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64)
         progress = tqdm(loader, desc="validation", leave=False, disable=not self.is_world_process_zero())
         for index, batch in enumerate(progress):
             (batch,) = self._prepare_inputs(batch)["batches"]  # one video
-            outputs = self.model(**batch)
+            outputs = self.run_model(self.model, batch)
             if not (surplus and index == rounds - 1):
                 totals += torch.stack([outputs.loss_sum.double(), outputs.num_labels.double()]).cpu()
         if processes > 1:
@@ -248,7 +252,7 @@ def train(config: TrainConfig) -> Path:
     model = load_model(
         config.base_model, tokenizer, local_device(), attention=config.attention, vision=read_vision_config(config.vision_config)
     )
-    attention = model.config.text_config._attn_implementation
+    feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, model, settings)
     datasets = [
         QuestionDataset(
             videos,
@@ -256,8 +260,8 @@ def train(config: TrainConfig) -> Path:
             settings,
             config.max_length,
             config.max_tokens_per_batch,
-            one_row=attention == "flex_attention",
-            cache_videos=config.cache_videos,
+            config.cache_videos,
+            feature_cache,
         )
         for videos in (train_videos, val_videos)
     ]
@@ -281,7 +285,7 @@ def train(config: TrainConfig) -> Path:
     if main_process:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, config.output_dir / RESOLVED_CONFIG)
-        print(f"device {args.device}, attention {attention}, dtype {model.dtype}, {args.world_size} process(es)")
+        print(f"device {args.device}, attention {config.attention}, dtype {model.dtype}, {args.world_size} process(es)")
         print(f"trained parameters {trained:,} of {total:,}; frames: {settings.fps} a second, at most {settings.max_frames}")
         print(
             f"{len(datasets[0])} training questions on {len(train_videos)} videos, {len(datasets[1])} validation questions; "

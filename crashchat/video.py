@@ -1,18 +1,21 @@
 """From a video file to the frames the model sees: one sampling rule, two back ends behind it.
 
-    file ── probe (PyAV: packet times, one frame) ── sample_indices ─┬─ decord   evenly timed 8-bit H.264, VP9, …
-                                                                     └─ PyAV     all else, and what decord refuses
+    file ── probe (PyAV: packet times, one frame) ── sample_indices ─┬─ PyAV     H.264: frames nobody needs stay undecoded
+                                                                     ├─ decord   evenly timed 8-bit VP8 and VP9
+                                                                     └─ PyAV     all else, and what the others refuse
 
-decord jumps straight to the wanted frames, but its bundled decoder is old (no AV1, no 10-bit HEVC) and its idea of
-a file's frames is wrong for odd ones: it takes the n-th time in order for the n-th decoded frame. So PyAV reads the
-packet times of every file first, without decoding, and decord is only asked where they are evenly spaced and its own
-frame count and times are the same.
+PyAV reads the packet times of every file first, without decoding. Decoding is nearly all of the work, so what no wanted frame
+depends on is left out of it (see _droppable). decord jumps to the wanted frames, but its bundled decoder is old (no AV1, no
+10-bit HEVC) and its idea of a file's frames is wrong for odd ones: it takes the n-th time in order for the n-th decoded frame.
+So it is only asked where frames are evenly spaced and its own frame count and times are the same.
+
+A frame is made smaller as soon as it is decoded, where the caller says how: a clip in full size may be gigabytes.
 """
 
 import logging
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +30,19 @@ from decord.bridge.torchdl import to_torch
 decord.logging.set_level(decord.logging.QUIET)
 logger = logging.getLogger(__name__)
 
+# Formats whose key frames and presentation times are trusted.
+INDEXED_FORMATS = {"mov", "mp4", "matroska", "webm"}
 # What decord 0.6 is trusted with.
-DECORD_FORMATS = {"mov", "mp4", "matroska", "webm", "avi"}
+DECORD_FORMATS = INDEXED_FORMATS | {"avi"}
 # Not MPEG-4 part 2 and HEVC: behind a jump it gives wrong frames, without a word, where there are B frames or open GOPs.
-DECORD_CODECS = {"h264", "vp8", "vp9"}
+DECORD_CODECS = {"vp8", "vp9"}
 DECORD_PIXELS = {"yuv420p", "yuvj420p"}
 # A clip is one file. Formats that are lists of other files or addresses would let a clip from somewhere have those read.
 _LISTS = {"hls", "dash", "concat", "sdp", "rtsp", "rtp", "imf", "image2", "lavfi"}
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(av.formats_available - _LISTS))}
+REMEDY = "put it into another container: ffmpeg -i FILE -c copy OUT.mkv"
+# Frames decord hands over at a time.
+DECORD_CHUNK = 8
 # Frame steps within this share of the usual one count as even. Clocks round: 120 fps in milliseconds is 8, 8, 9.
 EVEN = 0.2
 # A file that yields less than this share of what its header promises is cut off, not merely rounded.
@@ -51,6 +59,10 @@ class VideoError(Exception):
 
     def __reduce__(self):  # A worker process sends this to its parent by pickle, which would lose the second argument.
         return type(self), (self.path, self.cause)
+
+
+# (frames uint8[n, 3, H, W], T frames in the clip) -> uint8[n, 3, h, w]
+Resize = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 @dataclass
@@ -71,12 +83,12 @@ class Clip:
 class Timeline:
     """Seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last one.
 
-    start: the first frame's time in ticks of the stream's time base.
+    ticks: the same times as `pts`, as they stand in the file, in units of the stream's time base.
     """
 
     pts: list[float]
     end: float
-    start: int = 0
+    ticks: list[int]
 
     @property
     def even(self) -> bool:
@@ -87,7 +99,10 @@ class Timeline:
 
 @dataclass
 class Source:
-    """What a file's headers and packets say. `timeline` is None where packets carry no usable times."""
+    """What a file's headers and packets say. `timeline` is None where packets carry no usable times.
+
+    packets: (ticks, whether it is a key frame) of each packet that is shown, in order of decoding.
+    """
 
     format: str
     codec: str
@@ -97,6 +112,7 @@ class Source:
     width: int
     promised_seconds: float | None
     timeline: Timeline | None
+    packets: list[tuple[int | None, bool]]
 
 
 def sample_indices(
@@ -152,31 +168,34 @@ def read_clip(
     fps: float,
     max_frames: int,
     threads: int = 1,
+    resize: Resize | None = None,
     source: Source | None = None,
     span: tuple[float, float] | None = None,
 ) -> Clip:
     """Read the frames of `path` that sample_indices picks at `fps` frames a second, at most `max_frames` of them.
 
-    `threads` decoding threads (1 where several worker processes read side by side; 0 lets the decoder choose).
-    source: what probe said of the file, where that is known. span: (start, end) in seconds from the stream's start; then
-    only that part is read, as if it were a clip of its own: its times count from the span's start. Reading starts at the key
-    frame before the span, so that its cost does not depend on the file's length.
-    Raises VideoError as probe does, and for a span past the end or in a file whose frames carry no times, ValueError
-    for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may call it.
+    `resize` is applied to frames as they come (None: they keep the file's size). `threads` decoding threads (1 where
+    several worker processes read side by side; 0 lets the decoder choose). source: what probe said of the file, where that is
+    known. span: (start, end) in seconds from the stream's start; then only that part is read, as if it were a clip of its
+    own: its times count from the span's start. Reading starts at the key frame before the span, so that its cost does not
+    depend on the file's length. Raises VideoError as probe does, and for a span past the end or in a file whose frames carry
+    no times, ValueError for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may call it.
     """
     file = Path(path)
     source = source or probe(path)
-    if span is not None:
-        try:
-            return _read_span(file, source, span, fps, max_frames, threads)
-        except FFmpegError as error:
-            raise VideoError(path, f"decoding failed in {span[0]:.1f} - {span[1]:.1f} s, the file is damaged there") from error
-    if source.timeline is not None and _decord_can(source):
-        clip = _read_decord(file, source, fps, max_frames, threads)
-        if clip is not None:
-            return clip
+    resize = resize or (lambda frames, count: frames)
     try:
-        return _read_pyav(file, source, fps, max_frames, threads)
+        if span is not None:
+            return _read_span(file, source, span, fps, max_frames, threads, resize)
+        if _skip_can(source):
+            clip = _read_skipping(file, source, fps, max_frames, threads, resize)
+            if clip is not None:
+                return clip
+        if _decord_can(source):
+            clip = _read_decord(file, source, fps, max_frames, threads, resize)
+            if clip is not None:
+                return clip
+        return _read_pyav(file, source, fps, max_frames, threads, resize)
     except FFmpegError as error:
         raise VideoError(path, f"decoding failed midway, the file is damaged or cut off ({error.strerror})") from error
 
@@ -202,10 +221,11 @@ def _probe(file: Path) -> Source:
     with _open(file) as container:
         stream = _video_stream(file, container)
         promised = _promised_seconds(container, stream)
-        frame, packets = None, []
+        frame, packets, order = None, [], []
         for packet in container.demux(stream):
             if packet.size and not packet.is_discard:
                 packets.append((packet.pts, packet.duration))
+                order.append((packet.pts, packet.is_keyframe))
             if frame is None:  # Decoding goes on only until the first picture.
                 frame = next(iter(packet.decode()), None)
         if frame is None:
@@ -225,6 +245,7 @@ def _probe(file: Path) -> Source:
             width=frame.width,
             promised_seconds=promised,
             timeline=timeline,
+            packets=order,
         )
 
 
@@ -250,7 +271,8 @@ def _timeline(times: list[tuple[int, int | None]], stream: av.VideoStream) -> Ti
         last_seconds = float(1 / stream.average_rate)
     else:  # The usual step between frames; of a single frame nothing is known.
         last_seconds = (last_pts - start) * tick / max(len(times) - 1, 1)
-    return Timeline([(pts - start) * tick for pts, _ in times], (last_pts - start) * tick + last_seconds, start)
+    ticks = [pts for pts, _ in times]
+    return Timeline([(pts - start) * tick for pts in ticks], (last_pts - start) * tick + last_seconds, ticks)
 
 
 def _check_whole(file: Path, timeline: Timeline, promised: float | None) -> None:
@@ -258,9 +280,71 @@ def _check_whole(file: Path, timeline: Timeline, promised: float | None) -> None
         raise VideoError(file, f"cut off: {timeline.end:.2f} s of video found, {promised:.2f} s promised by its header")
 
 
+def _skip_can(source: Source) -> bool:
+    # Of H.264 alone a packet says for certain whether other frames depend on it.
+    indexed = not INDEXED_FORMATS.isdisjoint(source.format.split(","))
+    return source.timeline is not None and source.codec == "h264" and indexed
+
+
+def _droppable(packets: list[tuple[int | None, bool]], needed: set[int]) -> set[int]:
+    """Numbers of the packets behind the last needed one of their group of pictures: nothing needed depends on them.
+
+    A group that begins with frames shown before its key frame leans on the group before it.
+    """
+    droppable, busy, earliest = set(), False, None
+    for number in reversed(range(len(packets))):
+        pts, is_key = packets[number]
+        busy = busy or pts in needed
+        earliest = pts if earliest is None else min(earliest, pts)
+        if not busy:
+            droppable.add(number)
+        if is_key:
+            busy = busy and earliest < pts
+            earliest = None
+    return droppable
+
+
+def _read_skipping(file: Path, source: Source, fps: float, max_frames: int, threads: int, resize: Resize) -> Clip | None:
+    """The clip, decoding no more than its frames depend on, or None where the file's frames aren't what its packets tell."""
+    timeline = source.timeline
+    indices, seconds = sample_indices(timeline.pts, timeline.end, fps, max_frames)
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(indices):
+        places.setdefault(timeline.ticks[index], []).append(place)
+    # The first and the last frame must be there too, or the times are others than the packets'.
+    needed = {*places, timeline.ticks[0], timeline.ticks[-1]}
+    droppable = _droppable(source.packets, needed)
+    kept: list[torch.Tensor | None] = [None] * len(indices)
+    number = -1
+    with _open(file) as container:
+        stream = _video_stream(file, container)
+        stream.codec_context.thread_count = threads
+        stream.thread_type = "AUTO"
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                return None
+            if packet.size and not packet.is_discard:
+                number += 1
+                if number in droppable:
+                    continue
+                # The decoder passes over a frame that no other depends on.
+                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
+            for frame in packet.decode():
+                needed.discard(frame.pts)
+                if frame.pts in places:
+                    picture = resize(_picture(frame, source), len(indices))
+                    for place in places.pop(frame.pts):
+                        kept[place] = picture
+    if needed:
+        logger.info("%s: %d of the wanted frames did not come out, it is decoded from start to end", file, len(needed))
+        return None
+    return Clip(str(file), torch.cat(kept), seconds)
+
+
 def _decord_can(source: Source) -> bool:
     return (
-        not DECORD_FORMATS.isdisjoint(source.format.split(","))
+        source.timeline is not None
+        and not DECORD_FORMATS.isdisjoint(source.format.split(","))
         and source.codec in DECORD_CODECS
         and source.pixels in DECORD_PIXELS
         and source.rotation == 0
@@ -268,7 +352,7 @@ def _decord_can(source: Source) -> bool:
     )
 
 
-def _read_decord(file: Path, source: Source, fps: float, max_frames: int, threads: int) -> Clip | None:
+def _read_decord(file: Path, source: Source, fps: float, max_frames: int, threads: int, resize: Resize) -> Clip | None:
     """The clip, or None where decord sees another video than the packets tell of (PyAV then reads it)."""
     indices, seconds = sample_indices(source.timeline.pts, source.timeline.end, fps, max_frames)
     try:
@@ -278,20 +362,23 @@ def _read_decord(file: Path, source: Source, fps: float, max_frames: int, thread
         if len(times) != len(pts) or np.abs(times - times[0] - pts).max() > 2e-3:
             logger.info("%s: decord and PyAV disagree on its frames, PyAV reads it", file)
             return None
-        frames = to_torch(reader.get_batch(indices))
+        if reader[0].shape[:2] != (source.height, source.width):
+            return None
+        chunks = []
+        for start in range(0, len(indices), DECORD_CHUNK):
+            frames = to_torch(reader.get_batch(indices[start : start + DECORD_CHUNK])).permute(0, 3, 1, 2)
+            chunks.append(resize(frames, len(indices)))
     except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, AssertionError) as error:
         logger.info("%s: decord can't read it, PyAV tries (%s)", file, str(error).strip().splitlines()[-1:])
         return None
-    if frames.shape[1:3] != (source.height, source.width):
-        return None
-    return Clip(str(file), frames.permute(0, 3, 1, 2), seconds)
+    return Clip(str(file), torch.cat(chunks), seconds)
 
 
-def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads: int) -> Clip:
+def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads: int, resize: Resize) -> Clip:
     """Decode from start to end, holding one frame beside those that are kept.
 
-    The packets' times tell which to keep. Where there are none, or decoding shows them to be wrong, the decoded
-    frames' own times are taken and the file is read once more. Raises VideoError, and FFmpegError from the decoder.
+    The packets' times tell which to keep. Where there are none, or the decoded frames' own times choose others, the file is
+    read once more by those. Raises VideoError, and FFmpegError from the decoder.
     """
     timeline = source.timeline
     for _ in range(2):
@@ -300,15 +387,15 @@ def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads:
             stream = _video_stream(file, container)
             stream.codec_context.thread_count = threads
             stream.thread_type = "AUTO"
-            frames, decoded = _decode(container, stream, indices, source)
+            frames, decoded = _decode(container, stream, indices, source, resize)
         if not decoded.pts:
             raise VideoError(file, "no frame of it can be decoded")
-        if timeline is not None and np.array_equal(decoded.pts, timeline.pts):
-            return Clip(str(file), frames.permute(0, 3, 1, 2), seconds)
         if source.timeline is not None and len(decoded.pts) < WHOLE * len(source.timeline.pts):
             found, expected = len(decoded.pts), len(source.timeline.pts)
             raise VideoError(file, f"damaged: {found} frames can be decoded of the {expected} in the file")
         _check_whole(file, decoded, source.promised_seconds)
+        if timeline is not None and sample_indices(decoded.pts, decoded.end, fps, max_frames) == (indices, seconds):
+            return Clip(str(file), torch.cat(frames), seconds)
         timeline = decoded
     raise VideoError(file, "two readings of it gave different frames; is it still being written?")
 
@@ -318,52 +405,53 @@ def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads:
 _RUN_UPS = (0.0, 2.0, 30.0, None)
 
 
-def _read_span(file: Path, source: Source, span: tuple[float, float], fps: float, max_frames: int, threads: int) -> Clip:
+def _read_span(
+    file: Path, source: Source, span: tuple[float, float], fps: float, max_frames: int, threads: int, resize: Resize
+) -> Clip:
     """Decode from the key frame before a span to its end. Raises VideoError, and FFmpegError from the decoder."""
     start, end = span
     timeline = source.timeline
     if timeline is None:
-        raise VideoError(
-            file, "its frames carry no times to jump to; put it into another container: ffmpeg -i FILE -c copy OUT.mkv"
-        )
+        raise VideoError(file, f"its frames carry no times to jump to; {REMEDY}")
     if not 0 <= start < min(end, timeline.end):
         raise VideoError(file, f"there is nothing between {start} and {end} s, the video lasts {timeline.end:.2f} s")
     # What is on screen when the span begins belongs to it.
     first = max(bisect_right(timeline.pts, start + 1e-6) - 1, 0)
     times = [second - start for second in timeline.pts[first : bisect_left(timeline.pts, end)]]
-    picked, seconds = sample_indices(times, min(end, timeline.end) - start, fps, max_frames)
-    wanted = sorted({first + index for index in picked})
+    indices, seconds = sample_indices(times, min(end, timeline.end) - start, fps, max_frames)
+    wanted = sorted({timeline.ticks[first + index] for index in indices})
     for run_up in _RUN_UPS:
-        images = _decode_some(file, source, wanted, run_up, threads)
-        if len(images) == len(wanted):
-            break
-    else:
-        missing = timeline.pts[next(index for index in wanted if index not in images)]
-        raise VideoError(file, f"damaged: {len(wanted) - len(images)} frames from {missing:.2f} s on can't be decoded")
-    frames = torch.from_numpy(np.stack([images[first + index] for index in picked]))
-    return Clip(str(file), frames.permute(0, 3, 1, 2), seconds)
+        pictures = _decode_some(file, source, wanted, run_up, threads, lambda frames: resize(frames, len(indices)))
+        if len(pictures) == len(wanted):
+            return Clip(str(file), torch.cat([pictures[timeline.ticks[first + index]] for index in indices]), seconds)
+    raise VideoError(file, f"damaged: {len(wanted) - len(pictures)} frames of {start:.1f} - {end:.1f} s can't be decoded")
 
 
-def _decode_some(file: Path, source: Source, wanted: list[int], run_up: float | None, threads: int) -> dict[int, np.ndarray]:
-    """{index: uint8[H, W, 3]} of those wanted frames (indices into the timeline, sorted) that decoding comes by."""
-    timeline, images = source.timeline, {}
+def _decode_some(
+    file: Path,
+    source: Source,
+    wanted: list[int],
+    run_up: float | None,
+    threads: int,
+    resize: Callable[[torch.Tensor], torch.Tensor],
+) -> dict[int, torch.Tensor]:
+    """{ticks: uint8[1, 3, h, w]} of those wanted frames (ticks, sorted) that decoding comes by."""
+    pictures = {}
     with _open(file) as container:
         stream = _video_stream(file, container)
         stream.codec_context.thread_count = threads
         stream.thread_type = "AUTO"
-        tick = float(stream.time_base)
         if run_up is not None:
-            before = max(timeline.pts[wanted[0]] - run_up, 0.0)
-            container.seek(timeline.start + int(before / tick), stream=stream, backward=True)
+            before = max(wanted[0] - int(run_up / stream.time_base), source.timeline.ticks[0])
+            container.seek(before, stream=stream, backward=True)
         clock = _Clock(container, stream)
         for frame in container.decode(stream):
-            second = (clock.time(frame) - timeline.start) * tick
-            if second > timeline.pts[wanted[-1]] + tick / 2:
+            ticks = clock.time(frame)
+            if ticks in wanted and not frame.is_corrupt:
+                pictures[ticks] = resize(_picture(frame, source))
+            if ticks >= wanted[-1]:
                 break
-            index = bisect_left(timeline.pts, second - tick / 2)
-            if index in wanted and abs(timeline.pts[index] - second) < tick / 2:
-                images[index] = _upright(frame, source)
-    return images
+    return pictures
 
 
 class _Clock:
@@ -394,26 +482,26 @@ class _Clock:
         return now
 
 
-def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream, indices: list[int], source: Source
-) -> tuple[torch.Tensor, Timeline]:
-    """One pass: uint8[T, H, W, 3] of the frames at `indices` (sorted, repeats allowed) and every frame's time."""
-    turns = round(source.rotation / 90) % 4
-    height, width = (source.width, source.height) if turns % 2 else (source.height, source.width)
-    kept = torch.zeros((len(indices), height, width, 3), dtype=torch.uint8)
-    times, place, clock = [], 0, _Clock(container, stream)
-    for number, frame in enumerate(container.decode(stream)):
-        times.append((clock.time(frame), frame.duration))
-        if place < len(indices) and indices[place] == number:
-            first = place
-            while place < len(indices) and indices[place] == number:
-                place += 1
-            kept[first:place] = torch.from_numpy(_upright(frame, source))
-    return kept, _timeline(times, stream) if times else Timeline([], 0.0)
-
-
-def _upright(frame: av.VideoFrame, source: Source) -> np.ndarray:
-    """A decoded frame as uint8[H, W, 3], turned as the file says."""
+def _picture(frame: av.VideoFrame, source: Source) -> torch.Tensor:
+    """uint8[1, 3, H, W], upright, channels last."""
     # A size given here also holds where the picture size changes midway.
     image = frame.to_ndarray(format="rgb24", width=source.width, height=source.height, interpolation="BICUBIC")
-    return np.rot90(image, round(source.rotation / 90) % 4).copy()
+    turns = round(source.rotation / 90) % 4
+    if turns:
+        image = np.rot90(image, turns).copy()
+    return torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+
+
+def _decode(
+    container: av.container.InputContainer, stream: av.VideoStream, indices: list[int], source: Source, resize: Resize
+) -> tuple[list[torch.Tensor], Timeline]:
+    """One pass: the frames at `indices` (sorted, repeats allowed), T x uint8[1, 3, h, w], and every frame's time."""
+    kept: list[torch.Tensor] = []
+    times, clock = [], _Clock(container, stream)
+    for number, frame in enumerate(container.decode(stream)):
+        times.append((clock.time(frame), frame.duration))
+        if len(kept) < len(indices) and indices[len(kept)] == number:
+            picture = resize(_picture(frame, source), len(indices))
+            while len(kept) < len(indices) and indices[len(kept)] == number:
+                kept.append(picture)
+    return kept, _timeline(times, stream) if times else Timeline([], 0.0, [])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crashchat.annotations import annotation_paths, load_annotations
-from crashchat.batches import QuestionDataset, QuestionSampler, as_model_input
+from crashchat.batches import QuestionDataset, QuestionLoader, QuestionSampler, as_model_input
 from crashchat.checkpoints import load_video_settings
 from crashchat.sequence import SequenceError
 from crashchat.tasks import TASKS
@@ -61,8 +61,8 @@ def test_a_fetch_decodes_each_video_once_and_asks_what_was_wanted(dataset, tiny_
     first, second = dataset.numbers[0], dataset.numbers[1]
     (batch,) = as_model_input(dataset.__getitems__([first[0], second[0], first[1]]))["batches"]
     assert batch["video_grid_thw"].shape == (2, 3)
-    asked = sorted(batch["branch_ids"].amax(dim=1).tolist())
-    assert asked == [1, 2]
+    videos, branches = batch["video_ids"][0], batch["branch_ids"][0]
+    assert [int(branches[videos == video].max()) for video in (0, 1)] == [2, 1]
     text = tiny_tokenizer.decode(batch["input_ids"][0])
     assert dataset.videos[0].questions[0].text in text and dataset.videos[0].questions[1].text in text
 
@@ -70,16 +70,13 @@ def test_a_fetch_decodes_each_video_once_and_asks_what_was_wanted(dataset, tiny_
 def test_the_token_budget_splits_by_video_and_loses_nothing(dataset):
     numbers = sum(dataset.numbers, [])
     (whole,) = dataset.__getitems__(numbers)
-    budget = 2 * int((whole.video_ids[0] >= 0).sum()) + 100
+    budget = whole.input_ids.numel() // 2
     dataset.max_tokens_per_batch = budget
-    for dataset.one_row in (False, True):
-        batches = dataset.__getitems__(numbers)
-        assert 2 <= len(batches) < len(dataset.numbers)
-        assert all(batch.input_ids.numel() <= budget for batch in batches)
-        assert not dataset.one_row or all(len(batch.input_ids) == 1 for batch in batches)
-        for column in ("input_ids", "labels"):
-            tokens = [getattr(batch, column)[batch.video_ids >= 0] for batch in batches]
-            assert torch.cat(tokens).equal(getattr(whole, column)[whole.video_ids >= 0])
+    batches = dataset.__getitems__(numbers)
+    assert 2 <= len(batches) < len(dataset.numbers)
+    assert all(batch.input_ids.numel() <= budget for batch in batches)
+    for column in ("input_ids", "labels", "position_ids", "branch_ids"):
+        assert torch.cat([getattr(batch, column) for batch in batches], dim=1).equal(getattr(whole, column))
     dataset.max_tokens_per_batch = 10  # less than any video: each goes alone
     assert len(dataset.__getitems__(numbers)) == len(dataset.numbers)
 
@@ -91,3 +88,17 @@ def test_a_question_too_long_and_a_missing_video_stop_the_run(dataset):
     dataset.videos[2].path = dataset.videos[2].path.with_name("gone.mp4")
     with pytest.raises(VideoError, match="gone.mp4"):
         dataset[dataset.numbers[2][0]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_errors_of_worker_processes_arrive_as_themselves(dataset, workers):
+    first, _, third = dataset.numbers[:3]
+    path = dataset.videos[2].path = dataset.videos[2].path.with_name("gone.mp4")
+    loader = iter(QuestionLoader(dataset, [first, third], workers))
+    assert next(loader)["batches"][0]["video_grid_thw"].shape == (1, 3)
+    with pytest.raises(VideoError) as caught:
+        next(loader)
+    assert str(caught.value) == f"{path}: no such file" and caught.value.path == str(path)
+    dataset.max_length = 50
+    with pytest.raises(SequenceError, match="^[^\n]* over max_length=50[^\n]*$"):
+        next(iter(QuestionLoader(dataset, [first], workers)))

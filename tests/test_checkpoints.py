@@ -203,7 +203,7 @@ def logits_of(folder: Path, shared: Path, adapter: Path | None = None) -> list[f
         branch = Branch(question_text(case["question"]), case["answer"])
         sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [branch])
         with torch.no_grad():
-            output = model(**pack([sequence], [visual], tokenizer.pad_token_id).as_dict())
+            output = model(**pack([sequence], [visual]).as_dict())
         losses.append(float(output.loss_sum / output.num_labels))
         assert abs(losses[-1] - case["lora_loss" if adapter else "loss"]) < 1e-5, case["task"]
     return losses

@@ -90,6 +90,22 @@ def test_two_and_four_processes_learn_what_one_does(trained, tiny_data, tmp_path
     assert distance(trained, tmp_path / "four") < 2e-4
 
 
+def test_a_feature_cache_changes_no_weight_and_no_answer(trained, answers, merged, tiny_data, tmp_path):
+    cache = f"feature_cache={tmp_path / 'cache'}"
+    train(tiny_data, tmp_path / "cold", 1, cache)
+    entries = {path: path.stat().st_ino for path in (tmp_path / "cache").glob("??/*.safetensors")}
+    assert len(entries) == 6 + 3
+    train(tiny_data, tmp_path / "warm", 2, cache, "num_workers=2")
+    assert distance(trained, tmp_path / "cold") < 1e-6
+    assert distance(trained, tmp_path / "warm") < 2e-4  # as two processes without a cache
+    assert {path: path.stat().st_ino for path in (tmp_path / "cache").glob("??/*.safetensors")} == entries
+    for name in ("cold", "warm"):
+        settings = [f"model={merged}", f"data_dir={tiny_data}", cache]
+        assert evaluate("eval_video_all_tasks", 2, tmp_path / f"answers_{name}", *settings) == answers[1]
+    output = train(tiny_data, tmp_path / "full", 1, cache, "finetune=full", ok=False)
+    assert "does not go with feature_cache" in output
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_saves_a_whole_adapter(trained, tiny_data, tmp_path, stage):
     train(tiny_data, tmp_path / "zero", 2, f"deepspeed=configs/deepspeed/zero{stage}.json", "max_tokens_per_batch=1200")

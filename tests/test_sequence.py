@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
-from crashchat import masks, packing
+from crashchat import attention, masks, packing
 from crashchat.checkpoints import load_tokenizer
 from crashchat.masks import BLOCK, PADDING, block_mask, dense_mask, draw
 from crashchat.packing import pack, split_by_tokens
@@ -87,16 +87,33 @@ def test_the_packings_drawing_is_the_packing():
         filler = torch.ones(len(branch_ids), dtype=torch.int64)
         return Sequence(filler, filler, filler, torch.tensor(branch_ids))
 
-    sequences = [sequence(2, 2, 2), sequence(1, 2)]
-    apart, together = (pack(sequences, [visual_of(1)] * 2, pad_token_id=0, one_row=one_row) for one_row in (False, True))
+    batch = pack([sequence(2, 2, 2), sequence(1, 2)], [visual_of(1)] * 2)
     for name in ("video_ids", "branch_ids"):
-        assert getattr(apart, name).tolist() + getattr(together, name).tolist() == rows_in(packing.__doc__, name)
-    assert (apart.labels[apart.video_ids == PADDING] == IGNORED).all()
+        assert getattr(batch, name).tolist() == rows_in(packing.__doc__, name)
 
 
-def test_sequences_are_split_by_what_they_cost():
-    assert split_by_tokens([4, 6, 3, 9, 30, 1], 13, one_row=True) == [[0, 1, 2], [3], [4], [5]]
-    assert split_by_tokens([4, 6, 3, 9, 30, 1], 13, one_row=False) == [[0, 1], [2], [3], [4], [5]]
+def test_the_attentions_drawing_is_its_parts_and_they_are_the_rule():
+    """Each part is causal towards the end of its keys; together they are what the rule lets see, each pair once."""
+    video_ids, branch_ids = packed_ids([[2, 2, 2]], 6)
+    lines = [line[10:21] for line in attention.__doc__.splitlines() if line.startswith("    ")][1:7]
+    drawn = [[bool(line[2 * column : 2 * column + 1].strip()) for column in range(6)] for line in lines]
+    assert torch.tensor(drawn).equal(dense_mask(video_ids, branch_ids)[0, 0])
+    video_ids, branch_ids = packed_ids([[4, 3, 5], [1, 2], [6]], 21)
+    parts = attention.parts_of(video_ids, branch_ids)
+    assert [(part.own.start, part.own.stop, part.prefix.start, part.prefix.stop) for part in parts] == [
+        (0, 4, 0, 0), (4, 7, 0, 4), (7, 12, 0, 4), (12, 13, 0, 0), (13, 15, 12, 13), (15, 21, 0, 0)
+    ]  # fmt: skip
+    query, key, value = torch.randn(3, 1, 4, 21, 8)
+    module = torch.nn.Module()
+    found, _ = attention.branch_attention(module, query, key, value, parts)
+    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=dense_mask(video_ids, branch_ids))
+    assert torch.allclose(found.transpose(1, 2), dense, atol=1e-6)
+    with pytest.raises(ValueError, match="one row without padding"):
+        attention.parts_of(*packed_ids([[2, 2]], 6))
+
+
+def test_sequences_are_split_by_tokens():
+    assert split_by_tokens([4, 6, 3, 9, 30, 1], 13) == [[0, 1, 2], [3], [4], [5]]
 
 
 def packed_ids(videos: list[list[int]], length: int) -> tuple[torch.Tensor, torch.Tensor]:

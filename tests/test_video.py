@@ -156,16 +156,63 @@ def test_odd_files_give_what_ffmpeg_gives(name, tmp_path):
     assert np.abs(means - expected.mean(axis=(2, 3))).max() < 1.0
 
 
-def test_both_back_ends_agree(plain, monkeypatch):
+def test_the_ways_to_read_agree(plain, monkeypatch):
+    quick = read_clip(plain, 10, 96)
+    monkeypatch.setattr(video, "_skip_can", lambda source: False)
+    whole = read_clip(plain, 10, 96)
     monkeypatch.setattr(video, "_read_pyav", None)  # decord must do
-    first = read_clip(plain, 10, 96)
-    monkeypatch.undo()
-    monkeypatch.setattr(video, "DECORD_CODECS", set())
-    second = read_clip(plain, 10, 96)
-    assert first.seconds == second.seconds
-    assert difference(first.frames.numpy(), second.frames.numpy()) < 0.5
-    for clip in (first, second):
+    monkeypatch.setattr(video, "DECORD_CODECS", {"h264"})
+    jumped = read_clip(plain, 10, 96)
+    assert quick.seconds == whole.seconds == jumped.seconds
+    assert torch.equal(quick.frames, whole.frames)
+    assert difference(whole.frames.numpy(), jumped.frames.numpy()) < 0.5
+    for clip in (quick, whole, jumped):
         assert clip.frames.is_contiguous(memory_format=torch.channels_last)
+
+
+# Frames that others depend on are spread differently in each.
+GROUPS = {
+    "pyramid": ("-bf", "8", "-x264-params", "b-pyramid=normal:keyint=20:scenecut=0"),
+    "open groups": ("-bf", "3", "-x264-params", "open-gop=1:keyint=10:scenecut=0"),
+    "no B frames": ("-bf", "0", "-g", "7"),
+    "interlaced": ("-bf", "3", "-flags", "+ildct+ilme", "-g", "12"),
+    "one group": ("-bf", "3", "-g", "1000", "-sc_threshold", "0"),
+}
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_leaving_out_what_nobody_needs_changes_no_pixel(groups, suffix, tmp_path, monkeypatch):
+    path = tmp_path / f"clip.{suffix}"
+    ffmpeg(*SCENE, "-c:v", "libx264", "-preset", "medium", "-pix_fmt", "yuv420p", *GROUPS[groups], path)
+    wanted = [(10, 96), (2, 16), (25, 96), (10, 4), (1, 96)]
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "_read_pyav", None)  # the quick way must do
+        quick = [read_clip(path, fps, most) for fps, most in wanted]
+    monkeypatch.setattr(video, "_skip_can", lambda source: False)
+    for clip, (fps, most) in zip(quick, wanted, strict=True):
+        whole = read_clip(path, fps, most)
+        assert clip.seconds == whole.seconds and torch.equal(clip.frames, whole.frames)
+
+
+def test_what_can_be_dropped():
+    packets = [(0, True), (3, False), (1, False), (2, False), (4, True), (7, False), (5, False), (8, True), (9, False)]
+    assert video._droppable(packets, {1, 9}) == {3, 4, 5, 6}
+    # With a frame shown before its key frame, the second group leans on the first.
+    assert video._droppable([(0, True), (2, False), (1, False), (4, True), (3, False)], {3}) == set()
+    assert video._droppable([(0, True), (2, False), (1, False), (4, True), (3, False)], {0}) == {1, 2, 3, 4}
+
+
+def test_resizing_on_the_way_is_resizing_afterwards(plain, tmp_path):
+    def halve(frames, count):
+        assert count == 30
+        return frames[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
+
+    hevc, other = tmp_path / "hevc.mp4", tmp_path / "moving.gif"
+    ffmpeg(*SCENE, *ODD["hevc.mp4"], hevc)
+    ffmpeg(*SCENE, "-vf", "fps=10", other)
+    for path in (plain, hevc, other):
+        assert torch.equal(read_clip(path, 10, 96, resize=halve).frames, read_clip(path, 10, 96).frames[:, :, ::2, ::2])
 
 
 def test_avi_which_stores_no_presentation_times(plain, tmp_path):
@@ -301,6 +348,7 @@ def test_worker_threads_and_forked_processes(plain, tmp_path):
     [
         ("gop.mp4", (*H264, "-g", "30", "-sc_threshold", "0")),
         ("open.mkv", ("-c:v", "libx265", "-x265-params", "log-level=error:open-gop=1:keyint=20:bframes=3")),
+        ("open.mp4", ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-x264-params", "open-gop=1:keyint=20:bframes=3")),
         ("stream.ts", (*H264, "-g", "20", "-output_ts_offset", "5")),
         ("frames.avi", ("-c:v", "mjpeg", "-q:v", "2")),
         ("late.avi", ("-c:v", "mpeg4", "-bf", "2", "-g", "25")),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crashchat.video import Clip, read_clip
-from crashchat.vision import VisionSettings, normalise, target_size, visual_tokens
+from crashchat.vision import VisionSettings, normalise, resize_frames, target_size, visual_tokens
 
 
 def clip_of(frames: torch.Tensor) -> Clip:
@@ -56,7 +56,9 @@ def test_recorded_stages(shared, from_file):
         clip = read_clip(golden / "video.mp4", 2, 6)
     else:
         clip = clip_of(torch.from_numpy(np.load(golden / "frames.npy")))
-    tokens = visual_tokens(clip, VisionSettings(max_tokens=96))
+    settings = VisionSettings(max_tokens=96)
+    clip.frames = resize_frames(clip.frames, 6, settings)
+    tokens = visual_tokens(clip, settings)
     recorded = json.loads((golden / "golden.json").read_text())
     assert tokens.grid_thw.tolist() == recorded["grid_sizes"]
     assert tokens.merge_sizes.tolist() == recorded["merge_sizes"]
@@ -147,5 +149,6 @@ def test_one_frame_stays_whole():
 
 
 def test_wrong_frames_are_an_error():
-    with pytest.raises(ValueError, match="made.mp4: expected frames uint8"):
-        visual_tokens(clip_of(torch.zeros(1, 3, 28, 28)), VisionSettings())
+    for frames in (torch.zeros(1, 3, 28, 28), torch.zeros(1, 3, 28, 30, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match="made.mp4: expected frames uint8"):
+            visual_tokens(clip_of(frames), VisionSettings())

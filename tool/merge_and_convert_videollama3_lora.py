@@ -33,7 +33,7 @@ def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype, to: str = "n
         raise CheckpointError(f"{out} is not empty; name another folder, or remove it first")
     tokenizer = load_tokenizer(base)
     # In float32, whatever the result's type: the sum of base and LoRA is rounded once.
-    model = load_model(base, tokenizer, torch.device("cpu"), torch.float32, attention="sdpa", vision=vision)
+    model = load_model(base, tokenizer, torch.device("cpu"), torch.float32, vision=vision)
     merged = load_adapter(model, adapter).merge_and_unload(progressbar=True, safe_merge=True)
     if to == "native":
         save_checkpoint(merged.to(dtype), tokenizer, load_video_settings(base), out)
