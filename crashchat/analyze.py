@@ -24,18 +24,22 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
 from tqdm import tqdm
 
 import crashchat
-from crashchat.batches import tokens_of_clip
+from crashchat.batches import VideoSettings, tokens_of_clip
 from crashchat.cards import page_html
 from crashchat.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, Look, load_cascade
 from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from crashchat.layouts import CheckpointError
-from crashchat.plots import STRIP_FRAMES, film_strip
+from crashchat.plots import STRIP_FRAMES, STRIP_HEIGHT, film_strip
 from crashchat.predictions import PredictionError, PredictionJournal
 from crashchat.tasks import LINGUISTIC, PERCEPTION
-from crashchat.video import VideoError, probe, read_clip
+from crashchat.video import REMEDY, Clip, Source, VideoError, probe, read_clip
+from crashchat.vision import VisualTokens, resize_frames
 from crashchat.windows import FAILED, WindowError, WindowSettings, failed_window, find_events, plan, status_of, window_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,20 +141,18 @@ def analyze_clip(
         if seconds is not None and max_seconds is not None and seconds > max_seconds:
             raise VideoError(path, f"lasts {seconds:.0f} s, the limit is {max_seconds:.0f} s")
         if source.timeline is None and (max_seconds is not None or (seconds or 0) > windows.whole_up_to):
-            raise VideoError(path, "its frames carry no times; put it into another container: ffmpeg -i FILE -c copy OUT.mkv")
+            raise VideoError(path, f"its frames carry no times; {REMEDY}")
         if seconds is not None and len(spans := plan(round(seconds, 3), windows)) > 1:
             result["seconds"] = round(seconds, 3)
             settings = {key: result[key] for key in ("path", "bytes", "model", "sampling")}
             with PredictionJournal(journal, settings) if journal else contextlib.nullcontext() as kept:
                 result["windows"] = _look_at_windows(cascade, path, source, spans, kept, progress)
         else:
-            clip = read_clip(path, cascade.settings.fps, cascade.settings.max_frames, threads=0, source=source)
-            seconds = seconds or clip.seconds[-1] + 1 / cascade.settings.fps
-            result["seconds"] = round(seconds, 3)
-            analysis.look = Look(tokens_of_clip(clip, cascade.settings))
+            visual, pictures = read_and_show(path, cascade.settings, source)
+            result["seconds"] = round(seconds or visual.seconds[-1] + 1 / cascade.settings.fps, 3)
+            analysis.look = Look(visual)
             result["windows"] = [_judge(cascade, analysis.look, (0.0, result["seconds"]), progress)]
-            analysis.strips = [film_strip(clip.frames)] if draw else []
-            del clip
+            analysis.strips = [film_strip(pictures)] if draw else []
         result["status"] = status_of(result["windows"])
         if result["status"] == FAILED:
             result["error"] = result["windows"][0]["error"]
@@ -174,6 +176,30 @@ def analyze_clip(
     return analysis
 
 
+def read_and_show(
+    path: Path, settings: VideoSettings, source: Source | None = None, span: tuple[float, float] | None = None
+) -> tuple[VisualTokens, Tensor]:
+    """A clip, or a span of it, as the model takes it in, and its frames as uint8[T, 3, STRIP_HEIGHT, ·] to show to people.
+
+    Frames are decoded once and never held in full size: each is resized twice as it comes, and the one result travels below the
+    other in a common picture. Raises VideoError.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def resize(frames: Tensor, num_frames: int) -> Tensor:
+        model = resize_frames(frames, num_frames, settings.vision)
+        width = max(1, round(frames.shape[3] * STRIP_HEIGHT / frames.shape[2]))
+        shown = interpolate(frames, size=(STRIP_HEIGHT, width), mode="bilinear", antialias=True)
+        sizes.update(model=model.shape[2:], shown=shown.shape[2:])
+        widest = max(model.shape[3], width)
+        return torch.cat([pad(part, (0, widest - part.shape[3])) for part in (model, shown)], dim=2)
+
+    clip = read_clip(path, settings.fps, settings.max_frames, threads=0, resize=resize, source=source, span=span)
+    (height, width), (_, shown_width) = sizes["model"], sizes["shown"]
+    visual = tokens_of_clip(Clip(clip.path, clip.frames[:, :, :height, :width], clip.seconds), settings)
+    return visual, clip.frames[:, :, height:, :shown_width]
+
+
 def _judge(
     cascade: Cascade, look: Look, span: tuple[float, float], progress: Progress, done: float = 0.1, where: str = ""
 ) -> dict:
@@ -181,19 +207,23 @@ def _judge(
 
 
 def _look_at_windows(
-    cascade: Cascade, path: Path, source, spans: list[tuple[float, float]], journal: PredictionJournal | None, progress: Progress
+    cascade: Cascade,
+    path: Path,
+    source: Source,
+    spans: list[tuple[float, float]],
+    journal: PredictionJournal | None,
+    progress: Progress,
 ) -> list[dict]:
     """The windows' findings; those that the journal holds are not made again. A window that cannot be read fails alone."""
     done = {record["data_id"]: record["window"] for record in journal.records} if journal else {}
-    fps, most = cascade.settings.fps, cascade.settings.max_frames
     for number, span in enumerate(spans):
         if number in done:
             continue
         share, where = number / len(spans), f"window {number + 1} of {len(spans)}: "
         progress(share, where + "reading")
         try:
-            clip = read_clip(path, fps, most, threads=0, source=source, span=span)
-            done[number] = _judge(cascade, Look(tokens_of_clip(clip, cascade.settings)), span, progress, share, where)
+            visual, _ = read_and_show(path, cascade.settings, source, span)
+            done[number] = _judge(cascade, Look(visual), span, progress, share, where)
         except VideoError as error:
             done[number] = failed_window(span, error.cause)
         if journal:
@@ -201,7 +231,7 @@ def _look_at_windows(
     return [done[number] for number in range(len(spans))]
 
 
-def _strip_of(path: Path, source, span: list[float]) -> bytes | None:
+def _strip_of(path: Path, source: Source, span: list[float]) -> bytes | None:
     rate = 2 * STRIP_FRAMES / (span[1] - span[0])
     try:
         return film_strip(read_clip(path, rate, 2 * STRIP_FRAMES + 1, threads=0, source=source, span=tuple(span)).frames)
@@ -280,6 +310,12 @@ def analyze(
     names = name_clips(paths)
     bar = tqdm(total=len(paths), desc="clips", unit="clip", file=sys.stderr)
 
+    def show(step: str) -> None:
+        bar.set_postfix_str(step[-60:], refresh=False)
+        if time.time() - bar.last_print_t > 1:  # a recording is one clip for a long time
+            bar.last_print_t = time.time()
+            bar.refresh()
+
     def one(path: Path) -> dict:
         name = names[path]
         file = out / f"{name}.json" if out else None
@@ -295,7 +331,7 @@ def analyze(
             windows,
             name,
             journal,
-            lambda share, step: bar.set_postfix_str(f"{name}: {step}"[-60:]),
+            lambda share, step: show(f"{name}: {step}"),
             out is not None,
         )
         if out:

@@ -22,7 +22,7 @@ from crashchat.feature_cache import FeatureCache
 from crashchat.model import CrashChatModel
 from crashchat.packing import PackedBatch, pack, split_by_tokens
 from crashchat.sequence import Branch, SequenceError, build_sequence
-from crashchat.video import VideoError, read_clip
+from crashchat.video import Clip, VideoError, read_clip
 from crashchat.vision import VisionSettings, VisualTokens, resize_frames, visual_tokens
 
 
@@ -55,10 +55,16 @@ def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache |
     def resize(frames: Tensor, num_frames: int) -> Tensor:
         return resize_frames(frames, num_frames, settings.vision)
 
-    visual = visual_tokens(read_clip(path, settings.fps, settings.max_frames, resize=resize), settings.vision)
+    visual = tokens_of_clip(read_clip(path, settings.fps, settings.max_frames, resize=resize), settings)
+    visual.cache_key = key
+    return visual
+
+
+def tokens_of_clip(clip: Clip, settings: VideoSettings) -> VisualTokens:
+    """The visual tokens of a clip whose frames are resized, all of them kept when compression is off."""
+    visual = visual_tokens(clip, settings.vision)
     if not settings.token_compression:
         visual.compression_mask.fill_(True)
-    visual.cache_key = key
     return visual
 
 

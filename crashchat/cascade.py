@@ -200,7 +200,7 @@ def load_cascade(
     folders = {LINGUISTIC: linguistic, PERCEPTION: perception} if linguistic else {}
     tokenizer = load_tokenizer(model_folder)
     settings = load_video_settings(model_folder, fps, max_frames, max_visual_tokens, token_compression)
-    model = load_model(model_folder, tokenizer, device, attention="sdpa", vision=read_vision_config(vision_config))
+    model = load_model(model_folder, tokenizer, device, vision=read_vision_config(vision_config))
     adapters: dict[str, str] = {}
     for group, folder in folders.items():
         same = next((name for known, name in adapters.items() if folders[known].resolve() == folder.resolve()), None)

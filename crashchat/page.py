@@ -20,13 +20,13 @@ from crashchat.windows import FAILED  # noqa: E402
 
 TEMPLATES = files("crashchat") / "templates"
 CSS = ".gradio-container { max-width: 1100px !important; margin: 0 auto; } footer { display: none !important; }"
-NAMES = {None: "the model", BASE: "the base model, without adapters"}
+NAMES = {None: "model", BASE: "base model"}
 
 
 def build_page(desk) -> gr.Blocks:
     """The page on a serve.Desk."""
     limits, voices = desk.limits, desk.cascade.voices()
-    choices = [(NAMES.get(voice, f"the {voice} adapter"), voice or "") for voice in voices]
+    choices = [(NAMES.get(voice, voice), voice or "") for voice in voices]
 
     def analyze(upload: str | None, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
         """Card, chat and its hint for a dropped clip; without one everything is cleared."""

@@ -37,11 +37,10 @@ from crashchat.analyze import (
     add_model_options,
     analyze_clip,
     cascade_of,
+    read_and_show,
 )
-from crashchat.batches import tokens_of_clip
 from crashchat.cascade import Cascade, Look
 from crashchat.layouts import CheckpointError
-from crashchat.video import read_clip
 from crashchat.windows import FAILED, WindowError, WindowSettings
 
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -160,9 +159,8 @@ class Desk:
         with self.turn():
             look = opened.analysis.look
             if look is None:  # a recording: its windows were let go
-                settings = self.cascade.settings
-                clip = read_clip(opened.path, settings.fps, settings.max_frames, threads=0, span=self.subject(opened))
-                look = opened.analysis.look = Look(tokens_of_clip(clip, settings))
+                visual, _ = read_and_show(opened.path, self.cascade.settings, span=self.subject(opened))
+                look = opened.analysis.look = Look(visual)
             return self.cascade.ask(look, question, voice)
 
 

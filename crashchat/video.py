@@ -49,12 +49,9 @@ INDEXED_FORMATS = {"mov", "mp4", "matroska", "webm"}
 DECORD_FORMATS = INDEXED_FORMATS | {"avi"}
 DECORD_CODECS = {"vp8", "vp9"}
 DECORD_PIXELS = {"yuv420p", "yuvj420p"}
+REMEDY = "put it into another container: ffmpeg -i FILE -c copy OUT.mkv"
 # Frames decord hands over at a time.
 DECORD_CHUNK = 8
-# How far before a span reading starts, in seconds. A key frame's place in the file and its time can differ, and frames right
-# behind one may need what lies before it; None: from the file's beginning.
-_RUN_UPS = (0.0, 2.0, 30.0, None)
-
 # (frames uint8[n, 3, H, W], T frames in the clip) -> uint8[n, 3, h, w]
 Resize = Callable[[torch.Tensor, int], torch.Tensor]
 
@@ -232,6 +229,11 @@ def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads:
     raise VideoError(file, "two readings of it gave different frames; is it still being written?")
 
 
+# How far before a span reading starts, in seconds. A key frame's place in the file and its time can differ, and frames right
+# behind one may need what lies before it; None: from the file's beginning.
+_RUN_UPS = (0.0, 2.0, 30.0, None)
+
+
 def _read_span(
     file: Path, source: Source, span: tuple[float, float], fps: float, max_frames: int, threads: int, resize: Resize
 ) -> Clip:
@@ -239,48 +241,46 @@ def _read_span(
     start, end = span
     timeline = source.timeline
     if timeline is None:
-        raise VideoError(
-            file, "its frames carry no times to jump to; put it into another container: ffmpeg -i FILE -c copy OUT.mkv"
-        )
+        raise VideoError(file, f"its frames carry no times to jump to; {REMEDY}")
     if not 0 <= start < min(end, timeline.end):
         raise VideoError(file, f"there is nothing between {start} and {end} s, the video lasts {timeline.end:.2f} s")
     # What is on screen when the span begins belongs to it.
     first = max(bisect_right(timeline.pts, start + 1e-6) - 1, 0)
     times = [second - start for second in timeline.pts[first : bisect_left(timeline.pts, end)]]
-    picked, seconds = sample_indices(times, min(end, timeline.end) - start, fps, max_frames)
-    wanted = sorted({first + index for index in picked})
+    indices, seconds = sample_indices(times, min(end, timeline.end) - start, fps, max_frames)
+    wanted = sorted({timeline.ticks[first + index] for index in indices})
     for run_up in _RUN_UPS:
-        images = _decode_some(file, source, wanted, run_up, threads, lambda frame: resize(frame, len(picked)))
-        if len(images) == len(wanted):
-            break
-    else:
-        missing = timeline.pts[next(index for index in wanted if index not in images)]
-        raise VideoError(file, f"damaged: {len(wanted) - len(images)} frames from {missing:.2f} s on can't be decoded")
-    return Clip(str(file), torch.cat([images[first + index] for index in picked]), seconds)
+        pictures = _decode_some(file, source, wanted, run_up, threads, lambda frames: resize(frames, len(indices)))
+        if len(pictures) == len(wanted):
+            return Clip(str(file), torch.cat([pictures[timeline.ticks[first + index]] for index in indices]), seconds)
+    raise VideoError(file, f"damaged: {len(wanted) - len(pictures)} frames of {start:.1f} - {end:.1f} s can't be decoded")
 
 
 def _decode_some(
-    file: Path, source: Source, wanted: list[int], run_up: float | None, threads: int, smaller
+    file: Path,
+    source: Source,
+    wanted: list[int],
+    run_up: float | None,
+    threads: int,
+    resize: Callable[[torch.Tensor], torch.Tensor],
 ) -> dict[int, torch.Tensor]:
-    """{index: uint8[1, 3, h, w]} of those wanted frames (indices into the timeline, sorted) that decoding comes by."""
-    timeline, images = source.timeline, {}
+    """{ticks: uint8[1, 3, h, w]} of those wanted frames (ticks, sorted) that decoding comes by."""
+    pictures = {}
     with open_container(file) as container:
         stream = video_stream(file, container)
         stream.codec_context.thread_count = threads
         stream.thread_type = "AUTO"
-        tick = float(stream.time_base)
         if run_up is not None:
-            before = max(timeline.pts[wanted[0]] - run_up, 0.0)
-            container.seek(timeline.ticks[0] + int(before / tick), stream=stream, backward=True)
+            before = max(wanted[0] - int(run_up / stream.time_base), source.timeline.ticks[0])
+            container.seek(before, stream=stream, backward=True)
         clock = _Clock(container, stream)
         for frame in container.decode(stream):
-            second = (clock.time(frame) - timeline.ticks[0]) * tick
-            if second > timeline.pts[wanted[-1]] + tick / 2:
+            ticks = clock.time(frame)
+            if ticks in wanted and not frame.is_corrupt:
+                pictures[ticks] = resize(_picture(frame, source))
+            if ticks >= wanted[-1]:
                 break
-            index = bisect_left(timeline.pts, second - tick / 2)
-            if index in wanted and abs(timeline.pts[index] - second) < tick / 2:
-                images[index] = smaller(_picture(frame, source))
-    return images
+    return pictures
 
 
 class _Clock:

@@ -67,7 +67,7 @@ def train_adapter(base: Path, out: Path, answers, steps: int, batch: int) -> Pat
             branches = [Branch(TASKS[task].prompt, answer) for task, answer in answers(flash is not None).items()]
             visuals.append(visual)
             sequences.append(build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, branches))
-        output = model(**pack(sequences, visuals, tokenizer.pad_token_id).as_dict())
+        output = model(**pack(sequences, visuals).as_dict())
         (output.loss_sum / output.num_labels).backward()
         optimizer.step()
         optimizer.zero_grad()
