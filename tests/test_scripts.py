@@ -200,6 +200,20 @@ def test_a_killed_evaluation_goes_on_and_an_unreadable_video_is_recorded(answers
     assert evaluate("eval_video_crash_recognition", 2, tmp_path / "out", *settings)["crash_recognition"] == first
 
 
+def test_constrained_answers_always_parse(merged, tiny_data, tmp_path):
+    settings = [f"model={merged}", f"data_dir={tiny_data}", "decode=constrained", "training_answers=crash_description"]
+    found = evaluate("eval_video_all_tasks", 1, tmp_path, *settings)
+    train = json.loads((tiny_data / TASKS["crash_description"].annotation_file("train")).read_text())
+    known = {record["conversations"][1]["value"] for record in train}
+    for task in ("crash_recognition", "crash_localization", "pre_crash_localization"):
+        assert all(record[field] is not None for record in found[task] for field in TASKS[task].pred_fields)
+    assert {record["raw_response"] for record in found["crash_description"]} <= known
+    for record in found["crash_recognition"]:
+        assert (record["crash_probability"] > 0.5) == (record["raw_response"] == "Yes")
+    words = ("configs/eval/all_tasks.yaml", f"model={merged}", "training_answers=crash_description")
+    assert "needs decode=constrained" in run(sys.executable, "-m", "crashchat.evaluate", *words, ok=False)
+
+
 def test_scripts_explain_themselves():
     assert "key=value" in run("bash", TRAIN, "--help")
     assert "max_new_tokens" in run("bash", "scripts/eval/eval_video_all_tasks.sh", "--help")
