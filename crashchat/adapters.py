@@ -19,7 +19,7 @@ from torch import Tensor
 from crashchat.checkpoints import new_folder, print_once
 from crashchat.files import write_json_atomic
 from crashchat.layouts import CheckpointError, iterate_weights, rename_key
-from crashchat.model import PROJECTOR, CrashChatModel
+from crashchat.model import PROJECTOR, CrashChatModel, base_of
 
 CONFIG_FILE, LORA_FILE, PROJECTOR_FILE = "adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"
 PEFT_PREFIX = "base_model.model."
@@ -80,18 +80,22 @@ def read_adapter(folder: str | Path) -> tuple[LoraConfig, dict[str, Tensor], str
     return config, weights, form
 
 
-def load_adapter(model: CrashChatModel, folder: str | Path, name: str = "default") -> PeftModel:
+def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: str = "default") -> PeftModel:
     """Put a saved adapter of either form on a model, in evaluation mode.
 
+    A model that has adapters already gets one more; the one that was active stays so until set_adapter switches.
     Raises CheckpointError naming what of the adapter the model has no place for, what it lacks, and sizes that differ.
     """
     config, weights, form = read_adapter(folder)
     print_once(f"{folder}: adapter ({form} form), LoRA r {config.r} on {len(config.target_modules)} modules, and projector")
-    own = {module for module, _ in model.named_modules()}
+    base = base_of(model)
+    own = {module for module, _ in base.named_modules()}
     unknown = [module for module in config.target_modules if module not in own]
     if unknown:
         raise CheckpointError(f"{folder}: the base model has no modules {unknown[:5]} ({len(unknown)} that the adapter adapts)")
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    # What an adapter already there has wrapped keeps the name it had without.
+    weights_of_base = base.state_dict().items()
+    shapes = {re.sub(r"\.(base_layer|original_module)\.", ".", key): tuple(value.shape) for key, value in weights_of_base}
     for key, value in weights.items():
         plain = key.removeprefix(PEFT_PREFIX)
         module, _, kind = plain.removesuffix(".weight").rpartition(".")
@@ -104,9 +108,15 @@ def load_adapter(model: CrashChatModel, folder: str | Path, name: str = "default
             raise CheckpointError(
                 f"{folder}: the adapter does not fit the base model: {plain} is {tuple(value.shape)}, expected {expected}"
             )
-    adapted = get_peft_model(model, config, adapter_name=name)
+    if isinstance(model, PeftModel):
+        if name in model.peft_config:
+            raise CheckpointError(f"{folder}: the model has an adapter {name!r} already; load this one under another name")
+        adapted = model
+        adapted.add_adapter(name, config)
+    else:
+        adapted = get_peft_model(model, config, adapter_name=name)
     report = set_peft_model_state_dict(adapted, weights, adapter_name=name)
-    missing = [key for key in report.missing_keys if "lora_" in key or "modules_to_save" in key]
+    missing = [key for key in report.missing_keys if re.search(rf"(lora_[AB]|modules_to_save)\.{re.escape(name)}\.", key)]
     if missing or report.unexpected_keys:
         raise CheckpointError(f"{folder}: adapter weights missing {missing[:5]}, without a place {report.unexpected_keys[:5]}")
     return adapted.eval()

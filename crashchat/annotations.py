@@ -63,7 +63,7 @@ def annotation_paths(data_dir: str | Path, tasks: Iterable[str], split: str) -> 
     return paths
 
 
-def _read_records(path: Path) -> list:
+def read_records(path: Path) -> list:
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -77,7 +77,7 @@ def _read_records(path: Path) -> list:
     return records
 
 
-def _parse_record(record: object) -> tuple[str, str, str, str | None]:
+def parse_record(record: object) -> tuple[str, str, str, str | None]:
     """(video name, question, answer, source) of one record; ValueError says what is wrong with it."""
     if not isinstance(record, dict):
         raise ValueError(f"found a {type(record).__name__}, expected an object")
@@ -122,10 +122,10 @@ def load_annotations(
     videos: dict[str, VideoQAs] = {}
     problems: list[str] = []
     for path in map(Path, paths):
-        for index, record in enumerate(_read_records(path)):
+        for index, record in enumerate(read_records(path)):
             where = f"{path}, record {index}"
             try:
-                name, text, answer, source = _parse_record(record)
+                name, text, answer, source = parse_record(record)
                 task = task_of_prompt(text)
                 if task is not None:
                     task.ground_truth(answer)

@@ -1,4 +1,4 @@
-"""Which questions share a step, and how a list of questions becomes a PackedBatch.
+"""Which questions share a step, and how a list of questions becomes PackedBatches.
 
 The batch size counts questions (SPEC.md, Strategies). An epoch is a stream of all questions, cut every
 `global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch of 24 decodes and
@@ -7,18 +7,23 @@ step is always exactly `global_batch_size` questions, on any number of processes
 """
 
 import random
+import sys
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from torch.utils.data import Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.annotations import Question, VideoQAs
-from crashchat.packing import PackedBatch, pack
-from crashchat.sequence import Branch, build_sequence
-from crashchat.video import Clip, read_clip
-from crashchat.vision import VisionSettings, VisualTokens, visual_tokens
+from crashchat.feature_cache import FeatureCache
+from crashchat.model import CrashChatModel
+from crashchat.packing import PackedBatch, pack, split_by_tokens
+from crashchat.sequence import Branch, SequenceError, build_sequence
+from crashchat.video import Clip, VideoError, read_clip
+from crashchat.vision import VisionSettings, VisualTokens, resize_frames, visual_tokens
 
 
 @dataclass(frozen=True)
@@ -31,23 +36,50 @@ class VideoSettings:
     token_compression: bool = True
 
 
-def read_visual_tokens(path: str, settings: VideoSettings) -> VisualTokens:
-    """A video file as visual tokens (SPEC.md, steps 1-5). Raises VideoError for a file that cannot be read."""
-    return tokens_of_clip(read_clip(path, settings.fps, settings.max_frames), settings)
+def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache | None = None) -> VisualTokens:
+    """A video file as visual tokens (SPEC.md, steps 1-5), all of them kept when compression is off.
+
+    With its features instead of pixels, if `cache` has them; if not, with the key to store them under. Raises VideoError
+    for a file that cannot be read.
+    """
+    key = None
+    if cache is not None:
+        try:
+            key = cache.key(path)
+        except OSError as error:
+            raise VideoError(path, f"can't be read ({error.strerror})") from error
+        visual = cache.load(key)
+        if visual is not None:
+            return visual
+
+    def resize(frames: Tensor, num_frames: int) -> Tensor:
+        return resize_frames(frames, num_frames, settings.vision)
+
+    visual = tokens_of_clip(read_clip(path, settings.fps, settings.max_frames, resize=resize), settings)
+    visual.cache_key = key
+    return visual
 
 
 def tokens_of_clip(clip: Clip, settings: VideoSettings) -> VisualTokens:
-    """A clip's visual tokens, all of them kept when compression is off."""
+    """The visual tokens of a clip whose frames are resized, all of them kept when compression is off."""
     visual = visual_tokens(clip, settings.vision)
     if not settings.token_compression:
         visual.compression_mask.fill_(True)
     return visual
 
 
-class QuestionDataset(Dataset):
-    """All questions on some videos, numbered; fetching several at once gives one PackedBatch of them.
+def open_feature_cache(
+    folder: Path | None, limit_gb: float, model: CrashChatModel, settings: VideoSettings
+) -> FeatureCache | None:
+    """The feature cache in `folder` for this model's vision encoder and these settings; None where no folder is given."""
+    return FeatureCache(folder, limit_gb, model.model.vision_model, asdict(settings)) if folder else None
 
-    `numbers[i]` lists the question numbers of video i.
+
+class QuestionDataset(Dataset):
+    """All questions on some videos, numbered; fetching several at once gives the PackedBatches they fill.
+
+    `numbers[i]` lists the question numbers of video i. max_tokens_per_batch: tokens a PackedBatch holds at most; a video with
+    all its branches is never split, so one that is longer goes alone.
     """
 
     def __init__(
@@ -56,15 +88,17 @@ class QuestionDataset(Dataset):
         tokenizer: PreTrainedTokenizerBase,
         settings: VideoSettings,
         max_length: int,
-        row_length: int | None = None,
+        max_tokens_per_batch: int | None = None,
         cache_videos: int = 0,
+        feature_cache: FeatureCache | None = None,
     ):
         self.videos = videos
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_length = max_length
-        self.row_length = row_length
+        self.max_tokens_per_batch = max_tokens_per_batch
         self.cache_videos = cache_videos
+        self.feature_cache = feature_cache
         self._cache: OrderedDict[int, VisualTokens] = OrderedDict()
         self._questions: list[tuple[int, Question]] = []
         self.numbers: list[list[int]] = []
@@ -80,18 +114,29 @@ class QuestionDataset(Dataset):
         if index in self._cache:
             self._cache.move_to_end(index)
             return self._cache[index]
-        visual = read_visual_tokens(str(self.videos[index].path), self.settings)
-        if self.cache_videos:
+        visual = read_visual_tokens(str(self.videos[index].path), self.settings, self.feature_cache)
+        if self.cache_videos and visual.cache_key is None:  # with a key, its features will be found next time
             self._cache[index] = visual
             if len(self._cache) > self.cache_videos:
                 self._cache.popitem(last=False)
         return visual
 
-    def __getitem__(self, number: int) -> PackedBatch:
+    def __getitem__(self, number: int) -> list[PackedBatch]:
         return self.__getitems__([number])
 
-    def __getitems__(self, numbers: list[int]) -> PackedBatch:
-        """The PackedBatch of some questions, those on one video as branches of one sequence (torch's batched fetch)."""
+    def __getitems__(self, numbers: list[int]) -> list[PackedBatch]:
+        """Some questions, those on one video as branches of one sequence (torch's batched fetch).
+
+        Raises VideoError and SequenceError; in a worker process returns them, for QuestionLoader to raise.
+        """
+        try:
+            return self._packed(numbers)
+        except (VideoError, SequenceError) as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+    def _packed(self, numbers: list[int]) -> list[PackedBatch]:
         asked: dict[int, list[Question]] = {}
         for number in numbers:
             index, question = self._questions[number]
@@ -107,16 +152,42 @@ class QuestionDataset(Dataset):
             )
             for visual, questions in zip(visuals, asked.values(), strict=True)
         ]
-        return pack(sequences, visuals, self.tokenizer.pad_token_id, self.row_length)
+        # How many tokens compression leaves is known only now that the videos are decoded.
+        lengths = [len(sequence) for sequence in sequences]
+        lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize)
+        return [pack([sequences[i] for i in some], [visuals[i] for i in some]) for some in lists]
 
 
-def as_model_input(batch: PackedBatch) -> dict:
-    """The collator: a batch is packed when it is fetched, so only its fields are handed on."""
-    return batch.as_dict()
+def as_model_input(batches: list[PackedBatch] | Exception) -> dict[str, list[dict]] | Exception:
+    """The collator: batches are packed when they are fetched, so only their fields are handed on."""
+    return batches if isinstance(batches, Exception) else {"batches": [batch.as_dict() for batch in batches]}
+
+
+class QuestionLoader(DataLoader):
+    """What a QuestionDataset fetches as the model's input, at most two fetches ahead in each of `num_workers` processes.
+
+    An error in one of those is raised here as itself. torch would make a new one of it, a traceback for its message.
+    """
+
+    def __init__(self, dataset: QuestionDataset, batches: Iterable[list[int]], num_workers: int, persistent: bool = False):
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=as_model_input,
+            num_workers=num_workers,
+            prefetch_factor=2 if num_workers else None,
+            persistent_workers=persistent and num_workers > 0,
+        )
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in super().__iter__():
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
 
 
 class QuestionSampler(Sampler[list[int]]):
-    """One process's share of every step: lists of `micro_batch_size` question numbers.
+    """One process's share of every step: lists of global_batch_size / processes question numbers.
 
     Each epoch has its own seeded order. The last step of an epoch is filled up from the epoch's beginning.
     """
@@ -125,7 +196,6 @@ class QuestionSampler(Sampler[list[int]]):
         self,
         numbers: list[list[int]],
         global_batch_size: int,
-        micro_batch_size: int,
         rank: int = 0,
         processes: int = 1,
         group_by_video: bool = True,
@@ -133,7 +203,7 @@ class QuestionSampler(Sampler[list[int]]):
     ):
         self.numbers = numbers
         self.global_batch_size = global_batch_size
-        self.batch_size = micro_batch_size
+        self.batch_size = global_batch_size // processes
         self.rank = rank
         self.processes = processes
         self.group_by_video = group_by_video
@@ -150,7 +220,7 @@ class QuestionSampler(Sampler[list[int]]):
         return -(-sum(map(len, self.numbers)) // self.global_batch_size)
 
     def __len__(self) -> int:
-        return self.steps_per_epoch * self.global_batch_size // (self.batch_size * self.processes)
+        return self.steps_per_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
         order = random.Random(f"{self.seed}/{self.epoch}")
@@ -159,5 +229,5 @@ class QuestionSampler(Sampler[list[int]]):
         stream = [number for group in groups for number in group]
         total = self.steps_per_epoch * self.global_batch_size
         stream = (stream * (-(-total // len(stream))))[:total]
-        micro_batches = [stream[start : start + self.batch_size] for start in range(0, total, self.batch_size)]
-        return iter(micro_batches[self.rank :: self.processes])
+        first = self.rank * self.batch_size
+        return iter([stream[start : start + self.batch_size] for start in range(first, total, self.global_batch_size)])

@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlama3Config
 
+from crashchat.attention import BRANCH_ATTENTION
 from crashchat.batches import VideoSettings
 from crashchat.files import write_json_atomic
 from crashchat.layouts import CheckpointError, detect_layout, native_config, read_weights, rename_key
-from crashchat.model import CrashChatModel, choose_attention, choose_device, choose_dtype
+from crashchat.model import CrashChatModel, choose_device, choose_dtype
 from crashchat.sequence import image_token_id
 from crashchat.vision import VisionSettings
 
@@ -59,7 +60,7 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
-    attention: str | None = None,
+    attention: str = BRANCH_ATTENTION,
     vision: dict | None = None,
 ) -> CrashChatModel:
     """A checkpoint of any layout as a CrashChatModel, in evaluation mode.
@@ -81,7 +82,7 @@ def load_model(
         config=config,
         state_dict=weights,
         dtype=config.dtype,
-        attn_implementation={"text_config": attention or choose_attention(device), "vision_config": "sdpa"},
+        attn_implementation={"text_config": attention, "vision_config": "sdpa"},
         output_loading_info=True,
     )
     left = {name: keys for name, keys in report.items() if keys}

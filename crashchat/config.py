@@ -25,6 +25,8 @@ class _Settings(BaseModel):
     """Names of crashchat.tasks.TASKS; with annotations of general questions, an empty list takes all of them."""
     annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
     """Annotation files by split, e.g. the released multi-task ones; empty: the single-task files of `tasks` in data_dir."""
+    vision_config: Path | None = None
+    """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not of the released size."""
     fps: float | None = Field(default=None, gt=0)
     """Frames a second taken from a video; none: what the model's processor settings say, else 10."""
     max_frames: int | None = Field(default=None, gt=0)
@@ -35,17 +37,23 @@ class _Settings(BaseModel):
     """Drop the tokens that do not change from frame to frame (SPEC.md, step 5)."""
     max_length: int = Field(default=16384, gt=0)
     """Tokens of one question's sample at most: video, question and answer."""
+    max_tokens_per_batch: int = Field(default=32768, gt=0)
+    """Tokens that go through the model at a time; a video and all its questions stay together, even if they are more."""
+    feature_cache: Path | None = None
+    """Folder of vision features kept from run to run; none: every video is decoded and encoded each time it is seen."""
+    feature_cache_gb: float = Field(default=100, gt=0)
+    """Size of that folder at most, in 10^9 bytes (a full-size video takes up to 24 million); the longest unused go first."""
     num_workers: int = Field(default=2, ge=0)
     """Processes that read videos ahead of the model; 0 reads in the main process."""
     seed: int = 0
     """Seed of the weights' initialisation, the order of questions and dropout."""
 
-    @field_validator("tasks", mode="before")
+    @field_validator("tasks", "training_answers", mode="before", check_fields=False)
     @classmethod
     def _names(cls, value):
         return [name for name in value.split(",") if name] if isinstance(value, str) else value
 
-    @field_validator("tasks")
+    @field_validator("tasks", "training_answers", check_fields=False)
     @classmethod
     def _known(cls, value):
         unknown = sorted(set(value) - set(TASKS))
@@ -85,8 +93,6 @@ class TrainConfig(_Settings):
     """Optimizer steps, instead of epochs."""
     global_batch_size: int = Field(default=24, gt=0)
     """Questions an optimizer step learns from, over all processes."""
-    micro_batch_size: int | None = Field(default=None, gt=0)
-    """Questions one process puts through the model at a time; none: global_batch_size / processes."""
     group_by_video: bool = True
     """Questions on one video follow each other and share its prefix; false shuffles questions, as the reference does."""
     eval_steps: int = Field(default=50, gt=0)
@@ -99,6 +105,8 @@ class TrainConfig(_Settings):
     """Validations without improvement after which training stops; none: never."""
     early_stopping_threshold: float = Field(default=0.001, ge=0)
     """How much lower eval_loss must be to count as an improvement."""
+    attention: Literal["branch_attention", "flex_attention"] = "branch_attention"
+    """How the language model attends: part by part with SDPA (attention.py), or FlexAttention with a BlockMask (GPU only)."""
     gradient_checkpointing: bool = True
     """Recompute the language model's activations in the backward pass to save memory."""
     deepspeed: Path | None = None
@@ -114,6 +122,8 @@ class TrainConfig(_Settings):
             raise ValueError(f"save_steps={self.save_steps} is not a multiple of eval_steps={self.eval_steps}")
         if self.finetune == "full" and self.deepspeed:
             raise ValueError("finetune=full is for tiny models and does not go with deepspeed")
+        if self.finetune == "full" and self.feature_cache:
+            raise ValueError("finetune=full trains the vision encoder and does not go with feature_cache")
         return self
 
 
@@ -134,8 +144,18 @@ class EvalConfig(_Settings):
     """Visual tokens of a video at most, before compression."""
     max_new_tokens: int = Field(default=256, gt=0)
     """Tokens of an answer at most."""
+    decode: Literal["free", "constrained"] = "free"
+    """constrained: recognition says Yes or No, times have the annotations' form and lie within the video (constraints.py)."""
+    training_answers: list[str] = Field(default_factory=list)
+    """Tasks whose answer must be one of the training split's, word for word; needs decode=constrained."""
     limit: int | None = Field(default=None, gt=0)
     """Ask only about the first so many videos."""
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.training_answers and self.decode == "free":
+            raise ValueError(f"training_answers={self.training_answers} needs decode=constrained")
+        return self
 
 
 Config = TypeVar("Config", bound=_Settings)
@@ -205,23 +225,11 @@ def describe(kind: type[_Settings]) -> str:
     return "\n".join(lines)
 
 
-def split_batch(global_batch_size: int, processes: int, micro_batch_size: int | None) -> tuple[int, int]:
-    """(questions a process puts through at a time, accumulation steps) that make up the global batch.
-
-    Raises ConfigError for an impossible division; the message says which numbers work.
-    """
+def check_share(global_batch_size: int, processes: int) -> None:
+    """Raises ConfigError where `processes` cannot share a global batch; the message says which numbers can."""
     if global_batch_size % processes:
         works = [count for count in range(1, global_batch_size + 1) if global_batch_size % count == 0]
         raise ConfigError(
             f"a global batch of {global_batch_size} questions cannot be shared by {processes} processes; "
             f"numbers that work: {', '.join(map(str, works))}"
         )
-    share = global_batch_size // processes
-    micro = share if micro_batch_size is None else micro_batch_size
-    if share % micro:
-        works = [count for count in range(1, share + 1) if share % count == 0]
-        raise ConfigError(
-            f"micro_batch_size={micro} does not divide the {share} questions that each of {processes} processes has in a "
-            f"global batch of {global_batch_size}; numbers that work: {', '.join(map(str, works))}"
-        )
-    return micro, share // micro

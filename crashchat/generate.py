@@ -1,95 +1,216 @@
-"""Answers: a video's prefix is run through the language model once, its questions are answered from it as one batch.
+"""Answers: a video's prefix goes through the language model once, and all its questions are answered from it at once.
 
-The keys and values of the prefix are kept; each question reads them and its own tokens alone, at positions that go on from
-the prefix's end, exactly as if it had been asked by itself. Greedy decoding.
+Decoding keeps the layout of training (packing.py): a row a video, its questions side by side as branches. What a step adds
+is the next token of every open branch, each of which sees the prefix and its own branch by the rule of masks.py:
+
+                P P P  a a  b b b  a b  a b  b …
+    prefill     ^^^^^                               plain causal, no mask
+    questions          ^^^^^^^^^^                   the branches of one row
+    steps                          ^^^  ^^^  ^      a token a branch; b is still open when a has ended
+
+The prefix's keys and values are held and read once for all branches, not once a question. Greedy decoding.
 """
 
 from collections.abc import Sequence as ListOf
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from crashchat.attention import Part
+from crashchat.constraints import Constraint
+from crashchat.masks import PADDING, dense_mask
 from crashchat.model import CrashChatModel, base_of
-from crashchat.sequence import Branch, branch_token_ids, prefix_ids
+from crashchat.sequence import PREFIX, Branch, branch_token_ids, prefix_ids
 from crashchat.vision import VisualTokens
 
 
-def _run(model: CrashChatModel, embeddings: Tensor, position_ids: Tensor, mask: Tensor | None, cache: DynamicCache) -> Tensor:
-    """Last hidden states float[B, L, hidden]; the cache grows by L. mask: bool[B, 1, L, keys], None for plain causal."""
+@dataclass
+class Prefix:
+    """Keys and values of the prefixes of V videos, a row each, those of shorter ones padded at their ends.
+
+    They belong to the adapter that was active when they were made: after a switch, prefill again.
+    lengths: int[V], tokens of each prefix.
+    """
+
+    cache: DynamicCache
+    lengths: list[int]
+
+
+@torch.inference_mode()
+def encode(model: nn.Module, visuals: ListOf[VisualTokens]) -> Tensor:
+    """Vision features of some videos' kept tokens, float[K, vision hidden]: the cached ones, or encoded now.
+
+    Adapters that leave the vision encoder alone share them.
+    """
+    model = base_of(model)
+    new = [visual for visual in visuals if visual.features is None]
+    encoded = iter(())
+    if new:
+        pixels = torch.cat([visual.pixel_values for visual in new]).to(model.device)
+        every = model.encode_videos(pixels, torch.cat([visual.grid_thw for visual in new]))
+        kept = every[torch.cat([visual.compression_mask for visual in new]).to(model.device)]
+        encoded = iter(kept.split([visual.num_kept for visual in new]))
+    return torch.cat([next(encoded) if v.features is None else v.features.to(model.device, model.dtype) for v in visuals])
+
+
+@torch.inference_mode()
+def prefill(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, visuals: ListOf[VisualTokens], features: Tensor | None = None
+) -> Prefix:
+    """The prefixes of some videos, under the adapter that is active now.
+
+    features: what encode gave for these videos, where it is at hand.
+    """
+    model = base_of(model)
+    features = encode(model, visuals) if features is None else features
+    prefixes = [prefix_ids(tokenizer, visual.seconds, visual.kept_per_frame) for visual in visuals]
+    lengths = [len(ids) for ids in prefixes]
+    ids = torch.full((len(prefixes), max(lengths)), tokenizer.pad_token_id)
+    for row, own in zip(ids, prefixes, strict=True):
+        row[: len(own)] = torch.tensor(own)
+    embeddings = model.embed(ids.to(model.device), features)
+    cache = DynamicCache(config=model.config.text_config)
+    # Without a mask SDPA is causal and builds nothing of size L x L; no token sees the padding behind it.
+    _run(model, embeddings, torch.arange(max(lengths), device=model.device)[None], None, cache)
+    return Prefix(cache, lengths)
+
+
+def _run(
+    model: CrashChatModel, embeddings: Tensor, position_ids: Tensor, mask: Tensor | list[Part] | None, cache: DynamicCache
+) -> Tensor:
+    """Last hidden states float[V, n, hidden] of n new tokens a row; the cache grows by n. mask: as for branch_attention."""
     return model.model.language_model(
         inputs_embeds=embeddings,
         position_ids=position_ids,
-        # As a dict the mask is taken as it is; SDPA without a mask is causal, and nothing of size L x L is built.
-        attention_mask={"full_attention": mask},
+        attention_mask={"full_attention": mask},  # as a dict it is taken as it is
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
 
 
-def prefill(model: CrashChatModel, tokenizer: PreTrainedTokenizerBase, visual: VisualTokens) -> DynamicCache:
-    """Keys and values of a video's prefix. They belong to the adapter that is active now: after a switch, prefill again."""
-    device = model.device
-    ids = torch.tensor([prefix_ids(tokenizer, visual.seconds, visual.kept_per_frame)], device=device)
-    features = model.encode_videos(visual.pixel_values.to(device), visual.grid_thw)
-    embeddings = model.embed(ids, features, visual.compression_mask.to(device))
-    cache = DynamicCache(config=model.config.text_config)
-    _run(model, embeddings, torch.arange(ids.shape[1], device=device)[None], None, cache)
-    return cache
+class _Rows:
+    """What stands in the cache, a row a video: video_ids and branch_ids int64[V, L], as in a PackedBatch."""
+
+    def __init__(self, model: CrashChatModel, prefix: Prefix, pad_token_id: int):
+        self.model, self.cache, self.pad_token_id = model, prefix.cache, pad_token_id
+        index = torch.arange(max(prefix.lengths))[None]
+        self.video_ids = torch.where(index < torch.tensor(prefix.lengths)[:, None], 0, PADDING)
+        self.branch_ids = torch.full_like(self.video_ids, PREFIX)
+
+    def add(self, tokens: list[list[tuple[int, int, int]]], parts: list[Part] | None = None) -> Tensor:
+        """Run new tokens, (id, position, branch) of each row; returns their last hidden states, float[V, n, hidden].
+
+        parts: what sees what, where each branch's new tokens stand together; without, a mask says it token by token.
+        """
+        width, device = max(map(len, tokens)), self.model.device
+        padding = (self.pad_token_id, 0, PREFIX)
+        columns = torch.tensor([[*row, *[padding] * (width - len(row))] for row in tokens])
+        real = torch.arange(width)[None] < torch.tensor([len(row) for row in tokens])[:, None]
+        self.video_ids = torch.cat([self.video_ids, torch.where(real, 0, PADDING)], dim=1)
+        self.branch_ids = torch.cat([self.branch_ids, columns[..., 2]], dim=1)
+        mask = parts or dense_mask(self.video_ids, self.branch_ids, queries=width).to(device)
+        embeddings = self.model.model.language_model.embed_tokens(columns[..., 0].to(device))
+        return _run(self.model, embeddings, columns[..., 1].to(device), mask, self.cache)
 
 
 @torch.inference_mode()
+def answer_from_prefix(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prefix: Prefix,
+    questions: ListOf[ListOf[str]],
+    max_new_tokens: int = 256,
+    constraints: ListOf[ListOf[Constraint | None]] | None = None,
+) -> tuple[list[list[list[int]]], list[Tensor]]:
+    """Greedy answers to each video's questions, as token ids without the closing `<|im_end|>`.
+
+    prefix: what prefill gave, under the adapter that is active now; it can be asked again. max_new_tokens: tokens of an answer
+    at most. constraints: what the answer to each question may be; None for any. Also returns, for each video,
+    float[its questions, vocabulary]: the logits of its answers' first tokens.
+    """
+    model = base_of(model)
+    untouched = [(layer.keys, layer.values) for layer in prefix.cache.layers]
+    rows = _Rows(model, prefix, tokenizer.pad_token_id)
+    answers: list[list[list[int]]] = [[[] for _ in asked] for asked in questions]
+    # An open branch: its row, its number among the row's branches, and the position of its next token.
+    asked_tokens: list[list[tuple[int, int, int]]] = [[] for _ in questions]
+    open_branches: list[tuple[int, int, int]] = []
+    places: list[tuple[int, int]] = []  # where the last token of each open branch stands among what was added
+    parts: list[Part] = []
+    cached = max(prefix.lengths)
+    for row, asked in enumerate(questions):
+        for number, question in enumerate(asked, start=1):
+            ids, _ = branch_token_ids(tokenizer, Branch(question))
+            position, begin = prefix.lengths[row], len(asked_tokens[row])
+            end = begin + len(ids)
+            asked_tokens[row] += [(token, position + offset, number) for offset, token in enumerate(ids)]
+            open_branches.append((row, number, position + len(ids)))
+            places.append((row, end - 1))
+            parts.append(Part(row, slice(begin, end), slice(cached + begin, cached + end), slice(0, position)))
+    logits = _logits_at(model, rows.add(asked_tokens, parts), places)
+    first_logits = list(logits.clone().split([len(asked) for asked in questions]))
+    for step in range(max_new_tokens):
+        if constraints is not None:
+            for index, (row, number, _) in enumerate(open_branches):
+                if (constraint := constraints[row][number - 1]) is not None:
+                    logits[index] = _only(logits[index], constraint.allowed(answers[row][number - 1]))
+        still_open, places = [], []
+        added: list[list[tuple[int, int, int]]] = [[] for _ in questions]
+        for (row, number, position), token in zip(open_branches, logits.argmax(dim=-1).tolist(), strict=True):
+            if token != tokenizer.eos_token_id:
+                answers[row][number - 1].append(token)
+                places.append((row, len(added[row])))
+                added[row].append((token, position, number))
+                still_open.append((row, number, position + 1))
+        open_branches = still_open
+        if not open_branches or step == max_new_tokens - 1:
+            break
+        logits = _logits_at(model, rows.add(added), places)
+    for layer, (keys, values) in zip(prefix.cache.layers, untouched, strict=True):
+        layer.keys, layer.values = keys, values
+    return answers, first_logits
+
+
+def _only(logits: Tensor, tokens: list[int]) -> Tensor:
+    """float[vocabulary], with all but some tokens ruled out."""
+    kept = torch.full_like(logits, -torch.inf)
+    kept[tokens] = logits[tokens]
+    return kept
+
+
+def _logits_at(model: CrashChatModel, hidden: Tensor, places: list[tuple[int, int]]) -> Tensor:
+    """float[places, vocabulary] of the hidden states float[V, n, hidden] at (row, column) places."""
+    row, column = torch.tensor(places, device=hidden.device).unbind(dim=1)
+    return model.lm_head(hidden[row, column])
+
+
 def answer_questions(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    visual: VisualTokens,
-    questions: ListOf[str],
+    visuals: ListOf[VisualTokens],
+    questions: ListOf[ListOf[str]],
     max_new_tokens: int = 256,
-) -> list[list[int]]:
-    """Greedy answers to all questions on one video, as token ids without the closing `<|im_end|>`.
+) -> list[list[list[int]]]:
+    """Greedy answers to each video's questions, all at once; as from answer_from_prefix.
 
-    model: a CrashChatModel or a PEFT model around one, with SDPA attention. max_new_tokens: tokens of an answer at most.
+    model: a CrashChatModel or a PEFT model around one.
     """
-    model = base_of(model)
-    device = model.device
-    cache = prefill(model, tokenizer, visual)
-    prefix_length = cache.get_seq_length()
-    cache.batch_repeat_interleave(len(questions))
+    return answer_from_prefix(model, tokenizer, prefill(model, tokenizer, visuals), questions, max_new_tokens)[0]
 
-    # The questions, padded at their ends; what is padding stays unseen for good, so that no position is disturbed.
-    asked = [branch_token_ids(tokenizer, Branch(question))[0] for question in questions]
-    lengths = torch.tensor([len(ids) for ids in asked], device=device)
-    longest = int(lengths.max())
-    ids = torch.full((len(asked), longest), tokenizer.pad_token_id, device=device)
-    for row, question in enumerate(asked):
-        ids[row, : len(question)] = torch.tensor(question, device=device)
-    index = torch.arange(longest, device=device)
-    real = index[None] < lengths[:, None]
-    causal = index[:, None] >= index[None]
-    seen_prefix = torch.ones(len(asked), longest, prefix_length, dtype=torch.bool, device=device)
-    mask = torch.cat([seen_prefix, causal[None] & real[:, None]], dim=2)
-    position_ids = prefix_length + index[None].expand(len(asked), -1)
-    embed = model.model.language_model.embed_tokens
-    hidden = _run(model, embed(ids), position_ids, mask[:, None], cache)
-    last = hidden[torch.arange(len(asked), device=device), lengths - 1]
 
-    seen = torch.cat([seen_prefix[:, 0], real], dim=1)
-    answers: list[list[int]] = [[] for _ in asked]
-    open_rows = set(range(len(asked)))
-    for step in range(max_new_tokens):
-        chosen = model.lm_head(last).argmax(dim=-1)
-        for row in list(open_rows):
-            token = int(chosen[row])
-            if token == tokenizer.eos_token_id:
-                open_rows.remove(row)
-            else:
-                answers[row].append(token)
-        if not open_rows or step == max_new_tokens - 1:
-            break
-        seen = torch.cat([seen, seen.new_ones(len(asked), 1)], dim=1)
-        position_ids = (prefix_length + lengths + step)[:, None]
-        last = _run(model, embed(chosen[:, None]), position_ids, seen[:, None, None], cache)[:, -1]
-    return answers
+def yes_and_no(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that 'Yes' and 'No' begin with. Raises ValueError where they are the same."""
+    yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("Yes", "No"))
+    if yes == no:
+        raise ValueError("the tokenizer begins 'Yes' and 'No' with the same token, so recognition has no probability")
+    return [yes, no]
+
+
+def yes_probability(logits: Tensor, tokens: list[int]) -> float:
+    """Of 'Yes' against 'No'. logits: float[vocabulary], of an answer's first token; tokens: from yes_and_no."""
+    return float(logits[tokens].float().softmax(dim=-1)[0])
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:

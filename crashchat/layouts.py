@@ -118,6 +118,16 @@ def stored_dtype(folder: str | Path) -> torch.dtype:
     return getattr(torch, name)
 
 
+def read_vision_config(path: str | Path | None) -> dict | None:
+    """The vision encoder's settings from a JSON file, for a checkpoint whose config has none; None without a path."""
+    if path is None:
+        return None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+
+
 def native_config(folder: str | Path, image_token: int, vision: dict | None = None) -> VideoLlama3Config:
     """A checkpoint's config in transformers' own form.
 
@@ -215,11 +225,29 @@ def weight_table(folder: str | Path) -> dict[str, tuple[Path, tuple[int, ...], i
     """{key: (file, shape, bytes)} of a checkpoint, without holding its weights. Raises CheckpointError for a key in two files."""
     table: dict[str, tuple[Path, tuple[int, ...], int]] = {}
     for path in weight_files(folder):
-        for key, tensor in iterate_weights(path):
+        for key, shape, size in _headers(path):
             if key in table:
                 raise CheckpointError(f"{folder}: the weight {key!r} is in both {table[key][0].name} and {path.name}")
-            table[key] = (path, tuple(tensor.shape), tensor.numel() * tensor.element_size())
+            table[key] = (path, shape, size)
     return table
+
+
+def _headers(path: Path) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    """(key, shape, bytes) of one weight file's tensors; of safetensors, the header alone is read."""
+    if path.suffix != ".safetensors":  # mapped, and only looked at: nothing is held
+        yield from ((key, tuple(tensor.shape), tensor.nbytes) for key, tensor in iterate_weights(path))
+        return
+    try:
+        with safe_open(path, framework="pt"):  # checks that header and file fit each other
+            pass
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read as weights: {error}") from error
+    header.pop("__metadata__", None)
+    for key, entry in header.items():
+        begin, end = entry["data_offsets"]
+        yield key, tuple(entry["shape"]), end - begin
 
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:

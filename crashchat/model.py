@@ -12,45 +12,31 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AttentionInterface, VideoLlama3ForConditionalGeneration
+from transformers import VideoLlama3ForConditionalGeneration
 from transformers.utils import ModelOutput
 
-from crashchat.masks import block_mask, dense_mask
+from crashchat.attention import FRAME_ATTENTION, parts_of
+from crashchat.masks import block_mask
 from crashchat.sequence import IGNORED
+from crashchat.vision import normalise
 
-FRAME_ATTENTION = "crashchat_frames"
 # Every linear layer of the language model but lm_head (SPEC.md, Strategies); the vision encoder's q/k/v stay out.
 LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 PROJECTOR = "projector"
-
-
-def _frame_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, num_frames=1, **kwargs):
-    """Attention within each frame, all frames in one SDPA call (transformers' own loops over frames).
-
-    query, key, value: [1, heads, num_frames * patches, head size]. Returns [1, num_frames * patches, heads, head size].
-    """
-
-    def by_frame(states: Tensor) -> Tensor:
-        _, heads, length, size = states.shape
-        return states.view(heads, num_frames, length // num_frames, size).transpose(0, 1)
-
-    output = F.scaled_dot_product_attention(by_frame(query), by_frame(key), by_frame(value), scale=scaling, dropout_p=dropout)
-    return output.transpose(1, 2).reshape(1, -1, output.shape[1], output.shape[3]), None
-
-
-AttentionInterface.register(FRAME_ATTENTION, _frame_attention)
 
 
 @dataclass
 class CrashChatOutput(ModelOutput):
     """loss_sum: float32[], negative log-likelihood summed over labelled tokens; num_labels: int64[], how many there are.
 
+    vision_features: float[K, vision hidden] of the kept tokens of all videos, where a feature cache may want them.
     A sum, not a mean: samples have different numbers of labelled tokens, so only who sees the whole global batch can
     average.
     """
 
     loss_sum: Tensor | None = None
     num_labels: Tensor | None = None
+    vision_features: Tensor | None = None
 
 
 class CrashChatModel(VideoLlama3ForConditionalGeneration):
@@ -60,8 +46,12 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         """Vision features of all visual tokens, float[N, vision hidden], before compression and projector.
 
         Frames of one size are encoded in one call, whichever video they come from: attention stays within a frame.
+        uint8 pixels are normalised here, on the device; floats are taken as normalised already.
         """
         vision = self.model.vision_model
+        if pixel_values_videos.dtype == torch.uint8:
+            pixel_values_videos = normalise(pixel_values_videos)
+        pixel_values_videos = pixel_values_videos.to(vision.dtype)
         vision.config._attn_implementation = FRAME_ATTENTION
         grids = video_grid_thw.tolist()
         videos = pixel_values_videos.split([frames * high * wide for frames, high, wide in grids])
@@ -85,10 +75,31 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
                     features[index] = piece
         return torch.cat(features)
 
-    def embed(self, input_ids: Tensor, vision_features: Tensor, video_compression_mask: Tensor) -> Tensor:
+    def kept_features(
+        self,
+        pixel_values_videos: Tensor,
+        video_grid_thw: Tensor,
+        video_compression_mask: Tensor,
+        vision_features: Tensor | None = None,
+        video_cached: Tensor | None = None,
+    ) -> Tensor:
+        """Vision features of the kept tokens, float[K, vision hidden]; only videos that are not cached are encoded."""
+        if video_cached is None or not video_cached.any():
+            return self.encode_videos(pixel_values_videos, video_grid_thw)[video_compression_mask]
+        if video_cached.all():
+            return vision_features
+        of_cached = video_cached.repeat_interleave(video_grid_thw.prod(dim=1) // 4)
+        encoded = self.encode_videos(pixel_values_videos, video_grid_thw[~video_cached])
+        place = of_cached[video_compression_mask]
+        features = encoded.new_empty(len(place), encoded.shape[1])
+        features[place] = vision_features.to(encoded.dtype)
+        features[~place] = encoded[video_compression_mask[~of_cached]]
+        return features
+
+    def embed(self, input_ids: Tensor, kept_features: Tensor) -> Tensor:
         """Embeddings float[R, L, hidden], with the kept visual tokens, projected, at the image tokens' places."""
         embeddings = self.model.language_model.embed_tokens(input_ids)
-        visual = self.model.projector(vision_features[video_compression_mask].to(embeddings.dtype))
+        visual = self.model.projector(kept_features.to(embeddings.dtype))
         places = input_ids == self.config.video_token_id
         if int(places.sum()) != len(visual):
             raise ValueError(f"{int(places.sum())} image tokens in the text, but {len(visual)} visual tokens were kept")
@@ -105,31 +116,34 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         video_grid_thw: Tensor,
         video_merge_sizes: Tensor,
         video_compression_mask: Tensor,
+        vision_features: Tensor | None = None,
+        video_cached: Tensor | None = None,
         **kwargs,
     ) -> CrashChatOutput:
         """Loss over the labelled tokens of a packed batch; shapes as in PackedBatch."""
-        hidden = self.hidden_states(
-            input_ids, position_ids, branch_ids, video_ids, pixel_values_videos, video_grid_thw, video_compression_mask
-        )
+        features = self.kept_features(pixel_values_videos, video_grid_thw, video_compression_mask, vision_features, video_cached)
+        hidden = self.hidden_states(input_ids, position_ids, branch_ids, video_ids, features)
         # A label is predicted by the token before it, which is always of the same branch: a branch's first token has none.
         targets = labels[:, 1:]
         labelled = targets != IGNORED
         logits = self.lm_head(hidden[:, :-1][labelled])
         loss_sum = F.cross_entropy(logits.float(), targets[labelled], reduction="sum")
-        return CrashChatOutput(loss_sum=loss_sum, num_labels=labelled.sum())
+        output = CrashChatOutput(loss_sum=loss_sum, num_labels=labelled.sum())
+        if video_cached is not None:
+            output.vision_features = features.detach()
+        return output
 
-    def hidden_states(
-        self, input_ids, position_ids, branch_ids, video_ids, pixel_values_videos, video_grid_thw, video_compression_mask
-    ) -> Tensor:
+    def hidden_states(self, input_ids, position_ids, branch_ids, video_ids, kept_features: Tensor) -> Tensor:
         """The language model's last hidden states, float[R, L, hidden], of a packed batch."""
-        features = self.encode_videos(pixel_values_videos, video_grid_thw)
         language_model = self.model.language_model
-        make_mask = block_mask if language_model.config._attn_implementation == "flex_attention" else dense_mask
+        flex = language_model.config._attn_implementation == "flex_attention"
+        mask = block_mask(video_ids, branch_ids) if flex else parts_of(video_ids, branch_ids)
         return language_model(
-            inputs_embeds=self.embed(input_ids, features, video_compression_mask),
+            inputs_embeds=self.embed(input_ids, kept_features),
             position_ids=position_ids,
-            # The mask is always given: without one, transformers guesses documents from jumps in the positions.
-            attention_mask=make_mask(video_ids, branch_ids),
+            # Always given, since without one transformers guesses documents from jumps in the positions; as a dict it is
+            # taken as it is.
+            attention_mask={"full_attention": mask},
             use_cache=False,
         ).last_hidden_state
 
@@ -148,11 +162,6 @@ def local_device() -> torch.device:
 def choose_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on a GPU, float32 on a CPU."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
-def choose_attention(device: torch.device) -> str:
-    """FlexAttention on a GPU (nothing of size L x L is built), SDPA with the dense mask on a CPU."""
-    return "flex_attention" if device.type == "cuda" else "sdpa"
 
 
 def add_adapter(model: CrashChatModel, rank: int, alpha: int, dropout: float, name: str = "default") -> PeftModel:

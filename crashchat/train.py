@@ -6,6 +6,7 @@ Run by scripts/train/*.sh through torchrun; alone, one process:
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -18,20 +19,23 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from crashchat.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
-from crashchat.batches import QuestionDataset, QuestionSampler, as_model_input
+from crashchat.batches import QuestionDataset, QuestionLoader, QuestionSampler, open_feature_cache
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
-from crashchat.config import ConfigError, TrainConfig, describe, load_config, save_config, split_batch
-from crashchat.layouts import CheckpointError
-from crashchat.model import add_adapter, choose_device, is_projector, local_device, trainable_parameters
+from crashchat.config import ConfigError, TrainConfig, check_share, describe, load_config, save_config
+from crashchat.layouts import CheckpointError, read_vision_config
+from crashchat.model import CrashChatOutput, add_adapter, choose_device, is_projector, local_device, trainable_parameters
 from crashchat.plots import plot_losses
-from crashchat.sequence import SequenceError
+from crashchat.sequence import IGNORED, SequenceError
 from crashchat.video import VideoError
 
 RESOLVED_CONFIG = "train_config.yaml"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 FULL_MODEL = "model"
 # Settings that may differ when a run goes on: they change how fast it is, not what it learns.
-MAY_DIFFER = {"num_workers", "cache_videos", "logging_steps", "save_total_limit"}
+MAY_DIFFER = {
+    "num_workers", "cache_videos", "feature_cache", "feature_cache_gb", "logging_steps", "save_total_limit",
+    "max_tokens_per_batch", "attention",
+}  # fmt: skip
 
 
 class QuestionTrainer(Trainer):
@@ -42,24 +46,43 @@ class QuestionTrainer(Trainer):
         super().__init__(**kwargs)
         self.config = config
         self.sampler = sampler
-        self.loss_is_scaled_for_ga = True  # compute_loss divides by the labelled tokens of all accumulated batches
 
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by accelerate: the sampler already gives this process's share alone.
-        return DataLoader(
-            self.train_dataset,
-            batch_sampler=self.sampler,
-            collate_fn=as_model_input,
-            num_workers=self.config.num_workers,
-            prefetch_factor=2 if self.config.num_workers else None,
-            persistent_workers=self.config.num_workers > 0,
-        )
+        return QuestionLoader(self.train_dataset, self.sampler, self.config.num_workers, persistent=True)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs)
-        # Gradients are averaged over processes, so each one's sum is scaled back up to make the average a sum.
-        loss = outputs.loss_sum * self.accelerator.num_processes / num_items_in_batch
-        return (loss, outputs) if return_outputs else loss
+    def run_model(self, model, inputs: dict) -> CrashChatOutput:
+        """The model's output; features that had to be encoded are kept for the next time."""
+        videos = inputs.get("cache_videos")
+        outputs = model(**{name: value for name, value in inputs.items() if name != "cache_videos"})
+        if videos is not None:
+            self.train_dataset.feature_cache.store_new(videos, outputs.vision_features)
+        return outputs
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Forward and backward of this process's share of a step, in as many passes as max_tokens_per_batch asks for.
+
+        Returns float32[], a share whose mean over processes is the mean loss over all labelled tokens of the global batch.
+        """
+        model.train()
+        batches = self._prepare_inputs(inputs)["batches"]
+        labelled, passes = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches), len(batches)
+        if self.args.world_size > 1:
+            shares = torch.tensor([labelled, passes], device=self.args.device)[None]
+            shares = self.accelerator.gather(shares)
+            labelled, passes = int(shares[:, 0].sum()), int(shares[:, 1].max())
+        total = torch.zeros((), device=self.args.device)
+        for index in range(passes):
+            # All processes make the same number of passes (ZeRO-3 gathers weights in step); a surplus one counts nothing.
+            # Gradients are averaged over processes, so each one's sum is scaled up to make the average a sum.
+            scale = self.args.world_size / labelled if index < len(batches) else 0.0
+            last = index == passes - 1
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with contextlib.nullcontext() if last or self.is_deepspeed_enabled else self.accelerator.no_sync(model):
+                loss = self.run_model(model, batches[min(index, len(batches) - 1)]).loss_sum * scale
+                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+            total += loss.detach()
+        return total
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -84,12 +107,13 @@ class QuestionTrainer(Trainer):
         rounds = -(-len(dataset.numbers) // processes)
         shares = [dataset.numbers[min(index, len(dataset.numbers) - 1)] for index in range(rank, rounds * processes, processes)]
         surplus = rank + (rounds - 1) * processes >= len(dataset.numbers)
-        loader = DataLoader(dataset, batch_sampler=shares, collate_fn=as_model_input, num_workers=self.config.num_workers)
+        loader = QuestionLoader(dataset, shares, self.config.num_workers)
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64)
         progress = tqdm(loader, desc="validation", leave=False, disable=not self.is_world_process_zero())
         for index, batch in enumerate(progress):
-            outputs = self.model(**self._prepare_inputs(batch))
+            (batch,) = self._prepare_inputs(batch)["batches"]  # one video
+            outputs = self.run_model(self.model, batch)
             if not (surplus and index == rounds - 1):
                 totals += torch.stack([outputs.loss_sum.double(), outputs.num_labels.double()]).cpu()
         if processes > 1:
@@ -169,14 +193,13 @@ def is_finished(config: TrainConfig) -> bool:
     return all((config.output_dir / name).exists() for name in wanted)
 
 
-def training_arguments(config: TrainConfig, processes: int, micro_batch_size: int, accumulation: int) -> TrainingArguments:
+def training_arguments(config: TrainConfig, processes: int) -> TrainingArguments:
     """The settings in Trainer's words."""
     gpu = choose_device().type == "cuda"
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.output_dir / "tensorboard"))
     return TrainingArguments(
         output_dir=str(config.output_dir),
-        per_device_train_batch_size=micro_batch_size,
-        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=config.global_batch_size // processes,
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         learning_rate=config.learning_rate,
@@ -218,7 +241,7 @@ def train(config: TrainConfig) -> Path:
             print(f"{result}: already trained; remove {config.output_dir} to train again")
         return result
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    micro_batch_size, accumulation = split_batch(config.global_batch_size, processes, config.micro_batch_size)
+    check_share(config.global_batch_size, processes)
     set_seed(config.seed)
 
     tokenizer = load_tokenizer(config.base_model)
@@ -226,10 +249,20 @@ def train(config: TrainConfig) -> Path:
         config.base_model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
     )
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
-    model = load_model(config.base_model, tokenizer, local_device())
-    row_length = config.max_length if model.config.text_config._attn_implementation == "flex_attention" else None
+    model = load_model(
+        config.base_model, tokenizer, local_device(), attention=config.attention, vision=read_vision_config(config.vision_config)
+    )
+    feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, model, settings)
     datasets = [
-        QuestionDataset(videos, tokenizer, settings, config.max_length, row_length, config.cache_videos)
+        QuestionDataset(
+            videos,
+            tokenizer,
+            settings,
+            config.max_length,
+            config.max_tokens_per_batch,
+            config.cache_videos,
+            feature_cache,
+        )
         for videos in (train_videos, val_videos)
     ]
     if config.finetune == "lora":
@@ -240,11 +273,10 @@ def train(config: TrainConfig) -> Path:
         model.requires_grad_(True)
     trained, total = trainable_parameters(model)
     # Made after the model: once it exists, ZeRO-3 would shard weights while they are loaded and checked.
-    args = training_arguments(config, processes, micro_batch_size, accumulation)
+    args = training_arguments(config, processes)
     sampler = QuestionSampler(
         datasets[0].numbers,
         config.global_batch_size,
-        micro_batch_size,
         rank=args.process_index,
         processes=args.world_size,
         group_by_video=config.group_by_video,
@@ -253,12 +285,11 @@ def train(config: TrainConfig) -> Path:
     if main_process:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, config.output_dir / RESOLVED_CONFIG)
-        attention = model.config.text_config._attn_implementation
-        print(f"device {args.device}, attention {attention}, dtype {model.dtype}, {args.world_size} process(es)")
+        print(f"device {args.device}, attention {config.attention}, dtype {model.dtype}, {args.world_size} process(es)")
         print(f"trained parameters {trained:,} of {total:,}; frames: {settings.fps} a second, at most {settings.max_frames}")
         print(
             f"{len(datasets[0])} training questions on {len(train_videos)} videos, {len(datasets[1])} validation questions; "
-            f"{sampler.steps_per_epoch} steps an epoch, each {processes} x {accumulation} x {micro_batch_size} questions"
+            f"{sampler.steps_per_epoch} steps an epoch, each of {config.global_batch_size} questions"
         )
     callbacks: list[TrainerCallback] = [EpochOrder(sampler), LossPlot()]
     if config.early_stopping_patience:

@@ -1,17 +1,20 @@
-"""From a video file to the frames the model sees: one sampling rule, two back ends behind it.
+"""From a video file to the frames the model sees: what to take (video_source.py), and the decoders that fetch it.
 
-    file ── probe (PyAV: packet times, one frame) ── sample_indices ─┬─ decord   evenly timed 8-bit H.264, HEVC, …
-                                                                     └─ PyAV     all else, and what decord refuses
+    file ── probe (PyAV: packet times, one frame) ── sample_indices ─┬─ PyAV     H.264: frames nobody needs stay undecoded
+                                                                     ├─ decord   evenly timed VP8 and VP9
+                                                                     └─ PyAV     all else, and what the others refuse
 
-decord jumps straight to the wanted frames, but its bundled decoder is old (no AV1, no 10-bit HEVC) and its idea of
-a file's frames is wrong for odd ones: it takes the n-th time in order for the n-th decoded frame. So PyAV reads the
-packet times of every file first, without decoding, and decord is only asked where they are evenly spaced and its own
-frame count and times are the same.
+PyAV reads the packet times of every file first, without decoding. Decoding is nearly all of the work, so what no wanted frame
+depends on is left out of it (see _droppable). decord jumps to the wanted frames, but its bundled decoder is old (no AV1, no
+10-bit HEVC) and its idea of a file's frames is wrong for odd ones: it takes the n-th time in order for the n-th decoded frame.
+So it is only asked where frames are evenly spaced and its own frame count and times are the same.
+
+A frame is made smaller as soon as it is decoded, where the caller says how: a clip in full size may be gigabytes.
 """
 
 import logging
-import re
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,29 +26,34 @@ from av.error import FFmpegError
 from decord._ffi.base import DECORDLimitReachedError
 from decord.bridge.torchdl import to_torch
 
+from crashchat.video_source import (
+    WHOLE,
+    Source,
+    Timeline,
+    VideoError,
+    check_whole,
+    open_container,
+    probe,
+    sample_indices,
+    timeline_of,
+    video_stream,
+)
+
 decord.logging.set_level(decord.logging.QUIET)
 logger = logging.getLogger(__name__)
 
-# What decord 0.6 is trusted with.
-DECORD_FORMATS = {"mov", "mp4", "matroska", "webm", "avi"}
-DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9"}
+# Formats whose key frames and presentation times are trusted.
+INDEXED_FORMATS = {"mov", "mp4", "matroska", "webm"}
+# What decord 0.6 is trusted with: codecs in which frames come in the order they are shown. Behind a jump it gives wrong frames,
+# without a word, where H.264, HEVC or MPEG-4 have B frames and open groups of pictures.
+DECORD_FORMATS = INDEXED_FORMATS | {"avi"}
+DECORD_CODECS = {"vp8", "vp9"}
 DECORD_PIXELS = {"yuv420p", "yuvj420p"}
-# Frame steps within this share of the usual one count as even. Clocks round: 120 fps in milliseconds is 8, 8, 9.
-EVEN = 0.2
-# A file that yields less than this share of what its header promises is cut off, not merely rounded.
-WHOLE = 0.9
-
-
-class VideoError(Exception):
-    """A video that can't be read; the message holds the path and the cause."""
-
-    def __init__(self, path: str | Path, cause: str):
-        super().__init__(f"{path}: {cause}")
-        self.path = str(path)
-        self.cause = cause
-
-    def __reduce__(self):  # A worker process sends this to its parent by pickle, which would lose the second argument.
-        return type(self), (self.path, self.cause)
+REMEDY = "put it into another container: ffmpeg -i FILE -c copy OUT.mkv"
+# Frames decord hands over at a time.
+DECORD_CHUNK = 8
+# (frames uint8[n, 3, H, W], T frames in the clip) -> uint8[n, 3, h, w]
+Resize = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 @dataclass
@@ -62,173 +70,110 @@ class Clip:
     seconds: list[float]
 
 
-@dataclass
-class Timeline:
-    """Seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last one."""
-
-    pts: list[float]
-    end: float
-
-    @property
-    def even(self) -> bool:
-        """Whether the frame rate is constant."""
-        steps = np.diff(self.pts)
-        return bool(np.all(np.abs(steps - np.median(steps)) <= EVEN * np.median(steps))) if len(steps) else True
-
-
-@dataclass
-class Source:
-    """What a file's headers and packets say. `timeline` is None where packets carry no usable times."""
-
-    format: str
-    codec: str
-    pixels: str
-    rotation: int
-    height: int
-    width: int
-    promised_seconds: float | None
-    timeline: Timeline | None
-
-
-def sample_indices(
-    pts_seconds: Sequence[float], end_seconds: float, fps: float, max_frames: int
-) -> tuple[list[int], list[float]]:
-    """Which source frames to show, and when: (source indices int[T], seconds float[T]). SPEC.md, Frames.
-
-    pts_seconds: float[n], presentation times from the stream's start; end_seconds: where the last frame's display ends.
-    Output frame k is the last source frame with time < (k+1)/fps and stands at k/fps. floor(end * fps) of them come
-    out, as from ffmpeg's `fps=…:round=down`, but never fewer than one, so that a clip shorter than 1/fps is still
-    seen. Of more than `max_frames`, the evenly spaced linspace(0, n-1, max_frames, dtype=int) stay.
-    Raises ValueError on no frames, or on a rate or limit that isn't positive.
-    """
-    if not len(pts_seconds):
-        raise ValueError("no frames to sample from")
-    if not fps > 0 or max_frames < 1:
-        raise ValueError(f"fps and max_frames must be positive, found {fps} and {max_frames}")
-    # Times are ticks of a time base, so one on a boundary may come out a rounding error below it.
-    slack = 1e-6
-    # A step back in time shows nothing earlier than what was already on screen.
-    slots = np.floor(np.maximum.accumulate(np.asarray(pts_seconds, dtype=np.float64)) * fps + slack)
-    count = max(1, int(np.floor(end_seconds * fps + slack)))
-    outputs = np.arange(count)
-    if count > max_frames:
-        outputs = np.linspace(0, count - 1, max_frames, dtype=int)
-    # First source frame that belongs to a later slot, less one; nothing precedes the first frame.
-    indices = np.maximum(np.searchsorted(slots, outputs, side="right") - 1, 0)
-    return indices.tolist(), (outputs / fps).tolist()
-
-
-def read_clip(path: str | Path, fps: float, max_frames: int, threads: int = 1) -> Clip:
+def read_clip(
+    path: str | Path,
+    fps: float,
+    max_frames: int,
+    threads: int = 1,
+    resize: Resize | None = None,
+    source: Source | None = None,
+    span: tuple[float, float] | None = None,
+) -> Clip:
     """Read the frames of `path` that sample_indices picks at `fps` frames a second, at most `max_frames` of them.
 
-    `threads` decoding threads (1 where several worker processes read side by side; 0 lets the decoder choose).
-    Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable, ValueError
+    threads: decoding threads (1 where several worker processes read side by side; 0 lets the decoder choose).
+    resize: applied to frames as they come (None: they keep the file's size). source: what probe said of the file, where that is
+    known. span: (start, end) in seconds from the stream's start; then only that part is read, as if it were a clip of its own:
+    its times count from the span's start. Reading starts at the key frame before it, so that its cost does not depend on the
+    file's length.
+    Raises VideoError as probe does, and for a span past the end or in a file whose frames carry no times, ValueError
     for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may call it.
     """
     file = Path(path)
-    if not file.exists():
-        raise VideoError(path, "no such file")
-    if not file.is_file():
-        raise VideoError(path, "not a regular file (a directory or a device); expected a video file")
+    source = source or probe(path)
+    resize = resize or (lambda frames, count: frames)
     try:
-        if file.stat().st_size == 0:
-            raise VideoError(path, "the file is empty (0 bytes)")
-        source = _probe(file)
+        if span is not None:
+            return _read_span(file, source, span, fps, max_frames, threads, resize)
+        if _skip_can(source):
+            clip = _read_skipping(file, source, fps, max_frames, threads, resize)
+            if clip is not None:
+                return clip
+        if _decord_can(source):
+            clip = _read_decord(file, source, fps, max_frames, threads, resize)
+            if clip is not None:
+                return clip
+        return _read_pyav(file, source, fps, max_frames, threads, resize)
     except FFmpegError as error:
-        raise VideoError(path, f"not readable as a video, damaged or cut off ({error.strerror})") from error
-    except OSError as error:
-        raise VideoError(path, f"can't be read ({error.strerror})") from error
-
-    if source.timeline is not None and _decord_can(source):
-        clip = _read_decord(file, source, fps, max_frames, threads)
-        if clip is not None:
-            return clip
-    try:
-        return _read_pyav(file, source, fps, max_frames, threads)
-    except FFmpegError as error:
-        raise VideoError(path, f"decoding failed midway, the file is damaged or cut off ({error.strerror})") from error
+        where = "midway" if span is None else f"in {span[0]:.1f} - {span[1]:.1f} s"
+        raise VideoError(path, f"decoding failed {where}, the file is damaged or cut off ({error.strerror})") from error
 
 
-def _open(file: Path) -> av.container.InputContainer:
-    # An absolute path: a relative one with a colon in it would be taken for a protocol. Metadata need not be UTF-8.
-    return av.open(str(file.absolute()), metadata_errors="replace")
+def _skip_can(source: Source) -> bool:
+    # Of H.264 alone a packet says for certain whether other frames depend on it.
+    indexed = not INDEXED_FORMATS.isdisjoint(source.format.split(","))
+    return source.timeline is not None and source.codec == "h264" and indexed
 
 
-def _video_stream(file: Path, container: av.container.InputContainer) -> av.VideoStream:
-    """The video stream to read. Cover art in a sound file and text rendered as a picture don't count."""
-    stream = container.streams.best("video")
-    if container.format.name == "tty":
-        raise VideoError(file, "a text file, not a video")
-    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-        raise VideoError(file, f"no video stream in it (found: {', '.join(kinds)})")
-    return stream
+def _droppable(packets: list[tuple[int | None, bool]], needed: set[int]) -> set[int]:
+    """Numbers of the packets behind the last needed one of their group of pictures: nothing needed depends on them.
+
+    A group that begins with frames shown before its key frame leans on the group before it.
+    """
+    droppable, busy, earliest = set(), False, None
+    for number in reversed(range(len(packets))):
+        pts, is_key = packets[number]
+        busy = busy or pts in needed
+        earliest = pts if earliest is None else min(earliest, pts)
+        if not busy:
+            droppable.add(number)
+        if is_key:
+            busy = busy and earliest < pts
+            earliest = None
+    return droppable
 
 
-def _probe(file: Path) -> Source:
-    """Read headers, every packet's time and one frame. Raises VideoError, and FFmpegError where the file breaks off."""
-    with _open(file) as container:
-        stream = _video_stream(file, container)
-        promised = _promised_seconds(container, stream)
-        frame, packets = None, []
+def _read_skipping(file: Path, source: Source, fps: float, max_frames: int, threads: int, resize: Resize) -> Clip | None:
+    """The clip, decoding no more than its frames depend on, or None where the file's frames aren't what its packets tell."""
+    timeline = source.timeline
+    indices, seconds = sample_indices(timeline.pts, timeline.end, fps, max_frames)
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(indices):
+        places.setdefault(timeline.ticks[index], []).append(place)
+    # The first and the last frame must be there too, or the times are others than the packets'.
+    needed = {*places, timeline.ticks[0], timeline.ticks[-1]}
+    droppable = _droppable(source.packets, needed)
+    kept: list[torch.Tensor | None] = [None] * len(indices)
+    number = -1
+    with open_container(file) as container:
+        stream = video_stream(file, container)
+        stream.codec_context.thread_count = threads
+        stream.thread_type = "AUTO"
         for packet in container.demux(stream):
+            if packet.is_corrupt:
+                return None
             if packet.size and not packet.is_discard:
-                packets.append((packet.pts, packet.duration))
-            if frame is None:  # Decoding goes on only until the first picture.
-                frame = next(iter(packet.decode()), None)
-        if frame is None:
-            raise VideoError(file, f"no frame of its {stream.codec_context.name} video can be decoded")
-        timeline = None
-        if all(pts is not None for pts, _ in packets):
-            packets.sort()
-            if all(a[0] < b[0] for a, b in zip(packets, packets[1:], strict=False)):
-                timeline = _timeline(packets, stream)
-                _check_whole(file, timeline, promised)
-        return Source(
-            format=container.format.name,
-            codec=stream.codec_context.name,
-            pixels=frame.format.name,
-            rotation=frame.rotation,
-            height=frame.height,
-            width=frame.width,
-            promised_seconds=promised,
-            timeline=timeline,
-        )
-
-
-def _promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """How long the header says the video lasts, in seconds; None where it doesn't say."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska, by stream
-    if tag:
-        hours, minutes, seconds = tag.groups()
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    # The container's own duration may be that of a longer sound track.
-    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
-
-
-def _timeline(times: list[tuple[int, int | None]], stream: av.VideoStream) -> Timeline:
-    """(pts, duration) of each frame in ticks, in order of display -> seconds from the first frame."""
-    start, tick = times[0][0], float(stream.time_base)
-    last_pts, last_duration = times[-1]
-    if last_duration:
-        last_seconds = last_duration * tick
-    elif stream.average_rate:
-        last_seconds = float(1 / stream.average_rate)
-    else:  # The usual step between frames; of a single frame nothing is known.
-        last_seconds = (last_pts - start) * tick / max(len(times) - 1, 1)
-    return Timeline([(pts - start) * tick for pts, _ in times], (last_pts - start) * tick + last_seconds)
-
-
-def _check_whole(file: Path, timeline: Timeline, promised: float | None) -> None:
-    if promised is not None and timeline.end < WHOLE * promised:
-        raise VideoError(file, f"cut off: {timeline.end:.2f} s of video found, {promised:.2f} s promised by its header")
+                number += 1
+                if number in droppable:
+                    continue
+                # The decoder passes over a frame that no other depends on.
+                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
+            for frame in packet.decode():
+                needed.discard(frame.pts)
+                if frame.pts in places:
+                    picture = resize(_picture(frame, source), len(indices))
+                    for place in places.pop(frame.pts):
+                        kept[place] = picture
+    if needed:
+        logger.info("%s: %d of the wanted frames did not come out, it is decoded from start to end", file, len(needed))
+        return None
+    return Clip(str(file), torch.cat(kept), seconds)
 
 
 def _decord_can(source: Source) -> bool:
     return (
-        not DECORD_FORMATS.isdisjoint(source.format.split(","))
+        source.timeline is not None
+        and not DECORD_FORMATS.isdisjoint(source.format.split(","))
         and source.codec in DECORD_CODECS
         and source.pixels in DECORD_PIXELS
         and source.rotation == 0
@@ -236,7 +181,7 @@ def _decord_can(source: Source) -> bool:
     )
 
 
-def _read_decord(file: Path, source: Source, fps: float, max_frames: int, threads: int) -> Clip | None:
+def _read_decord(file: Path, source: Source, fps: float, max_frames: int, threads: int, resize: Resize) -> Clip | None:
     """The clip, or None where decord sees another video than the packets tell of (PyAV then reads it)."""
     indices, seconds = sample_indices(source.timeline.pts, source.timeline.end, fps, max_frames)
     try:
@@ -246,39 +191,96 @@ def _read_decord(file: Path, source: Source, fps: float, max_frames: int, thread
         if len(times) != len(pts) or np.abs(times - times[0] - pts).max() > 2e-3:
             logger.info("%s: decord and PyAV disagree on its frames, PyAV reads it", file)
             return None
-        frames = to_torch(reader.get_batch(indices))
+        if reader[0].shape[:2] != (source.height, source.width):
+            return None
+        chunks = []
+        for start in range(0, len(indices), DECORD_CHUNK):
+            frames = to_torch(reader.get_batch(indices[start : start + DECORD_CHUNK])).permute(0, 3, 1, 2)
+            chunks.append(resize(frames, len(indices)))
     except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, AssertionError) as error:
         logger.info("%s: decord can't read it, PyAV tries (%s)", file, str(error).strip().splitlines()[-1:])
         return None
-    if frames.shape[1:3] != (source.height, source.width):
-        return None
-    return Clip(str(file), frames.permute(0, 3, 1, 2), seconds)
+    return Clip(str(file), torch.cat(chunks), seconds)
 
 
-def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads: int) -> Clip:
+def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads: int, resize: Resize) -> Clip:
     """Decode from start to end, holding one frame beside those that are kept.
 
-    The packets' times tell which to keep. Where there are none, or decoding shows them to be wrong, the decoded
-    frames' own times are taken and the file is read once more. Raises VideoError, and FFmpegError from the decoder.
+    The packets' times tell which to keep. Where there are none, or the decoded frames' own times choose others, the file is
+    read once more by those. Raises VideoError, and FFmpegError from the decoder.
     """
     timeline = source.timeline
     for _ in range(2):
         indices, seconds = sample_indices(timeline.pts, timeline.end, fps, max_frames) if timeline else ([], [])
-        with _open(file) as container:
-            stream = _video_stream(file, container)
+        with open_container(file) as container:
+            stream = video_stream(file, container)
             stream.codec_context.thread_count = threads
             stream.thread_type = "AUTO"
-            frames, decoded = _decode(container, stream, indices, source)
+            frames, decoded = _decode(container, stream, indices, source, resize)
         if not decoded.pts:
             raise VideoError(file, "no frame of it can be decoded")
-        if timeline is not None and np.array_equal(decoded.pts, timeline.pts):
-            return Clip(str(file), frames.permute(0, 3, 1, 2), seconds)
         if source.timeline is not None and len(decoded.pts) < WHOLE * len(source.timeline.pts):
             found, expected = len(decoded.pts), len(source.timeline.pts)
             raise VideoError(file, f"damaged: {found} frames can be decoded of the {expected} in the file")
-        _check_whole(file, decoded, source.promised_seconds)
+        check_whole(file, decoded, source.promised_seconds)
+        if timeline is not None and sample_indices(decoded.pts, decoded.end, fps, max_frames) == (indices, seconds):
+            return Clip(str(file), torch.cat(frames), seconds)
         timeline = decoded
     raise VideoError(file, "two readings of it gave different frames; is it still being written?")
+
+
+# How far before a span reading starts, in seconds. A key frame's place in the file and its time can differ, and frames right
+# behind one may need what lies before it; None: from the file's beginning.
+_RUN_UPS = (0.0, 2.0, 30.0, None)
+
+
+def _read_span(
+    file: Path, source: Source, span: tuple[float, float], fps: float, max_frames: int, threads: int, resize: Resize
+) -> Clip:
+    """Decode from the key frame before a span to its end. Raises VideoError, and FFmpegError from the decoder."""
+    start, end = span
+    timeline = source.timeline
+    if timeline is None:
+        raise VideoError(file, f"its frames carry no times to jump to; {REMEDY}")
+    if not 0 <= start < min(end, timeline.end):
+        raise VideoError(file, f"there is nothing between {start} and {end} s, the video lasts {timeline.end:.2f} s")
+    # What is on screen when the span begins belongs to it.
+    first = max(bisect_right(timeline.pts, start + 1e-6) - 1, 0)
+    times = [second - start for second in timeline.pts[first : bisect_left(timeline.pts, end)]]
+    indices, seconds = sample_indices(times, min(end, timeline.end) - start, fps, max_frames)
+    wanted = sorted({timeline.ticks[first + index] for index in indices})
+    for run_up in _RUN_UPS:
+        pictures = _decode_some(file, source, wanted, run_up, threads, lambda frames: resize(frames, len(indices)))
+        if len(pictures) == len(wanted):
+            return Clip(str(file), torch.cat([pictures[timeline.ticks[first + index]] for index in indices]), seconds)
+    raise VideoError(file, f"damaged: {len(wanted) - len(pictures)} frames of {start:.1f} - {end:.1f} s can't be decoded")
+
+
+def _decode_some(
+    file: Path,
+    source: Source,
+    wanted: list[int],
+    run_up: float | None,
+    threads: int,
+    resize: Callable[[torch.Tensor], torch.Tensor],
+) -> dict[int, torch.Tensor]:
+    """{ticks: uint8[1, 3, h, w]} of those wanted frames (ticks, sorted) that decoding comes by."""
+    pictures = {}
+    with open_container(file) as container:
+        stream = video_stream(file, container)
+        stream.codec_context.thread_count = threads
+        stream.thread_type = "AUTO"
+        if run_up is not None:
+            before = max(wanted[0] - int(run_up / stream.time_base), source.timeline.ticks[0])
+            container.seek(before, stream=stream, backward=True)
+        clock = _Clock(container, stream)
+        for frame in container.decode(stream):
+            ticks = clock.time(frame)
+            if ticks in wanted and not frame.is_corrupt:
+                pictures[ticks] = resize(_picture(frame, source))
+            if ticks >= wanted[-1]:
+                break
+    return pictures
 
 
 class _Clock:
@@ -309,21 +311,26 @@ class _Clock:
         return now
 
 
-def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream, indices: list[int], source: Source
-) -> tuple[torch.Tensor, Timeline]:
-    """One pass: uint8[T, H, W, 3] of the frames at `indices` (sorted, repeats allowed) and every frame's time."""
+def _picture(frame: av.VideoFrame, source: Source) -> torch.Tensor:
+    """uint8[1, 3, H, W], upright, channels last."""
+    # A size given here also holds where the picture size changes midway.
+    image = frame.to_ndarray(format="rgb24", width=source.width, height=source.height, interpolation="BICUBIC")
     turns = round(source.rotation / 90) % 4
-    height, width = (source.width, source.height) if turns % 2 else (source.height, source.width)
-    kept = torch.zeros((len(indices), height, width, 3), dtype=torch.uint8)
-    times, place, clock = [], 0, _Clock(container, stream)
+    if turns:
+        image = np.rot90(image, turns).copy()
+    return torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+
+
+def _decode(
+    container: av.container.InputContainer, stream: av.VideoStream, indices: list[int], source: Source, resize: Resize
+) -> tuple[list[torch.Tensor], Timeline]:
+    """One pass: the frames at `indices` (sorted, repeats allowed), T x uint8[1, 3, h, w], and every frame's time."""
+    kept: list[torch.Tensor] = []
+    times, clock = [], _Clock(container, stream)
     for number, frame in enumerate(container.decode(stream)):
         times.append((clock.time(frame), frame.duration))
-        if place < len(indices) and indices[place] == number:
-            # A size given here also holds where the picture size changes midway.
-            image = frame.to_ndarray(format="rgb24", width=source.width, height=source.height, interpolation="BICUBIC")
-            first = place
-            while place < len(indices) and indices[place] == number:
-                place += 1
-            kept[first:place] = torch.from_numpy(np.rot90(image, turns).copy())
-    return kept, _timeline(times, stream) if times else Timeline([], 0.0)
+        if len(kept) < len(indices) and indices[len(kept)] == number:
+            picture = resize(_picture(frame, source), len(indices))
+            while len(kept) < len(indices) and indices[len(kept)] == number:
+                kept.append(picture)
+    return kept, timeline_of(times, stream) if times else Timeline([], 0.0, [])

@@ -1,7 +1,7 @@
 """From a clip's frames to what the vision encoder takes in. SPEC.md, From a video to the model's input, steps 2-5."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import interpolate
@@ -35,12 +35,16 @@ class VisionSettings:
 class VisualTokens:
     """One video, ready for the vision encoder. P patches, N = P / merge_size² visual tokens.
 
-    pixel_values: float32[P, 3·patch²], normalised to [-1, 1], each patch flattened channel first (3, patch, patch).
-        Patches lie by frame, token row, token column, then merge_size x merge_size within the token, row by row.
+    pixel_values: uint8[P, 3·patch²], each patch flattened channel first (3, patch, patch). Patches lie by frame, token
+        row, token column, then merge_size x merge_size within the token, row by row. The model normalises them, on its
+        device: bytes take a quarter of the room on their way from the processes that read videos.
     grid_thw: int64[1, 3], frames, and patches down and across a frame.
     merge_sizes: int64[1].
     compression_mask: bool[N], True for the tokens the language model gets to see.
     seconds: float[T], each frame's time from the stream's start.
+    features: float[K, vision hidden], the encoder's output for the kept tokens, of a video found in the feature cache; its
+        pixel_values are then uint8[0, 3·patch²].
+    cache_key: where the features are to be stored, of a video that was looked for there and not found.
     """
 
     pixel_values: torch.Tensor
@@ -48,6 +52,8 @@ class VisualTokens:
     merge_sizes: torch.Tensor
     compression_mask: torch.Tensor
     seconds: list[float]
+    features: torch.Tensor | None = None
+    cache_key: str | None = None
 
     @property
     def num_kept(self) -> int:
@@ -58,6 +64,11 @@ class VisualTokens:
     def kept_per_frame(self) -> list[int]:
         """int[T], visual tokens of each frame that reach the language model."""
         return self.compression_mask.view(int(self.grid_thw[0, 0]), -1).sum(dim=1).tolist()
+
+
+def without_pixels(visual: VisualTokens) -> VisualTokens:
+    """What a batch carries along of a video so that it can be stored once it is encoded."""
+    return replace(visual, pixel_values=visual.pixel_values[:0].clone(), features=None)
 
 
 def target_size(height: int, width: int, num_frames: int, settings: VisionSettings) -> tuple[int, int]:
@@ -87,20 +98,32 @@ def target_size(height: int, width: int, num_frames: int, settings: VisionSettin
     return new_height, new_width
 
 
-def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
-    """Resize a clip's frames, normalise, cut into patches, and mark the tokens that say something new.
+def resize_frames(frames: torch.Tensor, num_frames: int, settings: VisionSettings) -> torch.Tensor:
+    """uint8[n, 3, H, W], some of a clip's `num_frames` frames -> uint8[n, 3, h, w] at target_size. SPEC.md, Size, Pixels."""
+    size = target_size(frames.shape[2], frames.shape[3], num_frames, settings)
+    # On uint8 in channels-last layout torch has a fast path that rounds and clamps as image libraries do.
+    return interpolate(frames.contiguous(memory_format=torch.channels_last), size=size, mode="bicubic", antialias=True)
 
-    SPEC.md, From a video to the model's input, steps 2-5. Raises ValueError where clip.frames isn't uint8[T, 3, H, W].
+
+def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
+    """Cut a clip's resized frames into patches, and mark the tokens that say something new. SPEC.md, Patches, Compression.
+
+    Of step 3, normalise() is left for the model to do. Raises ValueError where clip.frames isn't uint8[T, 3, h, w], h and w
+    multiples of settings.factor (see resize_frames).
     """
     frames = clip.frames
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
-        raise ValueError(f"{clip.path}: expected frames uint8[T, 3, H, W], found {frames.dtype}{list(frames.shape)}")
-    size = target_size(frames.shape[2], frames.shape[3], len(frames), settings)
-    # On uint8 in channels-last layout torch has a fast path that rounds and clamps as image libraries do.
-    frames = frames.contiguous(memory_format=torch.channels_last)
-    frames = interpolate(frames, size=size, mode="bicubic", antialias=True)
-    pixels = _patches(frames, settings).float().div_(127.5).sub_(1)  # (x / 255 - mean 0.5) / std 0.5
-    rows, columns = size[0] // settings.patch_size, size[1] // settings.patch_size
+    if (
+        frames.dtype != torch.uint8
+        or frames.ndim != 4
+        or frames.shape[1] != 3
+        or any(n % settings.factor for n in frames.shape[2:])
+    ):
+        raise ValueError(
+            f"{clip.path}: expected frames uint8[T, 3, h, w], resized to multiples of {settings.factor}, "
+            f"found {frames.dtype}{list(frames.shape)}"
+        )
+    pixels = _patches(frames, settings)
+    rows, columns = frames.shape[2] // settings.patch_size, frames.shape[3] // settings.patch_size
     return VisualTokens(
         pixel_values=pixels,
         grid_thw=torch.tensor([[len(frames), rows, columns]]),
@@ -108,6 +131,11 @@ def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
         compression_mask=_compression_mask(pixels, len(frames), settings),
         seconds=list(clip.seconds),
     )
+
+
+def normalise(pixel_values: torch.Tensor) -> torch.Tensor:
+    """uint8 grey levels -> float32 in [-1, 1], with SigLIP's mean and deviation of 0.5 (SPEC.md, Pixels)."""
+    return pixel_values.float().div_(255).sub_(0.5).div_(0.5)
 
 
 def _patches(frames: torch.Tensor, settings: VisionSettings) -> torch.Tensor:
@@ -119,15 +147,18 @@ def _patches(frames: torch.Tensor, settings: VisionSettings) -> torch.Tensor:
 
 
 def _compression_mask(pixels: torch.Tensor, num_frames: int, settings: VisionSettings) -> torch.Tensor:
-    """float32[P, ·] -> bool[N]: False for a token that looks as it did a frame before. SPEC.md, Compression.
+    """uint8[P, ·] -> bool[N]: False for a token that looks as it did a frame before. SPEC.md, Compression.
 
     The first frame stays whole, and a frame in which nothing changed keeps its first token, so that each has one.
     """
     tokens = pixels.view(num_frames, pixels.shape[0] // num_frames // settings.merge_size**2, -1)
     kept = torch.ones(tokens.shape[:2], dtype=torch.bool)
+    # Normalised pixels differ by 2 / 255 a grey level, so that mean x 255 is twice the mean difference in grey levels.
+    most = settings.compression_threshold * tokens.shape[2] / 2
     # One frame at a time: the difference of a whole video at once would take as much memory again as the video.
     for frame in range(1, num_frames):
-        change = (tokens[frame] - tokens[frame - 1]).abs_().mean(dim=-1) * 255
-        kept[frame] = change > settings.compression_threshold
+        now, before = tokens[frame], tokens[frame - 1]
+        change = (torch.maximum(now, before) - torch.minimum(now, before)).sum(dim=-1, dtype=torch.int32)
+        kept[frame] = change > most
         kept[frame, 0] |= ~kept[frame].any()
     return kept.flatten()

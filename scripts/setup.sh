@@ -21,5 +21,7 @@ stamp="$environment/crashchat-requirements.txt"
 if ! cmp -s "$root/requirements.txt" "$stamp"; then
     echo "installing requirements.txt into $environment"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt"
+    # The command `crashchat`; `python -m crashchat` from this folder is the same.
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps -e "$root"
     cp "$root/requirements.txt" "$stamp"
 fi

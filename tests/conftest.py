@@ -42,3 +42,39 @@ def tiny_data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "tiny"
     make_demo_set(folder, train=6, val=3, test=4, seed=7, workers=1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def flash_adapters(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
+    """A linguistic and a perception adapter on ckpt/tiny_base, trained on the spot (see flashes.py)."""
+    from tests.flashes import INTERVAL, SIGN, train_adapter
+
+    folder = tmp_path_factory.mktemp("adapters")
+
+    def linguistic(crash: bool) -> dict:
+        return {"crash_recognition": "Yes" if crash else "No"}
+
+    def perception(crash: bool) -> dict:
+        return {"crash_localization": INTERVAL, "pre_crash_localization": SIGN}
+
+    one = train_adapter(tiny_base, folder / "flash_linguistic", linguistic, steps=45, batch=8)
+    return one, train_adapter(tiny_base, folder / "flash_perception", perception, steps=30, batch=4)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real headless Chromium."""
+    import shutil
+
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        try:
+            opened = playwright.chromium.launch(
+                executable_path=program, args=[*quiet, "--disable-component-update", "--disable-sync"]
+            )
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium to start: {error.message.splitlines()[0]}")
+        yield opened
+        opened.close()

@@ -14,12 +14,15 @@ from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 
 from crashchat.adapters import load_adapter
 from crashchat.checkpoints import check_shapes, expected_shapes, load_model, load_tokenizer, load_video_settings, save_checkpoint
+from crashchat.conversion import convert as convert_layout
+from crashchat.generate import answer_from_prefix, prefill
 from crashchat.layouts import LAYOUTS, SO400M, CheckpointError, detect_layout, rename_key, stored_dtype
 from crashchat.model import add_adapter
 from crashchat.packing import pack
 from crashchat.sequence import Branch, build_sequence
 from crashchat.tasks import question_text
 from crashchat.vision import VisualTokens
+from tests.test_sequence import visual_of
 
 CPU = torch.device("cpu")
 
@@ -136,6 +139,41 @@ def test_an_adapter_saves_projector_and_lora_and_refuses_another_base(tiny_base,
         load_adapter(load_model(tiny_base, tiny_tokenizer, CPU), tmp_path / "adapter")
 
 
+def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_tokenizer, tmp_path):
+    def base():
+        return load_model(tiny_base, tiny_tokenizer, CPU)
+
+    visual, questions = visual_of(frames=3), ["Is there a car?", "Why?"]
+    alone = {}
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        model = add_adapter(base(), rank=4 + seed, alpha=8, dropout=0.5)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.3 * torch.randn_like(parameter)
+        model.save_pretrained(tmp_path / name)
+        prefix = prefill(model.eval(), tiny_tokenizer, visual)
+        alone[name] = answer_from_prefix(model, tiny_tokenizer, prefix, questions, 8)
+    assert alone["one"][0] != alone["two"][0]
+
+    model = load_adapter(base(), tmp_path / "one", "one")
+    model = load_adapter(model, tmp_path / "two", "two")
+    assert model.active_adapter == "one"
+    for name in ("one", "two", "one"):
+        model.set_adapter(name)
+        answers, logits = answer_from_prefix(model, tiny_tokenizer, prefill(model, tiny_tokenizer, visual), questions, 8)
+        assert answers == alone[name][0] and torch.equal(logits, alone[name][1])
+    with pytest.raises(CheckpointError, match="has an adapter 'two' already"):
+        load_adapter(model, tmp_path / "one", "two")
+    with pytest.raises(CheckpointError, match="does not fit the base model"):
+        misfit = load_file(tmp_path / "one" / "adapter_model.safetensors")
+        misfit[next(key for key in misfit if "projector" in key)] = torch.zeros(3, 3)
+        save_file(misfit, tmp_path / "one" / "adapter_model.safetensors", metadata={"format": "pt"})
+        load_adapter(model, tmp_path / "one", "three")
+
+
+MERGE = Path(__file__).resolve().parents[1] / "tool" / "merge_and_convert_videollama3_lora.py"
 CONVERT = Path(__file__).resolve().parents[1] / "tool" / "convert_checkpoint.py"
 
 
@@ -165,7 +203,7 @@ def logits_of(folder: Path, shared: Path, adapter: Path | None = None) -> list[f
         branch = Branch(question_text(case["question"]), case["answer"])
         sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [branch])
         with torch.no_grad():
-            output = model(**pack([sequence], [visual], tokenizer.pad_token_id).as_dict())
+            output = model(**pack([sequence], [visual]).as_dict())
         losses.append(float(output.loss_sum / output.num_labels))
         assert abs(losses[-1] - case["lora_loss" if adapter else "loss"]) < 1e-5, case["task"]
     return losses
@@ -193,6 +231,51 @@ def test_every_layout_and_back_is_bit_identical(shared, tmp_path):
             logits_of(tmp_path / layout, shared, adapter)
 
 
+def test_every_entry_point_takes_the_released_forms(shared, tiny_data, tmp_path):
+    """Evaluation with a local base and a released adapter; the merge of both in each layout answers the same."""
+    reference = shared / "golden" / "reference"
+    vision = reference / "vision" / "config.json"
+    root = CONVERT.parents[1]
+
+    def answers(name: str, layout: str, *words: str) -> list[str]:
+        settings = [f"output_dir={tmp_path / name}", f"data_dir={tiny_data}", "max_new_tokens=8", "max_frames=4", "num_workers=0"]
+        command = [sys.executable, "-m", "crashchat.evaluate", root / "configs" / "eval" / "crash_description.yaml"]
+        command += ["model_name=m", *settings, *words]
+        done = subprocess.run(list(map(str, command)), cwd=root, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert f"{layout} layout" in done.stdout
+        (path,) = (tmp_path / name).glob("*/m/*_predict.json")
+        return [record["raw_response"] for record in json.loads(path.read_text())]
+
+    expected = answers(
+        "unmerged", "local", f"model={reference / 'base'}", f"adapter={reference / 'lora'}", f"vision_config={vision}"
+    )
+    assert any(expected)
+    for layout in LAYOUTS:
+        command = [sys.executable, MERGE, "--base", reference / "base", "--adapter", reference / "lora"]
+        command += ["--out", tmp_path / f"merged_{layout}", "--to", layout, "--vision-config", vision]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and f"{layout} layout" in done.stdout, done.stderr
+        assert answers(layout, layout, f"model={tmp_path / f'merged_{layout}'}") == expected
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_nothing_is_written_outside_the_destination(tiny_base, tmp_path):
+    """A destination that is a link, or a source whose files are links, leads nowhere else."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    assert "is not empty" in convert(tiny_base, tmp_path / "link", ok=False)
+    source = tmp_path / "source"
+    shutil.copytree(tiny_base, source)
+    (tmp_path / "victim.json").write_text("kept")
+    (source / "generation_config.json").unlink(missing_ok=True)
+    (source / "generation_config.json").symlink_to(tmp_path / "victim.json")
+    (source / "model.py").write_text("raise SystemExit")
+    convert(source, tmp_path / "out", "--to", "local")
+    assert (tmp_path / "victim.json").read_text() == "kept" and list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (tmp_path / "out" / "generation_config.json").is_symlink() and not (tmp_path / "out" / "model.py").exists()
+
+
 def test_heads_are_never_guessed_and_nothing_is_left_half_written(shared, tmp_path):
     reference = shared / "golden" / "reference"
     output = convert(reference / "base", tmp_path / "out", ok=False)
@@ -201,15 +284,12 @@ def test_heads_are_never_guessed_and_nothing_is_left_half_written(shared, tmp_pa
 
 
 def test_shards_are_cut_and_read_back(tiny_base, tiny_tokenizer, tmp_path, copy):
-    sys.path.insert(0, str(CONVERT.parent))
-    import convert_checkpoint
-
-    convert_checkpoint.convert(tiny_base, tmp_path / "shards", "hub", shard_bytes=200_000)
+    convert_layout(tiny_base, tmp_path / "shards", "hub", shard_bytes=200_000)
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 3
     ours = load_model(tiny_base, tiny_tokenizer, CPU).state_dict()
     theirs = load_model(tmp_path / "shards", tiny_tokenizer, CPU).state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    half = convert_checkpoint.convert(copy, tmp_path / "half", dtype=torch.bfloat16)
+    half = convert_layout(copy, tmp_path / "half", dtype=torch.bfloat16)
     assert half == "native" and stored_dtype(tmp_path / "half") == torch.bfloat16
 
     index = tmp_path / "shards" / "model.safetensors.index.json"

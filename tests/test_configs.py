@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.config import CONFIG_DIR, ConfigError, EvalConfig, TrainConfig, describe, load_config, save_config, split_batch
+from crashchat.config import CONFIG_DIR, ConfigError, EvalConfig, TrainConfig, check_share, describe, load_config, save_config
 from crashchat.tasks import GROUPS, TASKS
 
 TRAIN = sorted(path for path in (CONFIG_DIR / "train").glob("*.yaml") if path.stem != "recipe")
@@ -95,10 +95,7 @@ def test_every_setting_has_a_doc():
 
 
 def test_the_global_batch_is_shared_or_refused():
-    assert split_batch(24, 1, None) == (24, 1)
-    assert split_batch(24, 8, None) == (3, 1)
-    assert split_batch(24, 2, 6) == (6, 2)
+    for processes in (1, 2, 3, 4, 6, 8, 12, 24):
+        check_share(24, processes)
     with pytest.raises(ConfigError, match="5 processes; numbers that work: 1, 2, 3, 4, 6, 8, 12, 24"):
-        split_batch(24, 5, None)
-    with pytest.raises(ConfigError, match="micro_batch_size=5 .* numbers that work: 1, 2, 3, 4, 6, 12"):
-        split_batch(24, 2, 5)
+        check_share(24, 5)

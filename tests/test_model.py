@@ -1,19 +1,21 @@
 """The model: the reference's losses, and several questions in one sequence against separate samples."""
 
 import json
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 import torch
 
 from crashchat.adapters import load_adapter
+from crashchat.batches import read_visual_tokens
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
-from crashchat.generate import answer_questions
+from crashchat.generate import answer_from_prefix, answer_questions, encode, prefill
 from crashchat.masks import dense_mask
 from crashchat.model import CrashChatModel, add_adapter, trainable_parameters
-from crashchat.packing import pack
-from crashchat.sequence import Branch, build_sequence
-from crashchat.tasks import TASKS, question_text
+from crashchat.packing import PackedBatch, pack
+from crashchat.sequence import IGNORED, Branch, build_sequence
+from crashchat.tasks import GROUPS, TASKS, question_text
 from crashchat.vision import VisualTokens
 from tests.test_sequence import visual_of
 
@@ -49,15 +51,16 @@ def test_reference_features_losses_and_answers(reference):
         sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [branch])
         assert len(sequence) == case["compressed_length"]
         assert sequence.labels.tolist() == case["compressed_labels"]
-        batch = pack([sequence], [visual], tokenizer.pad_token_id).as_dict()
+        batch = pack([sequence], [visual]).as_dict()
         with torch.no_grad():
             output = model(**batch)
-            names = ("labels", "video_merge_sizes")
-            hidden = model.hidden_states(**{name: value for name, value in batch.items() if name not in names})
+            kept = model.encode_videos(visual.pixel_values, visual.grid_thw)[visual.compression_mask]
+            names = ("input_ids", "position_ids", "branch_ids", "video_ids")
+            hidden = model.hidden_states(*(batch[name] for name in names), kept)
         assert abs(float(output.loss_sum / output.num_labels) - case["loss"]) < 1e-5, case["task"]
         assert np.abs(model.lm_head(hidden)[0, -64:].detach().numpy() - logits[f"{case['task']}_0"]).max() < 1e-4
     questions = [question_text(case["question"]) for case in golden["cases"]]
-    answers = answer_questions(model, tokenizer, visual, questions, max_new_tokens=24)
+    (answers,) = answer_questions(model, tokenizer, [visual], [questions], max_new_tokens=24)
     assert answers == [case["generated_ids"] for case in golden["cases"]]
 
 
@@ -70,7 +73,7 @@ def test_reference_losses_with_its_adapter(reference):
         branch = Branch(question_text(case["question"]), case["answer"])
         sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [branch])
         with torch.no_grad():
-            output = model(**pack([sequence], [visual], tokenizer.pad_token_id).as_dict())
+            output = model(**pack([sequence], [visual]).as_dict())
         assert abs(float(output.loss_sum / output.num_labels) - case["lora_loss"]) < 1e-5, case["task"]
 
 
@@ -96,28 +99,32 @@ def loss_and_gradients(model, batches) -> tuple[float, dict[str, torch.Tensor]]:
     return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def samples(tokenizer) -> list[tuple[VisualTokens, list[Branch]]]:
-    """Three videos of different sizes with six, two and one question, tokens dropped from two of them."""
+ANSWERS = ["Yes", "ego-car hits a car", "It brakes late.", "Keep away.", "1.9 - 4.0 seconds", "1.0 seconds"]
+BRANCHES = {name: Branch(task.prompt, answer) for (name, task), answer in zip(TASKS.items(), ANSWERS, strict=True)}
+STRATEGIES = {**{name: [name] for name in TASKS}, **GROUPS, "heterogeneous": list(TASKS)}
+
+
+def samples(tasks: Iterable[str] = TASKS) -> list[tuple[VisualTokens, list[Branch]]]:
+    """Three videos of different sizes, with all of the questions, the last two and one; tokens dropped from two videos."""
     torch.manual_seed(0)
-    texts = ["Yes", "ego-car hits a car", "It brakes late.", "Keep away.", "1.9 - 4.0 seconds", "1.0 seconds"]
-    answers = dict(zip(TASKS, texts, strict=True))
-    branches = [Branch(task.prompt, answers[name]) for name, task in TASKS.items()]
+    branches = [BRANCHES[name] for name in tasks]
     long, short, other = visual_of(5, 2), visual_of(3, 2), visual_of(4, 3)
     long.compression_mask[3:5] = False
     other.compression_mask[7] = False
-    return [(long, branches), (short, branches[4:]), (other, branches[1:2])]
+    return [(long, branches), (short, branches[-2:]), (other, branches[:1])]
 
 
-@pytest.mark.parametrize("row_length", [None, 5000], ids=["a row a video", "all in one row"])
-def test_branches_give_the_losses_and_gradients_of_separate_samples(adapted, tiny_tokenizer, row_length):
-    videos = samples(tiny_tokenizer)
+def packed_of(tokenizer, videos: list[tuple[VisualTokens, list[Branch]]]) -> PackedBatch:
+    """Videos with their questions in one batch."""
+    sequences = [build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, asked) for visual, asked in videos]
+    return pack(sequences, [visual for visual, _ in videos])
 
-    def packed(visual, branches):
-        return build_sequence(tiny_tokenizer, visual.seconds, visual.kept_per_frame, branches)
 
-    pad = tiny_tokenizer.pad_token_id
-    together = [pack([packed(*video) for video in videos], [visual for visual, _ in videos], pad, row_length)]
-    apart = [pack([packed(visual, [branch])], [visual], pad) for visual, branches in videos for branch in branches]
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_branches_give_the_losses_and_gradients_of_separate_samples(adapted, tiny_tokenizer, strategy):
+    videos = samples(STRATEGIES[strategy])
+    together = [packed_of(tiny_tokenizer, videos)]
+    apart = [packed_of(tiny_tokenizer, [(visual, [branch])]) for visual, branches in videos for branch in branches]
     loss, gradients = loss_and_gradients(adapted, together)
     expected_loss, expected = loss_and_gradients(adapted, apart)
     assert abs(loss - expected_loss) < 1e-5
@@ -126,14 +133,42 @@ def test_branches_give_the_losses_and_gradients_of_separate_samples(adapted, tin
 
 
 def test_a_leak_between_branches_is_caught(adapted, tiny_tokenizer, monkeypatch):
-    """The check above must be able to fail: a mask that lets branches see each other changes the loss."""
-    visual, branches = samples(tiny_tokenizer)[0]
-    sequence = build_sequence(tiny_tokenizer, visual.seconds, visual.kept_per_frame, branches)
-    batch = pack([sequence], [visual], tiny_tokenizer.pad_token_id)
+    """The check above must be able to fail: branches that see each other, as in a plain causal row, change the loss."""
+    batch = packed_of(tiny_tokenizer, samples()[:1])
     right, _ = loss_and_gradients(adapted, [batch])
-    monkeypatch.setattr("crashchat.model.dense_mask", lambda videos, branch_ids: dense_mask(videos, branch_ids * 0))
+    monkeypatch.setattr("crashchat.model.parts_of", lambda videos, branches: None)
     leaking, _ = loss_and_gradients(adapted, [batch])
     assert abs(leaking - right) > 1e-3
+
+
+def test_every_attention_gives_the_same_loss(adapted, tiny_tokenizer, monkeypatch):
+    """Part by part, with the dense mask of the one rule, and FlexAttention's BlockMask."""
+    batch = packed_of(tiny_tokenizer, samples())
+    with torch.no_grad():
+        expected = float(adapted(**batch.as_dict()).loss_sum)
+        monkeypatch.setattr("crashchat.model.parts_of", dense_mask)
+        assert abs(float(adapted(**batch.as_dict()).loss_sum) - expected) < 1e-5 * expected
+        adapted.get_base_model().model.language_model.config._attn_implementation = "flex_attention"
+        assert abs(float(adapted(**batch.as_dict()).loss_sum) - expected) < 1e-5 * expected
+
+
+def test_checkpointing_recomputes_the_language_model_alone_and_logits_are_of_labels_alone(adapted, tiny_tokenizer):
+    batch = packed_of(tiny_tokenizer, samples())
+    base = adapted.get_base_model()
+    runs = {"vision": 0, "language": 0}
+    shapes = []
+    for name, layer in (("vision", base.model.vision_model.encoder.layers[0]), ("language", base.model.language_model.layers[0])):
+        layer.mlp.register_forward_pre_hook(lambda *_, name=name: runs.update({name: runs[name] + 1}))
+    base.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
+    adapted.train()
+    plain, gradients = loss_and_gradients(adapted, [batch])
+    assert runs == {"vision": 2, "language": 1}  # once for each size of frames
+    adapted.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpointed, same = loss_and_gradients(adapted, [batch])
+    assert runs == {"vision": 4, "language": 3}
+    assert plain == pytest.approx(checkpointed) and all(torch.allclose(same[name], gradients[name]) for name in gradients)
+    labelled = int((batch.labels != IGNORED).sum())
+    assert shapes == [(labelled, base.config.text_config.vocab_size)] * 2
 
 
 def test_frozen_and_trained_parts(adapted):
@@ -162,13 +197,46 @@ def test_trained_parameters_of_the_7b_recipe():
 
 
 def test_answers_together_are_the_answers_one_by_one(tiny_base, tiny_tokenizer, tiny_data):
-    from crashchat.batches import read_visual_tokens
-
+    """All questions on several videos of different lengths at once, and each alone in the plain way."""
     model = load_model(tiny_base, tiny_tokenizer, CPU)
     settings = load_video_settings(tiny_base)
-    clip = sorted((tiny_data / "videos").iterdir())[0]
-    visual = read_visual_tokens(str(clip), settings)
-    questions = [task.prompt for task in TASKS.values()]
-    together = answer_questions(model, tiny_tokenizer, visual, questions, max_new_tokens=32)
-    apart = [answer_questions(model, tiny_tokenizer, visual, [question], 32)[0] for question in questions]
-    assert together == apart
+    clips = sorted((tiny_data / "videos").iterdir())[:4]
+    visuals = [read_visual_tokens(str(clip), settings) for clip in clips]
+    assert len({visual.num_kept for visual in visuals}) > 1
+    prompts = [task.prompt for task in TASKS.values()]
+    questions = [prompts, prompts[:1], prompts[2:5], prompts[::-1]]
+    together = answer_questions(model, tiny_tokenizer, visuals, questions, max_new_tokens=32)
+    assert len({len(answer) for answers in together for answer in answers}) > 2  # branches end at different steps
+    for visual, asked, answers in zip(visuals, questions, together, strict=True):
+        assert answers == [plain_answer(model, tiny_tokenizer, visual, question, 32) for question in asked]
+
+
+def plain_answer(model, tokenizer, visual: VisualTokens, question: str, most: int) -> list[int]:
+    """Greedy decoding without any cache: the whole ordinary sample through the model for every token."""
+    sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [Branch(question)])
+    batch = pack([sequence], [visual]).as_dict()
+    names = ("input_ids", "position_ids", "branch_ids", "video_ids")
+    columns = {name: batch[name] for name in names}
+    answer: list[int] = []
+    with torch.no_grad():
+        kept = model.encode_videos(visual.pixel_values, visual.grid_thw)[visual.compression_mask]
+        while len(answer) < most:
+            token = int(model.lm_head(model.hidden_states(**columns, kept_features=kept)[0, -1]).argmax())
+            if token == tokenizer.eos_token_id:
+                break
+            answer.append(token)
+            position = int(columns["position_ids"][0, -1]) + 1
+            for name, value in zip(names, (token, position, 1, 0), strict=True):
+                columns[name] = torch.cat([columns[name], torch.tensor([[value]])], dim=1)
+    return answer
+
+
+def test_a_prefix_answers_again_and_again_from_features_computed_once(tiny_base, tiny_tokenizer):
+    model = load_model(tiny_base, tiny_tokenizer, CPU)
+    visual = visual_of(frames=4)
+    questions = [TASKS["crash_description"].prompt, "Is there a car?"]
+    prefix = prefill(model, tiny_tokenizer, [visual], encode(model, [visual]))
+    (first,), (logits,) = answer_from_prefix(model, tiny_tokenizer, prefix, [questions], 16)
+    again = [answer_from_prefix(model, tiny_tokenizer, prefix, [[question]], 16)[0][0][0] for question in questions]
+    assert [first] == [again] == answer_questions(model, tiny_tokenizer, [visual], [questions], 16)
+    assert [int(row.argmax()) for row in logits] == [answer[0] for answer in first]

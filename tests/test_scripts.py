@@ -83,16 +83,32 @@ def test_other_settings_in_the_same_folder_are_refused(trained, tiny_data):
     assert "holds a run with other settings" in output and "seed: 0 then, 3 now" in output
 
 
-def test_two_processes_learn_what_one_does(trained, tiny_data, tmp_path):
+def test_two_and_four_processes_learn_what_one_does(trained, tiny_data, tmp_path):
     train(tiny_data, tmp_path / "two", 2)
     assert distance(trained, tmp_path / "two") < 2e-4
-    train(tiny_data, tmp_path / "accumulated", 1, "micro_batch_size=6")
-    assert distance(trained, tmp_path / "accumulated") < 2e-4
+    train(tiny_data, tmp_path / "four", 4, "max_tokens_per_batch=1200")  # several passes a step, not as many on each process
+    assert distance(trained, tmp_path / "four") < 2e-4
+
+
+def test_a_feature_cache_changes_no_weight_and_no_answer(trained, answers, merged, tiny_data, tmp_path):
+    cache = f"feature_cache={tmp_path / 'cache'}"
+    train(tiny_data, tmp_path / "cold", 1, cache)
+    entries = {path: path.stat().st_ino for path in (tmp_path / "cache").glob("??/*.safetensors")}
+    assert len(entries) == 6 + 3
+    train(tiny_data, tmp_path / "warm", 2, cache, "num_workers=2")
+    assert distance(trained, tmp_path / "cold") < 1e-6
+    assert distance(trained, tmp_path / "warm") < 2e-4  # as two processes without a cache
+    assert {path: path.stat().st_ino for path in (tmp_path / "cache").glob("??/*.safetensors")} == entries
+    for name in ("cold", "warm"):
+        settings = [f"model={merged}", f"data_dir={tiny_data}", cache]
+        assert evaluate("eval_video_all_tasks", 2, tmp_path / f"answers_{name}", *settings) == answers[1]
+    output = train(tiny_data, tmp_path / "full", 1, cache, "finetune=full", ok=False)
+    assert "does not go with feature_cache" in output
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_saves_a_whole_adapter(trained, tiny_data, tmp_path, stage):
-    train(tiny_data, tmp_path / "zero", 2, f"deepspeed=configs/deepspeed/zero{stage}.json")
+    train(tiny_data, tmp_path / "zero", 2, f"deepspeed=configs/deepspeed/zero{stage}.json", "max_tokens_per_batch=1200")
     assert distance(trained, tmp_path / "zero") < 2e-4
 
 
@@ -182,6 +198,20 @@ def test_a_killed_evaluation_goes_on_and_an_unreadable_video_is_recorded(answers
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:2]) + lines[2][:20])  # killed while it wrote the second answer
     assert evaluate("eval_video_crash_recognition", 2, tmp_path / "out", *settings)["crash_recognition"] == first
+
+
+def test_constrained_answers_always_parse(merged, tiny_data, tmp_path):
+    settings = [f"model={merged}", f"data_dir={tiny_data}", "decode=constrained", "training_answers=crash_description"]
+    found = evaluate("eval_video_all_tasks", 1, tmp_path, *settings)
+    train = json.loads((tiny_data / TASKS["crash_description"].annotation_file("train")).read_text())
+    known = {record["conversations"][1]["value"] for record in train}
+    for task in ("crash_recognition", "crash_localization", "pre_crash_localization"):
+        assert all(record[field] is not None for record in found[task] for field in TASKS[task].pred_fields)
+    assert {record["raw_response"] for record in found["crash_description"]} <= known
+    for record in found["crash_recognition"]:
+        assert (record["crash_probability"] > 0.5) == (record["raw_response"] == "Yes")
+    words = ("configs/eval/all_tasks.yaml", f"model={merged}", "training_answers=crash_description")
+    assert "needs decode=constrained" in run(sys.executable, "-m", "crashchat.evaluate", *words, ok=False)
 
 
 def test_scripts_explain_themselves():

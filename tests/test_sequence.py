@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 
-from crashchat import masks, packing
+from crashchat import attention, masks, packing
 from crashchat.checkpoints import load_tokenizer
-from crashchat.masks import PADDING, block_mask, dense_mask, draw
-from crashchat.packing import pack
+from crashchat.masks import BLOCK, PADDING, block_mask, dense_mask, draw
+from crashchat.packing import pack, split_by_tokens
 from crashchat.sequence import IGNORED, Branch, Sequence, SequenceError, build_sequence, prefix_ids
 from crashchat.tasks import question_text
 from crashchat.vision import VisualTokens
@@ -18,7 +19,7 @@ def visual_of(frames: int, tokens_a_frame: int = 2) -> VisualTokens:
     """Visual tokens with the right shapes and random pixels: 28 x (28 · tokens_a_frame) pixels a frame."""
     patches = frames * tokens_a_frame * 4
     return VisualTokens(
-        pixel_values=torch.randn(patches, 588),
+        pixel_values=torch.randint(0, 256, (patches, 588), dtype=torch.uint8),
         grid_thw=torch.tensor([[frames, 2, 2 * tokens_a_frame]]),
         merge_sizes=torch.tensor([2]),
         compression_mask=torch.ones(patches // 4, dtype=torch.bool),
@@ -86,26 +87,69 @@ def test_the_packings_drawing_is_the_packing():
         filler = torch.ones(len(branch_ids), dtype=torch.int64)
         return Sequence(filler, filler, filler, torch.tensor(branch_ids))
 
-    sequences = [sequence(2, 2, 2), sequence(1, 2), sequence(3, 2, 3, 2)]
-    batch = pack(sequences, [visual_of(1)] * 3, pad_token_id=0, row_length=10)
-    assert batch.video_ids.tolist() == rows_in(packing.__doc__, "video_ids")
-    assert batch.branch_ids.tolist() == rows_in(packing.__doc__, "branch_ids")
-    assert (batch.labels[batch.video_ids == PADDING] == IGNORED).all()
-    assert pack(sequences, [visual_of(1)] * 3, pad_token_id=0).video_ids[:, 0].tolist() == [0, 1, 2]
+    batch = pack([sequence(2, 2, 2), sequence(1, 2)], [visual_of(1)] * 2)
+    for name in ("video_ids", "branch_ids"):
+        assert getattr(batch, name).tolist() == rows_in(packing.__doc__, name)
 
 
-def test_dense_and_block_mask_are_one_rule():
-    from torch.nn.attention.flex_attention import flex_attention
-
-    generator = torch.Generator().manual_seed(0)
-    video_ids = torch.tensor([[0] * 90 + [1] * 30 + [PADDING] * 8, [2] * 128])
-    branch_ids = torch.cat(
-        [
-            torch.tensor([[0] * 40 + [1] * 30 + [2] * 20 + [0] * 10 + [1] * 20 + [0] * 8]),
-            torch.tensor([[0] * 64 + [1] * 32 + [2] * 32]),
-        ]
-    )
-    query, key, value = torch.randn(3, 2, 2, 128, 16, generator=generator)
+def test_the_attentions_drawing_is_its_parts_and_they_are_the_rule():
+    """Each part is causal towards the end of its keys; together they are what the rule lets see, each pair once."""
+    video_ids, branch_ids = packed_ids([[2, 2, 2]], 6)
+    lines = [line[10:21] for line in attention.__doc__.splitlines() if line.startswith("    ")][1:7]
+    drawn = [[bool(line[2 * column : 2 * column + 1].strip()) for column in range(6)] for line in lines]
+    assert torch.tensor(drawn).equal(dense_mask(video_ids, branch_ids)[0, 0])
+    video_ids, branch_ids = packed_ids([[4, 3, 5], [1, 2], [6]], 21)
+    parts = attention.parts_of(video_ids, branch_ids)
+    assert [(part.own.start, part.own.stop, part.prefix.start, part.prefix.stop) for part in parts] == [
+        (0, 4, 0, 0), (4, 7, 0, 4), (7, 12, 0, 4), (12, 13, 0, 0), (13, 15, 12, 13), (15, 21, 0, 0)
+    ]  # fmt: skip
+    query, key, value = torch.randn(3, 1, 4, 21, 8)
+    module = torch.nn.Module()
+    found, _ = attention.branch_attention(module, query, key, value, parts)
     dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=dense_mask(video_ids, branch_ids))
-    flex = flex_attention(query, key, value, block_mask=block_mask(video_ids, branch_ids))
+    assert torch.allclose(found.transpose(1, 2), dense, atol=1e-6)
+    with pytest.raises(ValueError, match="one row without padding"):
+        attention.parts_of(*packed_ids([[2, 2]], 6))
+
+
+def test_sequences_are_split_by_tokens():
+    assert split_by_tokens([4, 6, 3, 9, 30, 1], 13) == [[0, 1, 2], [3], [4], [5]]
+
+
+def packed_ids(videos: list[list[int]], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """video_ids and branch_ids int64[1, length] of videos with these prefix and branch sizes, padded."""
+    video_ids = [index for index, sizes in enumerate(videos) for _ in range(sum(sizes))]
+    branch_ids = [branch for sizes in videos for branch, size in enumerate(sizes) for _ in range(size)]
+    rest = length - len(video_ids)
+    return torch.tensor([video_ids + [PADDING] * rest]), torch.tensor([branch_ids + [0] * rest])
+
+
+@pytest.mark.parametrize(
+    "videos, length",
+    [([[40, 30, 20], [10, 20]], 128), ([[300, 7, 150, 90], [5, 200, 3], [260, 40]], 1100), ([[513]], 513)],
+)
+def test_dense_and_block_mask_are_one_rule(videos, length):
+    generator = torch.Generator().manual_seed(0)
+    video_ids, branch_ids = packed_ids(videos, length)
+    query, key, value = torch.randn(3, 1, 2, length, 16, generator=generator)
+    mask, blocks = dense_mask(video_ids, branch_ids), block_mask(video_ids, branch_ids)
+    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    flex = flex_attention(query, key, value, block_mask=blocks)
     assert torch.allclose(dense, flex, atol=1e-5)
+    # Full blocks are not looked at token by token, and what is left out is not looked at at all: both must be so.
+    side = -(-length // BLOCK)
+    rest = side * BLOCK - length
+    partial, full = (found[0, 0] for found in masks._blocks(video_ids, branch_ids))
+
+    def by_block(padded_with: bool) -> torch.Tensor:
+        return torch.nn.functional.pad(mask[0, 0], (0, rest, 0, rest), value=padded_with).view(side, BLOCK, side, BLOCK)
+
+    assert not by_block(False).any(3).any(1)[~(partial | full)].any()
+    assert by_block(True).all(3).all(1)[full].all()
+
+
+def test_most_of_a_long_prefixs_blocks_are_full_and_branches_skip_each_other():
+    video_ids, branch_ids = packed_ids([[9000, *[200] * 6]], 10200)
+    partial, full = masks._blocks(video_ids, branch_ids)
+    assert full.sum() > 0.9 * (partial | full).sum()
+    assert (partial | full)[0, 0, -1].sum() <= 9000 // BLOCK + 1 + 3  # the last branch: prefix and itself

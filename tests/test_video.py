@@ -134,6 +134,10 @@ ODD = {
     "moving.gif": ("-vf", "fps=10"),
     "av1.mp4": ("-c:v", "libaom-av1", "-cpu-used", "8", "-usage", "realtime", "-pix_fmt", "yuv420p"),
     "hevc.mp4": ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error", "-pix_fmt", "yuv420p"),
+    "open_gop.mkv": (
+        *("-c:v", "libx265", "-x265-params", "log-level=error:open-gop=1:keyint=20:bframes=3", "-pix_fmt", "yuv420p"),
+    ),
+    "b_frames.mp4": ("-c:v", "mpeg4", "-bf", "2", "-g", "20"),
     "hevc10.mp4": (*("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error", "-pix_fmt", "yuv420p10le"),),
     "variable.mp4": (*("-vf", "select='not(mod(floor(n*n/3),3))'", "-fps_mode", "vfr"), *H264),
 }
@@ -152,16 +156,63 @@ def test_odd_files_give_what_ffmpeg_gives(name, tmp_path):
     assert np.abs(means - expected.mean(axis=(2, 3))).max() < 1.0
 
 
-def test_both_back_ends_agree(plain, monkeypatch):
+def test_the_ways_to_read_agree(plain, monkeypatch):
+    quick = read_clip(plain, 10, 96)
+    monkeypatch.setattr(video, "_skip_can", lambda source: False)
+    whole = read_clip(plain, 10, 96)
     monkeypatch.setattr(video, "_read_pyav", None)  # decord must do
-    first = read_clip(plain, 10, 96)
-    monkeypatch.undo()
-    monkeypatch.setattr(video, "DECORD_CODECS", set())
-    second = read_clip(plain, 10, 96)
-    assert first.seconds == second.seconds
-    assert difference(first.frames.numpy(), second.frames.numpy()) < 0.5
-    for clip in (first, second):
+    monkeypatch.setattr(video, "DECORD_CODECS", {"h264"})
+    jumped = read_clip(plain, 10, 96)
+    assert quick.seconds == whole.seconds == jumped.seconds
+    assert torch.equal(quick.frames, whole.frames)
+    assert difference(whole.frames.numpy(), jumped.frames.numpy()) < 0.5
+    for clip in (quick, whole, jumped):
         assert clip.frames.is_contiguous(memory_format=torch.channels_last)
+
+
+# Frames that others depend on are spread differently in each.
+GROUPS = {
+    "pyramid": ("-bf", "8", "-x264-params", "b-pyramid=normal:keyint=20:scenecut=0"),
+    "open groups": ("-bf", "3", "-x264-params", "open-gop=1:keyint=10:scenecut=0"),
+    "no B frames": ("-bf", "0", "-g", "7"),
+    "interlaced": ("-bf", "3", "-flags", "+ildct+ilme", "-g", "12"),
+    "one group": ("-bf", "3", "-g", "1000", "-sc_threshold", "0"),
+}
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_leaving_out_what_nobody_needs_changes_no_pixel(groups, suffix, tmp_path, monkeypatch):
+    path = tmp_path / f"clip.{suffix}"
+    ffmpeg(*SCENE, "-c:v", "libx264", "-preset", "medium", "-pix_fmt", "yuv420p", *GROUPS[groups], path)
+    wanted = [(10, 96), (2, 16), (25, 96), (10, 4), (1, 96)]
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "_read_pyav", None)  # the quick way must do
+        quick = [read_clip(path, fps, most) for fps, most in wanted]
+    monkeypatch.setattr(video, "_skip_can", lambda source: False)
+    for clip, (fps, most) in zip(quick, wanted, strict=True):
+        whole = read_clip(path, fps, most)
+        assert clip.seconds == whole.seconds and torch.equal(clip.frames, whole.frames)
+
+
+def test_what_can_be_dropped():
+    packets = [(0, True), (3, False), (1, False), (2, False), (4, True), (7, False), (5, False), (8, True), (9, False)]
+    assert video._droppable(packets, {1, 9}) == {3, 4, 5, 6}
+    # With a frame shown before its key frame, the second group leans on the first.
+    assert video._droppable([(0, True), (2, False), (1, False), (4, True), (3, False)], {3}) == set()
+    assert video._droppable([(0, True), (2, False), (1, False), (4, True), (3, False)], {0}) == {1, 2, 3, 4}
+
+
+def test_resizing_on_the_way_is_resizing_afterwards(plain, tmp_path):
+    def halve(frames, count):
+        assert count == 30
+        return frames[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
+
+    hevc, other = tmp_path / "hevc.mp4", tmp_path / "moving.gif"
+    ffmpeg(*SCENE, *ODD["hevc.mp4"], hevc)
+    ffmpeg(*SCENE, "-vf", "fps=10", other)
+    for path in (plain, hevc, other):
+        assert torch.equal(read_clip(path, 10, 96, resize=halve).frames, read_clip(path, 10, 96).frames[:, :, ::2, ::2])
 
 
 def test_avi_which_stores_no_presentation_times(plain, tmp_path):
@@ -287,3 +338,59 @@ def test_worker_threads_and_forked_processes(plain, tmp_path):
         assert list(threads.map(frame_sum, paths)) == expected
     with multiprocessing.get_context("fork").Pool(2) as workers:
         assert workers.map_async(frame_sum, paths).get(timeout=30) == expected
+
+
+# --- parts of a long recording
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("gop.mp4", (*H264, "-g", "30", "-sc_threshold", "0")),
+        ("open.mkv", ("-c:v", "libx265", "-x265-params", "log-level=error:open-gop=1:keyint=20:bframes=3")),
+        ("open.mp4", ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-x264-params", "open-gop=1:keyint=20:bframes=3")),
+        ("stream.ts", (*H264, "-g", "20", "-output_ts_offset", "5")),
+        ("frames.avi", ("-c:v", "mjpeg", "-q:v", "2")),
+        ("late.avi", ("-c:v", "mpeg4", "-bf", "2", "-g", "25")),
+        ("turned.mp4", (*H264, "-g", "25")),
+    ],
+)
+def test_a_span_is_the_same_frames_as_in_the_whole(tmp_path, name, options):
+    path = tmp_path / name
+    ffmpeg(*SCENE, *options, path)
+    if name == "turned.mp4":
+        ffmpeg("-display_rotation", "90", "-i", path, "-c", "copy", tmp_path / "upright.mp4")
+        path = tmp_path / "upright.mp4"
+    source = video.probe(path)
+    whole = read_clip(path, 10, 96, source=source)
+    for start, end in ((0.0, 1.0), (0.7, 1.9), (1.2, 1.3), (2.5, 9.0)):
+        part = read_clip(path, 10, 96, source=source, span=(start, end))
+        first, count = round(start * 10), round((min(end, 3.0) - start) * 10)
+        assert part.seconds == [k / 10 for k in range(count)]
+        assert difference(part.frames, whole.frames[first : first + count]) < 2
+    assert len(read_clip(path, 10, 5, source=source, span=(0.5, 2.5)).frames) == 5
+
+
+def test_a_span_shows_what_is_on_screen_when_it_begins(tmp_path):
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x64:rate=1:duration=4", *H264, tmp_path / "slow.mp4")
+    whole = read_clip(tmp_path / "slow.mp4", 4, 96)
+    part = read_clip(tmp_path / "slow.mp4", 4, 96, span=(1.5, 2.5))
+    assert difference(part.frames, whole.frames[6:10]) < 2
+
+
+def test_spans_that_cannot_be_read_say_why(plain, tmp_path):
+    with pytest.raises(VideoError, match="nothing between 3.5 and 9 s, the video lasts 3.00 s"):
+        read_clip(plain, 10, 96, span=(3.5, 9))
+    ffmpeg(*SCENE, *H264, tmp_path / "raw.h264")
+    with pytest.raises(VideoError, match="carry no times to jump to"):
+        read_clip(tmp_path / "raw.h264", 10, 96, span=(0, 1))
+
+
+@pytest.mark.parametrize(
+    "name, text", [("list.m3u8", "#EXTM3U\n#EXTINF:3,\nplain.mp4\n"), ("list.mp4", "ffconcat version 1.0\nfile plain.mp4\n")]
+)
+def test_a_list_of_other_files_is_no_video(plain, tmp_path, name, text):
+    (tmp_path / "plain.mp4").write_bytes(plain.read_bytes())
+    (tmp_path / name).write_text(text)
+    with pytest.raises(VideoError, match="not readable as a video"):
+        read_clip(tmp_path / name, 10, 96)

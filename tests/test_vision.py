@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crashchat.video import Clip, read_clip
-from crashchat.vision import VisionSettings, target_size, visual_tokens
+from crashchat.vision import VisionSettings, normalise, resize_frames, target_size, visual_tokens
 
 
 def clip_of(frames: torch.Tensor) -> Clip:
@@ -56,14 +56,16 @@ def test_recorded_stages(shared, from_file):
         clip = read_clip(golden / "video.mp4", 2, 6)
     else:
         clip = clip_of(torch.from_numpy(np.load(golden / "frames.npy")))
-    tokens = visual_tokens(clip, VisionSettings(max_tokens=96))
+    settings = VisionSettings(max_tokens=96)
+    clip.frames = resize_frames(clip.frames, 6, settings)
+    tokens = visual_tokens(clip, settings)
     recorded = json.loads((golden / "golden.json").read_text())
     assert tokens.grid_thw.tolist() == recorded["grid_sizes"]
     assert tokens.merge_sizes.tolist() == recorded["merge_sizes"]
     pixels = np.load(golden / "pixel_values.npy")
     assert tokens.pixel_values.shape == pixels.shape
     # One grey level is 2/255 on the normalised scale.
-    assert np.abs(tokens.pixel_values.numpy() - pixels).max() <= 2 / 255 + 1e-5
+    assert np.abs(normalise(tokens.pixel_values).numpy() - pixels).max() <= 2 / 255 + 1e-5
     assert (tokens.compression_mask.numpy() == np.load(golden / "compression_mask.npy")).mean() >= 0.99
 
 
@@ -72,23 +74,27 @@ def test_shapes_and_types():
     assert tokens.grid_thw.tolist() == [[3, 8, 10]]
     assert tokens.pixel_values.shape == (3 * 8 * 10, 588)
     assert tokens.compression_mask.shape == (3 * 20,)
-    assert tokens.pixel_values.dtype == torch.float32 and tokens.compression_mask.dtype == torch.bool
+    assert tokens.pixel_values.dtype == torch.uint8 and tokens.compression_mask.dtype == torch.bool
     assert tokens.grid_thw.dtype == tokens.merge_sizes.dtype == torch.int64
     assert tokens.seconds == [0.0, 0.1, 0.2]
-    assert -1 <= tokens.pixel_values.min() and tokens.pixel_values.max() <= 1
+
+
+def test_normalised_pixels():
+    levels = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    assert torch.allclose(normalise(levels), torch.tensor([-1.0, -0.6, 1.0]))
 
 
 def test_the_patches_of_a_token_are_neighbours():
     clip = random_clip(2, 112, 140)  # a size that isn't resized, so every pixel can be found again
     pixels = visual_tokens(clip, VisionSettings()).pixel_values
     number = 0
-    for frame in clip.frames.float() / 127.5 - 1:
+    for frame in clip.frames:
         for row in range(0, 112, 28):
             for column in range(0, 140, 28):
                 for down in (0, 14):
                     for across in (0, 14):
                         patch = frame[:, row + down : row + down + 14, column + across : column + across + 14]
-                        assert torch.allclose(pixels[number], patch.flatten(), atol=1e-6)
+                        assert torch.equal(pixels[number], patch.flatten())
                         number += 1
     assert number == len(pixels)
 
@@ -115,10 +121,34 @@ def test_threshold_is_a_mean_over_the_token():
     assert mask[1:].nonzero().tolist() == [[0, 0], [1, 2]]
 
 
+def test_threshold_is_exact():
+    """117 grey levels over a token's 2,352 values are 0.0995 of change, dropped; 118 are 0.1003, kept; up and down alike."""
+    frames = torch.full((3, 3, 112, 112), 100, dtype=torch.uint8)
+    frames[1, 0, 30, 28:46] = torch.tensor([107] * 9 + [94] * 9, dtype=torch.uint8)  # 9 x 7 + 9 x 6 = 117
+    frames[2] = frames[1]
+    frames[2, 1, 30, 28:46] = torch.tensor([107] * 10 + [94] * 8, dtype=torch.uint8)  # 118
+    mask = visual_tokens(clip_of(frames), VisionSettings()).compression_mask.view(3, 16)
+    assert mask[1:].nonzero().tolist() == [[0, 0], [1, 5]]
+
+
+def test_the_mask_in_bytes_is_the_rule_on_normalised_pixels():
+    """SPEC.md, step 5, word for word in double precision, on changes around the threshold."""
+    generator = torch.Generator().manual_seed(0)
+    frames = random_clip(1, 280, 280).frames.repeat(20, 1, 1, 1)
+    noise = torch.rand(frames.shape, generator=generator) < 0.025  # some 117 of a token's 2,352 values, over two frames
+    tokens = visual_tokens(clip_of(frames ^ noise.to(torch.uint8)), VisionSettings())
+    pixels = normalise(tokens.pixel_values).double().view(20, 100, 4 * 588)
+    kept = (pixels.diff(dim=0).abs().mean(dim=-1) * 255) > 0.1
+    kept[:, 0] |= ~kept.any(dim=1)
+    assert torch.equal(tokens.compression_mask.view(20, 100)[1:], kept)
+    assert 0.2 < kept.float().mean() < 0.8
+
+
 def test_one_frame_stays_whole():
     assert visual_tokens(random_clip(1, 112, 112), VisionSettings()).compression_mask.all()
 
 
 def test_wrong_frames_are_an_error():
-    with pytest.raises(ValueError, match="made.mp4: expected frames uint8"):
-        visual_tokens(clip_of(torch.zeros(1, 3, 28, 28)), VisionSettings())
+    for frames in (torch.zeros(1, 3, 28, 28), torch.zeros(1, 3, 28, 30, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match="made.mp4: expected frames uint8"):
+            visual_tokens(clip_of(frames), VisionSettings())

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from crashchat.annotations import AnnotationError, _parse_record, _read_records
+from crashchat.annotations import AnnotationError, parse_record, read_records
 from crashchat.files import write_json_atomic
 from crashchat.tasks import FILE_PREFIX, SPLITS, TASKS, task_of_prompt
 
@@ -89,14 +89,14 @@ class Check:
 
     def _read_file(self, path: Path, split: str, own_task: str | None) -> None:
         try:
-            records = _read_records(path)
+            records = read_records(path)
         except AnnotationError as error:
             return self.add("missing or unusable file", split, path.name, str(error))
         seen = set()
         for index, record in enumerate(records):
             where = f"{path.name}, record {index}"
             try:
-                name, text, answer, source = _parse_record(record)
+                name, text, answer, source = parse_record(record)
                 task = task_of_prompt(text)
                 truth = task.ground_truth(answer) if task else None
             except ValueError as error:

@@ -8,114 +8,15 @@ converted between the released form (--to local) and this project's (--to native
 """
 
 import argparse
-import json
-import shutil
 import sys
 from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from crashchat.adapters import CONFIG_FILE, write_adapter, write_released_adapter
-from crashchat.checkpoints import check_shapes, load_tokenizer, new_folder
-from crashchat.files import write_json_atomic
-from crashchat.layouts import (
-    LAYOUTS,
-    CheckpointError,
-    detect_layout,
-    iterate_weights,
-    native_config,
-    released_config,
-    rename_key,
-    weight_table,
-)
-from crashchat.sequence import SequenceError, image_token_id
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SHARD_BYTES = 2 * 1024**3
-# Everything but weights and config.json that belongs to a checkpoint; code is never copied.
-COPIED = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "preprocessor_config.json",
-)
-
-
-def plan_shards(sizes: dict[str, int], limit: int = SHARD_BYTES) -> list[list[str]]:
-    """Keys by shard of the result, in order; a shard holds at most `limit` bytes, or one tensor that is larger."""
-    shards: list[list[str]] = [[]]
-    room = limit
-    for key, size in sizes.items():
-        if shards[-1] and size > room:
-            shards.append([])
-            room = limit
-        shards[-1].append(key)
-        room -= size
-    return shards
-
-
-def convert(
-    source: Path,
-    out: Path,
-    to: str = "native",
-    vision: dict | None = None,
-    dtype: torch.dtype | None = None,
-    shard_bytes: int = SHARD_BYTES,
-) -> str:
-    """Write the checkpoint `source` to `out` in another layout; returns the layout it was in. All of it or nothing.
-
-    vision: the vision encoder's settings, for a checkpoint without them that is not the released size. Raises CheckpointError
-    for keys that are unknown or missing, and shapes that do not fit the config, each listed.
-    """
-    config = native_config(source, image_token_id(load_tokenizer(source)), vision)
-    table = weight_table(source)
-    layout = detect_layout(list(table), source)
-    native = {rename_key(key, layout, "native"): key for key in table}
-    tied_head = "lm_head.weight"
-    shapes = {key: table[own][1] for key, own in native.items()}
-    if config.tie_word_embeddings:  # the head is the embedding: a file need not hold it twice
-        shapes.setdefault(tied_head, shapes.get("model.language_model.embed_tokens.weight"))
-    check_shapes(shapes, config, source)
-    if dtype:
-        config.dtype = dtype
-
-    sizes = {own: torch.Size(shape).numel() * dtype.itemsize if dtype else size for own, (_, shape, size) in table.items()}
-    shards = plan_shards(sizes, shard_bytes)
-    with new_folder(out) as temporary, tqdm(total=len(table), desc=f"{layout} -> {to}", unit="weights") as progress:
-        weight_map = {}
-        for number, keys in enumerate(shards, start=1):
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
-            shard = {}
-            for path in sorted({table[key][0] for key in keys}):
-                for key, tensor in iterate_weights(path, {key for key in keys if table[key][0] == path}):
-                    # A copy: the source stays mapped, not held.
-                    tensor = tensor.to(dtype or tensor.dtype).clone(memory_format=torch.contiguous_format)
-                    shard[rename_key(key, layout, to)] = tensor
-                    progress.update()
-            save_file(shard, temporary / name, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(shard, name)
-        if len(shards) > 1:
-            index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-            write_json_atomic(temporary / "model.safetensors.index.json", index)
-        if to == "native":
-            values = config.to_dict() | {"architectures": ["VideoLlama3ForConditionalGeneration"]}
-        else:
-            values = released_config(config)
-        write_json_atomic(temporary / "config.json", values)
-        for name in COPIED:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, temporary / name)
-    return layout
+from crashchat.conversion import DTYPES, convert
+from crashchat.layouts import LAYOUTS, CheckpointError, read_vision_config
+from crashchat.sequence import SequenceError
 
 
 def main() -> int:
@@ -135,12 +36,7 @@ def main() -> int:
             write(arguments.source, arguments.out)
             print(f"{arguments.out}: adapter written")
             return 0
-        vision = None
-        if arguments.vision_config:
-            try:
-                vision = json.loads(arguments.vision_config.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"{arguments.vision_config}: not readable as JSON: {error}") from error
+        vision = read_vision_config(arguments.vision_config)
         dtype = DTYPES[arguments.dtype] if arguments.dtype else None
         layout = convert(arguments.source, arguments.out, arguments.to, vision, dtype)
     except (CheckpointError, SequenceError) as error:

@@ -4,11 +4,13 @@
         --adapter outputs/train/heterogeneous --out ckpt/crashchat
 
 The folder holds safetensors, config, tokenizer and processor settings, and loads as transformers'
-VideoLlama3ForConditionalGeneration.
+VideoLlama3ForConditionalGeneration; with --to local it is what the reference's own code loads. Base and adapter may be in any
+released form.
 """
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -17,21 +19,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from crashchat.adapters import load_adapter
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
-from crashchat.layouts import CheckpointError, stored_dtype
+from crashchat.conversion import DTYPES, convert
+from crashchat.layouts import LAYOUTS, CheckpointError, read_vision_config, stored_dtype
 from crashchat.sequence import SequenceError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype, to: str = "native", vision: dict | None = None) -> None:
+    """Write `base` with `adapter` folded in to `out`, in the layout `to`. Raises CheckpointError where they do not fit.
 
-def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype) -> None:
-    """Write `base` with `adapter` folded in to `out`. Raises CheckpointError where they do not fit."""
+    vision: the vision encoder's settings, for a base without them that is not the released size.
+    """
     if out.exists() and any(out.iterdir()):
         raise CheckpointError(f"{out} is not empty; name another folder, or remove it first")
     tokenizer = load_tokenizer(base)
     # In float32, whatever the result's type: the sum of base and LoRA is rounded once.
-    model = load_model(base, tokenizer, torch.device("cpu"), torch.float32, attention="sdpa")
+    model = load_model(base, tokenizer, torch.device("cpu"), torch.float32, vision=vision)
     merged = load_adapter(model, adapter).merge_and_unload(progressbar=True, safe_merge=True)
-    save_checkpoint(merged.to(dtype), tokenizer, load_video_settings(base), out)
+    if to == "native":
+        save_checkpoint(merged.to(dtype), tokenizer, load_video_settings(base), out)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        native = Path(folder) / "native"
+        save_checkpoint(merged.to(dtype), tokenizer, load_video_settings(base), native)
+        convert(native, out, to)
 
 
 def main() -> int:
@@ -41,14 +52,17 @@ def main() -> int:
     parser.add_argument("--adapter", type=Path, required=True, help="folder of the adapter, a training run's output folder")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the merged model to")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: the base's)")
+    parser.add_argument("--to", choices=LAYOUTS, default="native", help="layout of the merged model (default native)")
+    parser.add_argument("--vision-config", type=Path, help="JSON of the vision encoder, where the base's config has none")
     arguments = parser.parse_args()
     try:
         dtype = DTYPES[arguments.dtype] if arguments.dtype else stored_dtype(arguments.base)
-        merge(arguments.base, arguments.adapter, arguments.out, dtype)
+        vision = read_vision_config(arguments.vision_config)
+        merge(arguments.base, arguments.adapter, arguments.out, dtype, arguments.to, vision)
     except (CheckpointError, SequenceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{arguments.out}: merged")
+    print(f"{arguments.out}: merged, {arguments.to} layout")
     return 0
 
 

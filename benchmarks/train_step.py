@@ -1,0 +1,173 @@
+"""One training step on one video with six questions: six plain samples against one sequence with six branches.
+
+plain     for each question: the video is read, encoded and run through the language model again, by transformers' own forward
+shared    the video is read, encoded and run through once, with six branches, by crashchat's forward
+
+Both are timed from the file to the gradients, with LoRA on the language model, the projector trained, and the same loss.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from common import (
+    PEAK_FLOPS,
+    SIZES,
+    Size,
+    machine,
+    make_clip,
+    make_model,
+    make_tokenizer,
+    median,
+    own_peak,
+    parser,
+    peak_memory,
+    report,
+    turns,
+    write_last_line,
+)
+from transformers import VideoLlama3ForConditionalGeneration
+
+from crashchat.batches import read_visual_tokens
+from crashchat.model import base_of
+from crashchat.packing import pack
+from crashchat.sequence import Branch, build_sequence
+from crashchat.tasks import TASKS
+from crashchat.vision import normalise
+
+ANSWERS = {
+    "crash_recognition": "Yes",
+    "crash_description": "ego-car hits a car",
+    "causal_reasoning": "The ego-car follows the car ahead too closely and does not brake in time.",
+    "prevention_reasoning": "Drivers should keep a safe distance from the car ahead, watch its brake lights and slow down.",
+    "crash_localization": "3.9 - 5.0 seconds",
+    "pre_crash_localization": "2.6 seconds",
+}
+BRANCHES = [Branch(TASKS[name].prompt, answer) for name, answer in ANSWERS.items()]
+
+
+def plain_step(model, tokenizer, clip: Path, size: Size) -> float:
+    """Six samples, one after the other; returns the loss summed over all labelled tokens. Gradients add up."""
+    base = base_of(model)
+    base.model.vision_model.config._attn_implementation = "sdpa"
+    attention = base.model.language_model.config._attn_implementation
+    base.model.language_model.config._attn_implementation = "sdpa"
+    total = 0.0
+    for branch in BRANCHES:
+        visual = read_visual_tokens(str(clip), size.video)
+        sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [branch])
+        batch = pack([sequence], [visual])
+        batch = {name: value.to(base.device) for name, value in batch.as_dict().items()}
+        pixels = normalise(batch["pixel_values_videos"]).to(base.dtype)
+        count = int((batch["labels"] != -100).sum())
+        loss = VideoLlama3ForConditionalGeneration.forward(
+            base,
+            input_ids=batch["input_ids"],
+            attention_mask=torch.ones_like(batch["input_ids"]),
+            labels=batch["labels"],
+            pixel_values_videos=pixels,
+            video_grid_thw=batch["video_grid_thw"],
+            video_merge_sizes=batch["video_merge_sizes"],
+            video_compression_mask=batch["video_compression_mask"],
+            use_cache=False,
+        ).loss
+        (loss * count).backward()
+        total += float(loss.detach()) * count
+    base.model.language_model.config._attn_implementation = attention
+    return total
+
+
+def shared_step(model, tokenizer, clip: Path, size: Size) -> float:
+    """One sequence with six branches; returns the loss summed over all labelled tokens."""
+    base = base_of(model)
+    visual = read_visual_tokens(str(clip), size.video)
+    sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, BRANCHES)
+    batch = pack([sequence], [visual])
+    loss = model(**{name: value.to(base.device) for name, value in batch.as_dict().items()}).loss_sum
+    loss.backward()
+    return float(loss.detach())
+
+
+def model_flops(size: Size, patches: int, prefix: int, branches: list[int]) -> float:
+    """Operations that a shared step needs, recomputation not counted.
+
+    Language model: forward 2 P T for P weights and T tokens, backward 2 P T (gradients of activations; those of frozen weights
+    are not needed), LoRA's own weights 6 a token, attention 4 h a visible pair forward and twice that backward. Vision encoder,
+    frozen: forward alone. The head counts for labelled tokens only and is left out.
+    """
+    text, vision = size.text, size.vision
+    hidden, layers = text["hidden_size"], text["num_hidden_layers"]
+    kv = hidden // text["num_attention_heads"] * text["num_key_value_heads"]
+    shapes = [(hidden, hidden)] * 2 + [(hidden, kv)] * 2 + [(hidden, text["intermediate_size"])] * 3
+    weights = layers * sum(a * b for a, b in shapes)
+    lora = layers * 64 * sum(a + b for a, b in shapes)
+    tokens = prefix + sum(branches)
+    pairs = prefix * (prefix + 1) / 2 + sum(prefix * own + own * (own + 1) / 2 for own in branches)
+    language = 4 * weights * tokens + 6 * lora * tokens + 3 * 4 * hidden * layers * pairs
+    wide, deep = vision["hidden_size"], vision["num_hidden_layers"]
+    frames = min(size.video.max_frames, int(size.clip[0] * size.video.fps))
+    encoder = deep * (4 * wide**2 + 2 * wide * vision["intermediate_size"])
+    return language + 2 * encoder * patches + 4 * wide * deep * patches * (patches / frames)
+
+
+def main() -> int:
+    made = parser(__doc__, "python benchmarks/train_step.py --size cpu")
+    made.add_argument("--attention", choices=("branch_attention", "flex_attention"), default="branch_attention")
+    arguments = made.parse_args()
+    size = SIZES[arguments.size]
+    tokenizer = make_tokenizer(size)
+    model = make_model(size, tokenizer, adapter=True, attention=arguments.attention)
+    model.train()
+    if arguments.size in ("2b", "7b"):
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    losses: dict[str, float] = {}
+    gradients: dict[str, torch.Tensor] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        clip = make_clip(size, Path(folder))
+
+        def run(name, step) -> None:
+            model.zero_grad()
+            losses[name] = step(model, tokenizer, clip, size)
+            gradients[name] = torch.cat([p.grad.flatten().float().cpu() for p in model.parameters() if p.grad is not None])
+
+        ways = {"plain": lambda: run("plain", plain_step), "shared": lambda: run("shared", shared_step)}
+        if arguments.only:
+            turns({arguments.only: ways[arguments.only]}, arguments.repeats)
+            write_last_line(own_peak())
+            return 0
+        seconds = turns(ways, arguments.repeats)
+        visual = read_visual_tokens(str(clip), size.video)
+    sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, BRANCHES)
+    prefix = int((sequence.branch_ids == 0).sum())
+    branches = [int((sequence.branch_ids == number).sum()) for number in range(1, len(BRANCHES) + 1)]
+    trained = 6 * prefix + sum(branches)  # tokens that the plain way runs through the language model
+    figures = {
+        way: {
+            "seconds": median(taken),
+            "fastest": min(taken),
+            "slowest": max(taken),
+            "videos/s": 1 / median(taken),
+            "tokens/s": trained / median(taken),  # the same useful work on both lines
+            "peak GiB": peak_memory(__file__, ["--size", arguments.size, "--attention", arguments.attention], way),
+        }
+        for way, taken in seconds.items()
+    }
+    extra = {
+        "ratio": median(seconds["plain"]) / median(seconds["shared"]),
+        "prefix tokens": prefix,
+        "branch tokens": branches,
+        "loss difference": abs(losses["plain"] - losses["shared"]) / abs(losses["plain"]),
+        "gradient difference": float((gradients["plain"] - gradients["shared"]).norm() / gradients["plain"].norm()),
+    }
+    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in machine()["device"]), None)
+    flops = model_flops(size, len(visual.pixel_values), prefix, branches)
+    extra["model TFLOPs of a step"] = flops / 1e12
+    if peak:
+        extra["MFU"] = flops / median(seconds["shared"]) / peak
+    report("train_step", arguments.size, figures, extra, arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,484 @@
+"""Clips in, crash reports out: every clip through the cascade (cascade.py), long recordings window by window (windows.py).
+
+    python -m crashchat analyze dashcam/ 'more/*.mp4' --out outputs/analysis
+    python -m crashchat analyze clip.mp4 --jsonl - | jq .status
+
+Writes <name>.json for each clip (analysis.schema.json says what is in it), its film strips, and report.html for all of them, into
+--out. A file or glob is taken as it is, of a folder all video files below it. Without --model the model is ckpt/tiny_base with
+what scripts/demo.sh trained. Exit code: 0 all clips done, 1 some failed (the report says which and why), 2 nothing could run.
+"""
+
+import argparse
+import contextlib
+import glob
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+from tqdm import tqdm
+
+import crashchat
+from crashchat.batches import VideoSettings, tokens_of_clip
+from crashchat.cards import page_html
+from crashchat.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, Look, load_cascade
+from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from crashchat.layouts import CheckpointError
+from crashchat.plots import STRIP_FRAMES, STRIP_HEIGHT, film_strip
+from crashchat.predictions import PredictionError, PredictionJournal
+from crashchat.tasks import LINGUISTIC, PERCEPTION
+from crashchat.video import REMEDY, Clip, Source, VideoError, probe, read_clip
+from crashchat.vision import VisualTokens, resize_frames
+from crashchat.windows import FAILED, WindowError, WindowSettings, failed_window, find_events, plan, status_of, window_of
+
+ROOT = Path(__file__).resolve().parents[1]
+FORMAT = "crashchat.analysis/1"
+SCHEMA = Path(__file__).with_name("analysis.schema.json")
+VIDEO_SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv".split())
+MEBIBYTE = 2**20
+
+Progress = Callable[[float, str], None]  # told the share that is done and what comes next
+
+
+class AnalyzeError(Exception):
+    """A run that cannot start; the message says why and what to do."""
+
+
+@dataclass
+class Analysis:
+    """What came out for one clip.
+
+    result: as analysis.schema.json says. strips: a JPEG for the clip, or for each event of a recording; None where it could not
+    be drawn. look: the clip as the model has it, where it was not cut into windows; for further questions.
+    """
+
+    result: dict
+    strips: list[bytes | None] = field(default_factory=list)
+    look: Look | None = None
+
+
+# ------------------------------------------------------------------------------------------------------------- one clip
+
+
+def window_settings(cascade: Cascade, length: float | None = None, stride: float | None = None, **others) -> WindowSettings:
+    """Windows as long as the model's frames reach at its full rate, half a window apart, where nothing else is said."""
+    length = cascade.settings.max_frames / cascade.settings.fps if length is None else length
+    return WindowSettings(length, length / 2 if stride is None else stride, **others)
+
+
+def _sampling(cascade: Cascade, windows: WindowSettings) -> dict:
+    return {
+        "fps": cascade.settings.fps,
+        "max_frames": cascade.settings.max_frames,
+        "token_compression": cascade.settings.token_compression,
+        "vision": asdict(cascade.settings.vision),
+        "windows": asdict(windows),
+        "decoding": "greedy",
+        "max_new_tokens": cascade.max_new_tokens,
+    }
+
+
+def shown_path(path: Path) -> str:
+    """A path as text; bytes that are no UTF-8 are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def blank_result(name: str, path: Path, cascade: Cascade, windows: WindowSettings) -> dict:
+    """What a result holds before anything is known of the clip."""
+    packages = {package: version(package) for package in ("torch", "transformers", "peft")}
+    return {
+        "format": FORMAT,
+        "name": name,
+        "path": shown_path(path),
+        "bytes": path.stat().st_size if path.is_file() else None,
+        "seconds": None,
+        "status": FAILED,
+        "error": None,
+        "crash_probability": None,
+        "events": [],
+        "windows": [],
+        "model": cascade.identity,
+        "sampling": _sampling(cascade, windows),
+        "versions": {"crashchat": crashchat.__version__, "python": platform.python_version(), **packages},
+        "took_seconds": 0.0,
+    }
+
+
+def analyze_clip(
+    cascade: Cascade,
+    path: Path,
+    windows: WindowSettings,
+    name: str | None = None,
+    journal: Path | None = None,
+    progress: Progress = lambda share, step: None,
+    draw: bool = True,
+    max_seconds: float | None = None,
+) -> Analysis:
+    """Look at one clip, or at a recording window by window; only one window is in memory at a time.
+
+    journal: windows that are done are kept there as they are made, and taken from there. draw: whether to draw film strips.
+    Never raises for what the clip does: status `failed` and `error` tell of it, and an unexpected fault is printed with its
+    trace besides. A clip longer than max_seconds fails. Raises PredictionError for a journal of another run.
+    """
+    started = time.monotonic()
+    result = blank_result(name or path.stem, path, cascade, windows)
+    analysis = Analysis(result)
+    try:
+        progress(0.0, "reading the file")
+        source = probe(path)
+        seconds = source.timeline.end if source.timeline else source.promised_seconds
+        if seconds is not None and max_seconds is not None and seconds > max_seconds:
+            raise VideoError(path, f"lasts {seconds:.0f} s, the limit is {max_seconds:.0f} s")
+        if source.timeline is None and (max_seconds is not None or (seconds or 0) > windows.whole_up_to):
+            raise VideoError(path, f"its frames carry no times; {REMEDY}")
+        if seconds is not None and len(spans := plan(round(seconds, 3), windows)) > 1:
+            result["seconds"] = round(seconds, 3)
+            settings = {key: result[key] for key in ("path", "bytes", "model", "sampling")}
+            with PredictionJournal(journal, settings) if journal else contextlib.nullcontext() as kept:
+                result["windows"] = _look_at_windows(cascade, path, source, spans, kept, progress)
+        else:
+            visual, pictures = read_and_show(path, cascade.settings, source)
+            result["seconds"] = round(seconds or visual.seconds[-1] + 1 / cascade.settings.fps, 3)
+            analysis.look = Look(visual)
+            result["windows"] = [_judge(cascade, analysis.look, (0.0, result["seconds"]), progress)]
+            analysis.strips = [film_strip(pictures)] if draw else []
+        result["status"] = status_of(result["windows"])
+        if result["status"] == FAILED:
+            result["error"] = result["windows"][0]["error"]
+        known = [window["crash_probability"] for window in result["windows"] if window["crash_probability"] is not None]
+        result["crash_probability"] = max(known, default=None)
+        result["events"] = find_events(result["windows"], result["seconds"], windows)
+        if draw and len(result["windows"]) > 1:
+            progress(1.0, "drawing")
+            analysis.strips = [_strip_of(path, source, event["shown"]) for event in result["events"]]
+    except VideoError as error:
+        result["error"] = error.cause
+    except PredictionError:
+        raise
+    except Exception as error:
+        # A clip that trips something unforeseen must not end the run of a folder or the server; it is told, here and there.
+        traceback.print_exc()
+        result["error"] = f"{type(error).__name__}: {error}"
+    if result["error"] is not None:
+        result.update(status=FAILED, events=[])
+    result["took_seconds"] = round(time.monotonic() - started, 3)
+    return analysis
+
+
+def read_and_show(
+    path: Path, settings: VideoSettings, source: Source | None = None, span: tuple[float, float] | None = None
+) -> tuple[VisualTokens, Tensor]:
+    """A clip, or a span of it, as the model takes it in, and its frames as uint8[T, 3, STRIP_HEIGHT, ·] to show to people.
+
+    Frames are decoded once and never held in full size: each is resized twice as it comes, and the one result travels below the
+    other in a common picture. Raises VideoError.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def resize(frames: Tensor, num_frames: int) -> Tensor:
+        model = resize_frames(frames, num_frames, settings.vision)
+        width = max(1, round(frames.shape[3] * STRIP_HEIGHT / frames.shape[2]))
+        shown = interpolate(frames, size=(STRIP_HEIGHT, width), mode="bilinear", antialias=True)
+        sizes.update(model=model.shape[2:], shown=shown.shape[2:])
+        widest = max(model.shape[3], width)
+        return torch.cat([pad(part, (0, widest - part.shape[3])) for part in (model, shown)], dim=2)
+
+    clip = read_clip(path, settings.fps, settings.max_frames, threads=0, resize=resize, source=source, span=span)
+    (height, width), (_, shown_width) = sizes["model"], sizes["shown"]
+    visual = tokens_of_clip(Clip(clip.path, clip.frames[:, :, :height, :width], clip.seconds), settings)
+    return visual, clip.frames[:, :, height:, :shown_width]
+
+
+def _judge(
+    cascade: Cascade, look: Look, span: tuple[float, float], progress: Progress, done: float = 0.1, where: str = ""
+) -> dict:
+    return window_of(cascade.judge(look, lambda step: progress(done, where + step)), span)
+
+
+def _look_at_windows(
+    cascade: Cascade,
+    path: Path,
+    source: Source,
+    spans: list[tuple[float, float]],
+    journal: PredictionJournal | None,
+    progress: Progress,
+) -> list[dict]:
+    """The windows' findings; those that the journal holds are not made again. A window that cannot be read fails alone."""
+    done = {record["data_id"]: record["window"] for record in journal.records} if journal else {}
+    for number, span in enumerate(spans):
+        if number in done:
+            continue
+        share, where = number / len(spans), f"window {number + 1} of {len(spans)}: "
+        progress(share, where + "reading")
+        try:
+            visual, _ = read_and_show(path, cascade.settings, source, span)
+            done[number] = _judge(cascade, Look(visual), span, progress, share, where)
+        except VideoError as error:
+            done[number] = failed_window(span, error.cause)
+        if journal:
+            journal.append({"data_id": number, "window": done[number]})
+    return [done[number] for number in range(len(spans))]
+
+
+def _strip_of(path: Path, source: Source, span: list[float]) -> bytes | None:
+    rate = 2 * STRIP_FRAMES / (span[1] - span[0])
+    try:
+        return film_strip(read_clip(path, rate, 2 * STRIP_FRAMES + 1, threads=0, source=source, span=tuple(span)).frames)
+    except VideoError as error:
+        print(f"warning: no film strip: {error}", file=sys.stderr)
+        return None
+
+
+# ----------------------------------------------------------------------------------------------------------- many clips
+
+
+def find_clips(words: Iterable[str]) -> list[Path]:
+    """The clips that files, folders and globs name, in their order, none twice.
+
+    What names nothing stays as it is written, to be reported as a clip that failed.
+    """
+    found: dict[Path, None] = {}
+    for word in words:
+        path = Path(word)
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and not file.is_dir())
+            found |= dict.fromkeys(inside or [path])
+        elif not path.exists() and glob.has_magic(word):
+            found |= dict.fromkeys(Path(match) for match in sorted(glob.glob(word, recursive=True)) or [word])
+        else:
+            found[path] = None
+    return list(found)
+
+
+def name_clips(paths: list[Path]) -> dict[Path, str]:
+    """{path: name of its result files}: the file's own, with its folders where two share one."""
+    same = Counter(path.stem for path in paths)
+    names: dict[Path, str] = {}
+    for path in paths:
+        parts = [part for part in path.parts if part not in ("/", "..", ".")]
+        name = path.stem if same[path.stem] == 1 else "__".join(parts)
+        while name in names.values() or name in ("report", ""):
+            name += "_"
+        names[path] = name
+    return names
+
+
+def strip_paths(out: Path, result: dict) -> list[Path]:
+    """Where a result's film strips lie: <name>.jpg, or <name>.event1.jpg … of a recording."""
+    if len(result["windows"]) > 1:
+        return [out / f"{result['name']}.event{number}.jpg" for number in range(1, len(result["events"]) + 1)]
+    return [out / f"{result['name']}.jpg"] if result["windows"] else []
+
+
+def _finished(path: Path, expected: dict) -> dict | None:
+    """A result of an earlier run that is still good: of the same file, model and sampling, and not failed."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = ("format", "name", "path", "bytes", "model", "sampling")
+    good = isinstance(result, dict) and all(result.get(key) == expected[key] for key in same)
+    failed = good and (result["status"] == FAILED or any(window["error"] for window in result["windows"]))
+    return result if good and not failed else None
+
+
+def analyze(
+    cascade: Cascade,
+    paths: list[Path],
+    windows: WindowSettings,
+    out: Path | None,
+    resume: bool = False,
+    jobs: int = 2,
+    tell: Callable[[dict], None] = lambda result: None,
+) -> list[dict]:
+    """Look at all clips; write their files and the report to `out` (None: nothing is written). tell: given each result.
+
+    jobs: clips in work at a time: one is read while the model looks at another. resume: take over what an earlier run has done.
+    Raises PredictionError where a journal to resume is of a run with another model or settings.
+    """
+    names = name_clips(paths)
+    bar = tqdm(total=len(paths), desc="clips", unit="clip", file=sys.stderr)
+
+    def show(step: str) -> None:
+        bar.set_postfix_str(step[-60:], refresh=False)
+        if time.time() - bar.last_print_t > 1:  # a recording is one clip for a long time
+            bar.last_print_t = time.time()
+            bar.refresh()
+
+    def one(path: Path) -> dict:
+        name = names[path]
+        file = out / f"{name}.json" if out else None
+        done = _finished(file, blank_result(name, path, cascade, windows)) if file and resume else None
+        if done:
+            return done
+        journal = out / f"{name}.windows.part.jsonl" if out else None
+        if journal and not resume:
+            journal.unlink(missing_ok=True)
+        analysis = analyze_clip(
+            cascade,
+            path,
+            windows,
+            name,
+            journal,
+            lambda share, step: show(f"{name}: {step}"),
+            out is not None,
+        )
+        if out:
+            for strip, target in zip(analysis.strips, strip_paths(out, analysis.result), strict=True):
+                if strip:
+                    write_bytes_atomic(target, strip)
+            write_json_atomic(file, analysis.result)
+            journal.unlink(missing_ok=True)
+        return analysis.result
+
+    results = []
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        futures = [pool.submit(one, path) for path in paths]
+        try:
+            for future in futures:
+                results.append(future.result())
+                tell(results[-1])
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    bar.close()
+    if out:
+        analyses = []
+        for result in results:
+            strips = [path.read_bytes() if path.is_file() else None for path in strip_paths(out, result)]
+            analyses.append((result, strips))
+        links = {
+            result["name"]: os.path.relpath(path.absolute(), out.absolute()) for result, path in zip(results, paths, strict=True)
+        }
+        write_text_atomic(out / "report.html", page_html(analyses, links))
+    return results
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+
+def default_model() -> tuple[Path, Path | None, Path | None]:
+    """(model, linguistic, perception) of the demo. Raises AnalyzeError where it has not been run."""
+    demo = ROOT / "outputs" / "demo"
+    linguistic, perception = (demo / "train" / f"homogeneous_{group}" for group in (LINGUISTIC, PERCEPTION))
+    if all((folder / "adapter_config.json").is_file() for folder in (linguistic, perception)):
+        return ROOT / "ckpt" / "tiny_base", linguistic, perception
+    if (demo / "merged" / "heterogeneous" / "config.json").is_file():
+        return demo / "merged" / "heterogeneous", None, None
+    raise AnalyzeError(
+        f"no --model given, and the demo's is not there ({demo}); run bash scripts/demo.sh first, or give --model (and adapters)"
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say what looks at the clips, and how; shared with serve."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", type=Path, metavar="DIR", help="a base or merged checkpoint of any layout")
+    group.add_argument("--linguistic", type=Path, metavar="DIR", help="adapter that answers the four linguistic tasks")
+    group.add_argument("--perception", type=Path, metavar="DIR", help="adapter that localizes (the same folder: one for all six)")
+    group.add_argument(
+        "--vision-config", type=Path, metavar="FILE", help="the vision encoder's settings, where the model has none"
+    )
+    group = parser.add_argument_group("frames and answers")
+    group.add_argument("--fps", type=float, help="frames a second (default: what the model's folder says)")
+    group.add_argument("--max-frames", type=int, help="frames of a clip or window at most (default: the model folder's)")
+    group.add_argument("--max-visual-tokens", type=int, default=MAX_VISUAL_TOKENS, help="(default %(default)s)")
+    group.add_argument("--no-token-compression", action="store_true", help="keep tokens that do not change between frames")
+    group.add_argument(
+        "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="tokens of an answer at most (default %(default)s)"
+    )
+    group = parser.add_argument_group("long recordings, in seconds")
+    group.add_argument("--window", type=float, help="length of a window (default: max_frames / fps)")
+    group.add_argument("--stride", type=float, help="from one window to the next (default: half a window)")
+    group.add_argument("--whole-up-to", type=float, default=60.0, help="shorter clips are not cut (default %(default)s)")
+    group.add_argument("--merge-gap", type=float, default=1.0, help="findings this close are one event (default %(default)s)")
+
+
+def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
+    """The model and windows that the command line names. Raises AnalyzeError, CheckpointError or WindowError."""
+    model, linguistic, perception = arguments.model, arguments.linguistic, arguments.perception
+    if model is None:
+        if linguistic or perception:
+            raise AnalyzeError("adapters need the base they were trained on: give --model")
+        model, linguistic, perception = default_model()
+    for name in ("fps", "max_frames", "max_visual_tokens", "max_new_tokens", "window"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise AnalyzeError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
+    cascade = load_cascade(
+        model,
+        linguistic,
+        perception,
+        arguments.fps,
+        arguments.max_frames,
+        arguments.max_visual_tokens,
+        not arguments.no_token_compression,
+        arguments.max_new_tokens,
+        arguments.vision_config,
+    )
+    gaps = {"whole_up_to": arguments.whole_up_to, "merge_gap": arguments.merge_gap}
+    return cascade, window_settings(cascade, arguments.window, arguments.stride, **gaps)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `analyze`."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="video files, folders, globs")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for results and report (default outputs/analysis)")
+    parser.add_argument("--jsonl", metavar="FILE", help="stream results as JSON lines, `-` to stdout; then files only with --out")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on after a kill: keep what --out has of the same model and settings"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="clips in work at a time (default %(default)s)")
+    add_model_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the command line says; returns the exit code."""
+    out = arguments.out or (None if arguments.jsonl else Path("outputs") / "analysis")
+    with contextlib.ExitStack() as stack:
+        lines = None
+        if arguments.jsonl == "-":
+            lines = sys.stdout
+        elif arguments.jsonl:
+            lines = stack.enter_context(open(arguments.jsonl, "w", encoding="utf-8"))
+        # stdout is for results alone; what loading a model has to say goes beside it.
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+
+        def tell(result: dict) -> None:
+            if lines:
+                print(json.dumps(result, ensure_ascii=False), file=lines, flush=True)
+
+        try:
+            paths = find_clips(arguments.paths)
+            cascade, windows = cascade_of(arguments)
+            results = analyze(cascade, paths, windows, out, arguments.resume, arguments.jobs, tell)
+        except BrokenPipeError:  # the reader of the stream has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would stumble over it once more at exit
+            return 1
+        except (AnalyzeError, CheckpointError, WindowError, PredictionError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        counts = Counter(result["status"] for result in results)
+        print(", ".join(f"{count} {status}" for status, count in counts.items()))
+        for result in results:
+            lost = [window for window in result["windows"] if window["error"]]
+            if result["status"] == FAILED:
+                print(f"failed: {result['path']}: {result['error']}")
+            elif lost:
+                print(f"failed: {result['path']}: {len(lost)} of {len(result['windows'])} windows; first: {lost[0]['error']}")
+        if out:
+            print(f"report: {out / 'report.html'}")
+    failed = any(result["status"] == FAILED or any(window["error"] for window in result["windows"]) for result in results)
+    return 1 if failed else 0

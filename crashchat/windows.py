@@ -1,0 +1,173 @@
+"""Long recordings: overlapping windows, what was said of each, and the events that these findings add up to.
+
+    recording   0 s ─────────────────────────────────────────────────────────── 60 s
+    windows     [───── 0 ─────]       [───── 2 ─────]       [───── 4 ─────]
+                        [───── 1 ─────]       [───── 3 ─────]
+    findings             ▪▪▪   ▪▪▪▪ windows 0, 1 and 2 saw a crash; the first two the same
+    events               1     2      times in the recording's own clock
+
+A clip that is not cut is the case of one window.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from crashchat.tasks import TASKS
+
+CRASH, NO_CRASH, UNDECIDED, FAILED = "crash", "no crash", "undecided", "failed"
+LEAD = 2.0  # seconds shown before and after an event of a long recording
+
+
+class WindowError(Exception):
+    """Window settings that cannot be used; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """How long recordings are cut. Seconds.
+
+    length: of a window. stride: from one window's start to the next one's. whole_up_to: a clip that is not longer is looked at
+    as a whole, as in training and evaluation. merge_gap: findings of overlapping windows that are no further apart are one event.
+    """
+
+    length: float
+    stride: float
+    whole_up_to: float = 60.0
+    merge_gap: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.stride <= self.length:
+            raise WindowError(
+                f"a stride of {self.stride} s with windows of {self.length} s leaves gaps or no end; give 0 < stride <= window"
+            )
+        if self.merge_gap < 0 or self.whole_up_to < 0:
+            raise WindowError(f"found merge_gap {self.merge_gap} and whole_up_to {self.whole_up_to}, expected 0 or more seconds")
+
+
+def plan(seconds: float, settings: WindowSettings) -> list[tuple[float, float]]:
+    """(start, end) of each window, in seconds; one that holds everything where the clip is short enough.
+
+    The last window ends with the recording and is as long as the others.
+    """
+    if seconds <= max(settings.whole_up_to, settings.length):
+        return [(0.0, seconds)]
+    spans, number = [], 0
+    while number * settings.stride + settings.length < seconds:
+        start = round(number * settings.stride, 3)
+        spans.append((start, round(start + settings.length, 3)))
+        number += 1
+    spans.append((round(seconds - settings.length, 3), round(seconds, 3)))
+    return spans
+
+
+def failed_window(span: tuple[float, float], error: str) -> dict:
+    """A window that could not be looked at."""
+    return _window(span, FAILED, None) | {"error": error}
+
+
+def _window(span: tuple[float, float], status: str, probability: float | None) -> dict:
+    nothing = {"crash": None, "first_sign": None, "answers": [], "notes": [], "error": None}
+    return {"start": span[0], "end": span[1], "status": status, "crash_probability": probability} | nothing
+
+
+def window_of(verdict, span: tuple[float, float]) -> dict:
+    """A verdict (cascade.Verdict) on a window as it stands in the result: its times moved to the recording's clock.
+
+    What contradicts itself or lies outside the window is told in `notes`; the raw answers stay as they are.
+    """
+    status = UNDECIDED if verdict.crash is None else CRASH if verdict.crash else NO_CRASH
+    window = _window(span, status, round(verdict.probability, 6))
+    window["answers"] = [asdict(answer) | {"parsed": answer.values is not None} for answer in verdict.answers]
+    notes, (start, end) = window["notes"], span
+    if verdict.crash is None:
+        notes.append("recognition answered neither 'Yes' nor 'No'")
+    described = verdict.value("crash_description").get("pred_caption", "")
+    calm = described.strip(" .").lower() == (TASKS["crash_description"].negative_answer or "").strip(" .").lower()
+    if verdict.crash is not None and described and verdict.crash == calm:
+        notes.append(f"recognition says {'Yes' if verdict.crash else 'No'}, but the description is {described!r}")
+    if not verdict.crash:
+        return window
+
+    interval, sign = verdict.value("crash_localization"), verdict.value("pre_crash_localization")
+    if not interval:
+        notes.append("the crash interval does not parse")
+    elif interval["pred_start"] >= end - start:
+        notes.append(f"the crash interval lies behind the end of what was shown ({end - start:.1f} s)")
+    else:
+        first, last = start + interval["pred_start"], start + interval["pred_end"]
+        if last > end + 0.5:
+            notes.append(f"the crash interval ends behind the end of what was shown ({end - start:.1f} s)")
+        window["crash"] = {"start": round(first, 3), "end": round(min(last, end), 3)}
+    if not sign:
+        notes.append("the first sign does not parse")
+    elif sign["pred_time"] >= end - start:
+        notes.append(f"the first sign lies behind the end of what was shown ({end - start:.1f} s)")
+    else:
+        window["first_sign"] = round(start + sign["pred_time"], 3)
+        if window["crash"] and window["first_sign"] > window["crash"]["start"]:
+            notes.append("the first sign comes after the crash's beginning")
+    return window
+
+
+def find_events(windows: list[dict], seconds: float, settings: WindowSettings) -> list[dict]:
+    """The crashes that the windows' findings add up to, in order of time.
+
+    Findings of overlapping windows whose intervals overlap, or lie no further apart than settings.merge_gap, are one event. Its
+    times and texts are those of its surest window, among equally sure ones of the one that has the crash nearest its middle. A
+    finding without an interval adds to an event inside its window, or is an event of its own that is not localized.
+    """
+
+    def sureness(index: int) -> tuple[float, float]:
+        window, crash = windows[index], windows[index]["crash"]
+        off_centre = abs(crash["start"] + crash["end"] - window["start"] - window["end"]) / 2 if crash else seconds
+        return round(window["crash_probability"], 2), -off_centre
+
+    found = [index for index, window in enumerate(windows) if window["status"] == CRASH]
+    groups: list[list[int]] = []
+    for index in sorted((i for i in found if windows[i]["crash"]), key=lambda i: windows[i]["crash"]["start"]):
+        ends = [windows[i]["crash"]["end"] for i in groups[-1]] if groups else []
+        near = bool(ends) and windows[index]["crash"]["start"] - max(ends) <= settings.merge_gap
+        if near and any(_overlap(windows[index], windows[i]) for i in groups[-1]):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    for index in (i for i in found if not windows[i]["crash"]):
+        inside = (group for group in groups if any(_overlap(windows[index], windows[i]["crash"] or windows[i]) for i in group))
+        group = next(inside, None)
+        groups.append([index]) if group is None else group.append(index)
+    return sorted((_event(group, windows, seconds, sureness) for group in groups), key=lambda event: event["start"])
+
+
+def _overlap(one: dict, other: dict) -> bool:
+    return one["start"] < other["end"] and other["start"] < one["end"]
+
+
+def _event(group: list[int], windows: list[dict], seconds: float, sureness: Callable) -> dict:
+    best = max(group, key=sureness)
+    window = windows[best]
+    texts = {answer["task"]: answer["raw_response"] for answer in window["answers"]}
+    span = window["crash"] or {"start": window["start"], "end": window["end"]}
+    first = min(span["start"], window["first_sign"] if window["first_sign"] is not None else span["start"])
+    whole = len(windows) == 1
+    return {
+        "start": span["start"],
+        "end": span["end"],
+        "localized": window["crash"] is not None,
+        "first_sign": window["first_sign"],
+        "crash_probability": window["crash_probability"],
+        "description": texts.get("crash_description", ""),
+        "cause": texts.get("causal_reasoning", ""),
+        "prevention": texts.get("prevention_reasoning", ""),
+        "window": best,
+        "windows": sorted(group),
+        "shown": [0.0, seconds] if whole else [max(0.0, round(first - LEAD, 3)), min(seconds, round(span["end"] + LEAD, 3))],
+    }
+
+
+def status_of(windows: list[dict]) -> str:
+    """A whole clip's status from its windows': failed only where nothing could be looked at."""
+    kinds = {window["status"] for window in windows}
+    for status in (CRASH, UNDECIDED, NO_CRASH):
+        if status in kinds:
+            return status
+    return FAILED
