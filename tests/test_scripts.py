@@ -174,7 +174,7 @@ def test_each_tasks_script_finds_its_file_and_gives_the_same_answers(answers, me
 @pytest.mark.parametrize("task", TASKS)
 def test_the_metric_scripts_score_them(answers, task):
     path = next(answers[0].glob(f"{task}_evaluation_results/*/*_predict.json"))
-    output = run(sys.executable, f"scripts/eval/compute_{task}_metrics.py", "--predictions", path)
+    output = run(sys.executable, f"scripts/eval/compute_{task}_metrics.py", "--predictions", path, "--no-meteor")
     assert "num_records" in output
     scores = json.loads(path.with_name(f"{path.stem}_metrics.json").read_text())
     assert scores["num_records"] == len(answers[1][task])
