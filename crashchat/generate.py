@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from crashchat.attention import Part
+from crashchat.constraints import Constraint
 from crashchat.masks import PADDING, dense_mask
 from crashchat.model import CrashChatModel, base_of
 from crashchat.sequence import PREFIX, Branch, branch_token_ids, prefix_ids
@@ -121,11 +122,13 @@ def answer_from_prefix(
     prefix: Prefix,
     questions: ListOf[ListOf[str]],
     max_new_tokens: int = 256,
+    constraints: ListOf[ListOf[Constraint | None]] | None = None,
 ) -> tuple[list[list[list[int]]], list[Tensor]]:
     """Greedy answers to each video's questions, as token ids without the closing `<|im_end|>`.
 
     prefix: what prefill gave, under the adapter that is active now; it can be asked again. max_new_tokens: tokens of an answer
-    at most. Also returns, for each video, float[its questions, vocabulary]: the logits of its answers' first tokens.
+    at most. constraints: what the answer to each question may be; None for any. Also returns, for each video,
+    float[its questions, vocabulary]: the logits of its answers' first tokens.
     """
     model = base_of(model)
     untouched = [(layer.keys, layer.values) for layer in prefix.cache.layers]
@@ -147,8 +150,12 @@ def answer_from_prefix(
             places.append((row, end - 1))
             parts.append(Part(row, slice(begin, end), slice(cached + begin, cached + end), slice(0, position)))
     logits = _logits_at(model, rows.add(asked_tokens, parts), places)
-    first_logits = list(logits.split([len(asked) for asked in questions]))
+    first_logits = list(logits.clone().split([len(asked) for asked in questions]))
     for step in range(max_new_tokens):
+        if constraints is not None:
+            for index, (row, number, _) in enumerate(open_branches):
+                if (constraint := constraints[row][number - 1]) is not None:
+                    logits[index] = _only(logits[index], constraint.allowed(answers[row][number - 1]))
         still_open, places = [], []
         added: list[list[tuple[int, int, int]]] = [[] for _ in questions]
         for (row, number, position), token in zip(open_branches, logits.argmax(dim=-1).tolist(), strict=True):
@@ -164,6 +171,13 @@ def answer_from_prefix(
     for layer, (keys, values) in zip(prefix.cache.layers, untouched, strict=True):
         layer.keys, layer.values = keys, values
     return answers, first_logits
+
+
+def _only(logits: Tensor, tokens: list[int]) -> Tensor:
+    """float[vocabulary], with all but some tokens ruled out."""
+    kept = torch.full_like(logits, -torch.inf)
+    kept[tokens] = logits[tokens]
+    return kept
 
 
 def _logits_at(model: CrashChatModel, hidden: Tensor, places: list[tuple[int, int]]) -> Tensor:

@@ -1,7 +1,7 @@
-"""From a video file to the frames the model sees: one sampling rule, two back ends behind it.
+"""From a video file to the frames the model sees: what to take (video_source.py), and the decoders that fetch it.
 
     file ── probe (PyAV: packet times, one frame) ── sample_indices ─┬─ PyAV     H.264: frames nobody needs stay undecoded
-                                                                     ├─ decord   evenly timed 8-bit VP8 and VP9
+                                                                     ├─ decord   evenly timed VP8 and VP9
                                                                      └─ PyAV     all else, and what the others refuse
 
 PyAV reads the packet times of every file first, without decoding. Decoding is nearly all of the work, so what no wanted frame
@@ -13,9 +13,8 @@ A frame is made smaller as soon as it is decoded, where the caller says how: a c
 """
 
 import logging
-import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,40 +26,32 @@ from av.error import FFmpegError
 from decord._ffi.base import DECORDLimitReachedError
 from decord.bridge.torchdl import to_torch
 
+from crashchat.video_source import (
+    WHOLE,
+    Source,
+    Timeline,
+    VideoError,
+    check_whole,
+    open_container,
+    probe,
+    sample_indices,
+    timeline_of,
+    video_stream,
+)
+
 decord.logging.set_level(decord.logging.QUIET)
 logger = logging.getLogger(__name__)
 
 # Formats whose key frames and presentation times are trusted.
 INDEXED_FORMATS = {"mov", "mp4", "matroska", "webm"}
-# What decord 0.6 is trusted with.
+# What decord 0.6 is trusted with: codecs in which frames come in the order they are shown. Behind a jump it gives wrong frames,
+# without a word, where H.264, HEVC or MPEG-4 have B frames and open groups of pictures.
 DECORD_FORMATS = INDEXED_FORMATS | {"avi"}
-# Not MPEG-4 part 2 and HEVC: behind a jump it gives wrong frames, without a word, where there are B frames or open GOPs.
 DECORD_CODECS = {"vp8", "vp9"}
 DECORD_PIXELS = {"yuv420p", "yuvj420p"}
-# A clip is one file. Formats that are lists of other files or addresses would let a clip from somewhere have those read.
-_LISTS = {"hls", "dash", "concat", "sdp", "rtsp", "rtp", "imf", "image2", "lavfi"}
-_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(av.formats_available - _LISTS))}
 REMEDY = "put it into another container: ffmpeg -i FILE -c copy OUT.mkv"
 # Frames decord hands over at a time.
 DECORD_CHUNK = 8
-# Frame steps within this share of the usual one count as even. Clocks round: 120 fps in milliseconds is 8, 8, 9.
-EVEN = 0.2
-# A file that yields less than this share of what its header promises is cut off, not merely rounded.
-WHOLE = 0.9
-
-
-class VideoError(Exception):
-    """A video that can't be read; the message holds the path and the cause."""
-
-    def __init__(self, path: str | Path, cause: str):
-        super().__init__(f"{path}: {cause}")
-        self.path = str(path)
-        self.cause = cause
-
-    def __reduce__(self):  # A worker process sends this to its parent by pickle, which would lose the second argument.
-        return type(self), (self.path, self.cause)
-
-
 # (frames uint8[n, 3, H, W], T frames in the clip) -> uint8[n, 3, h, w]
 Resize = Callable[[torch.Tensor, int], torch.Tensor]
 
@@ -79,90 +70,6 @@ class Clip:
     seconds: list[float]
 
 
-@dataclass
-class Timeline:
-    """Seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last one.
-
-    ticks: the same times as `pts`, as they stand in the file, in units of the stream's time base.
-    """
-
-    pts: list[float]
-    end: float
-    ticks: list[int]
-
-    @property
-    def even(self) -> bool:
-        """Whether the frame rate is constant."""
-        steps = np.diff(self.pts)
-        return bool(np.all(np.abs(steps - np.median(steps)) <= EVEN * np.median(steps))) if len(steps) else True
-
-
-@dataclass
-class Source:
-    """What a file's headers and packets say. `timeline` is None where packets carry no usable times.
-
-    packets: (ticks, whether it is a key frame) of each packet that is shown, in order of decoding.
-    """
-
-    format: str
-    codec: str
-    pixels: str
-    rotation: int
-    height: int
-    width: int
-    promised_seconds: float | None
-    timeline: Timeline | None
-    packets: list[tuple[int | None, bool]]
-
-
-def sample_indices(
-    pts_seconds: Sequence[float], end_seconds: float, fps: float, max_frames: int
-) -> tuple[list[int], list[float]]:
-    """Which source frames to show, and when: (source indices int[T], seconds float[T]). SPEC.md, Frames.
-
-    pts_seconds: float[n], presentation times from the stream's start; end_seconds: where the last frame's display ends.
-    Output frame k is the last source frame with time < (k+1)/fps and stands at k/fps. floor(end * fps) of them come
-    out, as from ffmpeg's `fps=…:round=down`, but never fewer than one, so that a clip shorter than 1/fps is still
-    seen. Of more than `max_frames`, the evenly spaced linspace(0, n-1, max_frames, dtype=int) stay.
-    Raises ValueError on no frames, or on a rate or limit that isn't positive.
-    """
-    if not len(pts_seconds):
-        raise ValueError("no frames to sample from")
-    if not fps > 0 or max_frames < 1:
-        raise ValueError(f"fps and max_frames must be positive, found {fps} and {max_frames}")
-    # Times are ticks of a time base, so one on a boundary may come out a rounding error below it.
-    slack = 1e-6
-    # A step back in time shows nothing earlier than what was already on screen.
-    slots = np.floor(np.maximum.accumulate(np.asarray(pts_seconds, dtype=np.float64)) * fps + slack)
-    count = max(1, int(np.floor(end_seconds * fps + slack)))
-    outputs = np.arange(count)
-    if count > max_frames:
-        outputs = np.linspace(0, count - 1, max_frames, dtype=int)
-    # First source frame that belongs to a later slot, less one; nothing precedes the first frame.
-    indices = np.maximum(np.searchsorted(slots, outputs, side="right") - 1, 0)
-    return indices.tolist(), (outputs / fps).tolist()
-
-
-def probe(path: str | Path) -> Source:
-    """What a video file's headers and packets say, without decoding it.
-
-    Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable.
-    """
-    file = Path(path)
-    if not file.exists():
-        raise VideoError(path, "no such file")
-    if not file.is_file():
-        raise VideoError(path, "not a regular file (a directory or a device); expected a video file")
-    try:
-        if file.stat().st_size == 0:
-            raise VideoError(path, "the file is empty (0 bytes)")
-        return _probe(file)
-    except FFmpegError as error:
-        raise VideoError(path, f"not readable as a video, damaged or cut off ({error.strerror})") from error
-    except OSError as error:
-        raise VideoError(path, f"can't be read ({error.strerror})") from error
-
-
 def read_clip(
     path: str | Path,
     fps: float,
@@ -174,12 +81,13 @@ def read_clip(
 ) -> Clip:
     """Read the frames of `path` that sample_indices picks at `fps` frames a second, at most `max_frames` of them.
 
-    `resize` is applied to frames as they come (None: they keep the file's size). `threads` decoding threads (1 where
-    several worker processes read side by side; 0 lets the decoder choose). source: what probe said of the file, where that is
-    known. span: (start, end) in seconds from the stream's start; then only that part is read, as if it were a clip of its
-    own: its times count from the span's start. Reading starts at the key frame before the span, so that its cost does not
-    depend on the file's length. Raises VideoError as probe does, and for a span past the end or in a file whose frames carry
-    no times, ValueError for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may call it.
+    threads: decoding threads (1 where several worker processes read side by side; 0 lets the decoder choose).
+    resize: applied to frames as they come (None: they keep the file's size). source: what probe said of the file, where that is
+    known. span: (start, end) in seconds from the stream's start; then only that part is read, as if it were a clip of its own:
+    its times count from the span's start. Reading starts at the key frame before it, so that its cost does not depend on the
+    file's length.
+    Raises VideoError as probe does, and for a span past the end or in a file whose frames carry no times, ValueError
+    for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may call it.
     """
     file = Path(path)
     source = source or probe(path)
@@ -197,87 +105,8 @@ def read_clip(
                 return clip
         return _read_pyav(file, source, fps, max_frames, threads, resize)
     except FFmpegError as error:
-        raise VideoError(path, f"decoding failed midway, the file is damaged or cut off ({error.strerror})") from error
-
-
-def _open(file: Path) -> av.container.InputContainer:
-    # An absolute path: a relative one with a colon in it would be taken for a protocol. Metadata need not be UTF-8.
-    return av.open(str(file.absolute()), metadata_errors="replace", options=_OPTIONS)
-
-
-def _video_stream(file: Path, container: av.container.InputContainer) -> av.VideoStream:
-    """The video stream to read. Cover art in a sound file and text rendered as a picture don't count."""
-    stream = container.streams.best("video")
-    if container.format.name == "tty":
-        raise VideoError(file, "a text file, not a video")
-    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-        raise VideoError(file, f"no video stream in it (found: {', '.join(kinds)})")
-    return stream
-
-
-def _probe(file: Path) -> Source:
-    """Read headers, every packet's time and one frame. Raises VideoError, and FFmpegError where the file breaks off."""
-    with _open(file) as container:
-        stream = _video_stream(file, container)
-        promised = _promised_seconds(container, stream)
-        frame, packets, order = None, [], []
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
-                packets.append((packet.pts, packet.duration))
-                order.append((packet.pts, packet.is_keyframe))
-            if frame is None:  # Decoding goes on only until the first picture.
-                frame = next(iter(packet.decode()), None)
-        if frame is None:
-            raise VideoError(file, f"no frame of its {stream.codec_context.name} video can be decoded")
-        timeline = None
-        if all(pts is not None for pts, _ in packets):
-            packets.sort()
-            if all(a[0] < b[0] for a, b in zip(packets, packets[1:], strict=False)):
-                timeline = _timeline(packets, stream)
-                _check_whole(file, timeline, promised)
-        return Source(
-            format=container.format.name,
-            codec=stream.codec_context.name,
-            pixels=frame.format.name,
-            rotation=frame.rotation,
-            height=frame.height,
-            width=frame.width,
-            promised_seconds=promised,
-            timeline=timeline,
-            packets=order,
-        )
-
-
-def _promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """How long the header says the video lasts, in seconds; None where it doesn't say."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska, by stream
-    if tag:
-        hours, minutes, seconds = tag.groups()
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    # The container's own duration may be that of a longer sound track.
-    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
-
-
-def _timeline(times: list[tuple[int, int | None]], stream: av.VideoStream) -> Timeline:
-    """(pts, duration) of each frame in ticks, in order of display -> seconds from the first frame."""
-    start, tick = times[0][0], float(stream.time_base)
-    last_pts, last_duration = times[-1]
-    if last_duration:
-        last_seconds = last_duration * tick
-    elif stream.average_rate:
-        last_seconds = float(1 / stream.average_rate)
-    else:  # The usual step between frames; of a single frame nothing is known.
-        last_seconds = (last_pts - start) * tick / max(len(times) - 1, 1)
-    ticks = [pts for pts, _ in times]
-    return Timeline([(pts - start) * tick for pts in ticks], (last_pts - start) * tick + last_seconds, ticks)
-
-
-def _check_whole(file: Path, timeline: Timeline, promised: float | None) -> None:
-    if promised is not None and timeline.end < WHOLE * promised:
-        raise VideoError(file, f"cut off: {timeline.end:.2f} s of video found, {promised:.2f} s promised by its header")
+        where = "midway" if span is None else f"in {span[0]:.1f} - {span[1]:.1f} s"
+        raise VideoError(path, f"decoding failed {where}, the file is damaged or cut off ({error.strerror})") from error
 
 
 def _skip_can(source: Source) -> bool:
@@ -316,8 +145,8 @@ def _read_skipping(file: Path, source: Source, fps: float, max_frames: int, thre
     droppable = _droppable(source.packets, needed)
     kept: list[torch.Tensor | None] = [None] * len(indices)
     number = -1
-    with _open(file) as container:
-        stream = _video_stream(file, container)
+    with open_container(file) as container:
+        stream = video_stream(file, container)
         stream.codec_context.thread_count = threads
         stream.thread_type = "AUTO"
         for packet in container.demux(stream):
@@ -383,8 +212,8 @@ def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads:
     timeline = source.timeline
     for _ in range(2):
         indices, seconds = sample_indices(timeline.pts, timeline.end, fps, max_frames) if timeline else ([], [])
-        with _open(file) as container:
-            stream = _video_stream(file, container)
+        with open_container(file) as container:
+            stream = video_stream(file, container)
             stream.codec_context.thread_count = threads
             stream.thread_type = "AUTO"
             frames, decoded = _decode(container, stream, indices, source, resize)
@@ -393,7 +222,7 @@ def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads:
         if source.timeline is not None and len(decoded.pts) < WHOLE * len(source.timeline.pts):
             found, expected = len(decoded.pts), len(source.timeline.pts)
             raise VideoError(file, f"damaged: {found} frames can be decoded of the {expected} in the file")
-        _check_whole(file, decoded, source.promised_seconds)
+        check_whole(file, decoded, source.promised_seconds)
         if timeline is not None and sample_indices(decoded.pts, decoded.end, fps, max_frames) == (indices, seconds):
             return Clip(str(file), torch.cat(frames), seconds)
         timeline = decoded
@@ -437,8 +266,8 @@ def _decode_some(
 ) -> dict[int, torch.Tensor]:
     """{ticks: uint8[1, 3, h, w]} of those wanted frames (ticks, sorted) that decoding comes by."""
     pictures = {}
-    with _open(file) as container:
-        stream = _video_stream(file, container)
+    with open_container(file) as container:
+        stream = video_stream(file, container)
         stream.codec_context.thread_count = threads
         stream.thread_type = "AUTO"
         if run_up is not None:
@@ -504,4 +333,4 @@ def _decode(
             picture = resize(_picture(frame, source), len(indices))
             while len(kept) < len(indices) and indices[len(kept)] == number:
                 kept.append(picture)
-    return kept, _timeline(times, stream) if times else Timeline([], 0.0, [])
+    return kept, timeline_of(times, stream) if times else Timeline([], 0.0, [])
