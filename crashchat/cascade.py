@@ -26,7 +26,7 @@ from crashchat.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE, load_adap
 from crashchat.batches import VideoSettings
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.config import EvalConfig
-from crashchat.generate import Prefix, answer_from_prefix, decode, encode, prefill
+from crashchat.generate import Prefix, answer_from_prefix, decode, encode, prefill, yes_and_no, yes_probability
 from crashchat.layouts import CheckpointError, read_vision_config
 from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, TASKS
 from crashchat.vision import VisualTokens
@@ -93,10 +93,10 @@ class Cascade:
         self._lock = threading.RLock()
         # A released adapter may hold LoRA on the vision encoder too; then each has features of its own.
         self._one_vision = not any("vision_model" in name and "lora_" in name for name, _ in model.named_parameters())
-        yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("Yes", "No"))
-        if yes == no:
-            raise CheckpointError("the tokenizer begins 'Yes' and 'No' with the same token, so recognition has no probability")
-        self._yes_no = [yes, no]
+        try:
+            self._yes_no = yes_and_no(tokenizer)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
 
     @property
     def identity(self) -> dict:
@@ -143,7 +143,7 @@ class Cascade:
             progress("is there a crash, what happens, and why?")
             answers, logits = self._ask(look, LINGUISTIC)
             row = GROUPS[LINGUISTIC].index("crash_recognition")
-            probability = float(logits[row, self._yes_no].float().softmax(dim=-1)[0])
+            probability = yes_probability(logits[row], self._yes_no)
             label = answers[row].values
             crash = None if label is None else label["pred_label"] == "Yes"
             if crash:

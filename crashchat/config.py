@@ -48,12 +48,12 @@ class _Settings(BaseModel):
     seed: int = 0
     """Seed of the weights' initialisation, the order of questions and dropout."""
 
-    @field_validator("tasks", mode="before")
+    @field_validator("tasks", "training_answers", mode="before", check_fields=False)
     @classmethod
     def _names(cls, value):
         return [name for name in value.split(",") if name] if isinstance(value, str) else value
 
-    @field_validator("tasks")
+    @field_validator("tasks", "training_answers", check_fields=False)
     @classmethod
     def _known(cls, value):
         unknown = sorted(set(value) - set(TASKS))
@@ -144,8 +144,18 @@ class EvalConfig(_Settings):
     """Visual tokens of a video at most, before compression."""
     max_new_tokens: int = Field(default=256, gt=0)
     """Tokens of an answer at most."""
+    decode: Literal["free", "constrained"] = "free"
+    """constrained: recognition says Yes or No, times have the annotations' form and lie within the video (constraints.py)."""
+    training_answers: list[str] = Field(default_factory=list)
+    """Tasks whose answer must be one of the training split's, word for word; needs decode=constrained."""
     limit: int | None = Field(default=None, gt=0)
     """Ask only about the first so many videos."""
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.training_answers and self.decode == "free":
+            raise ValueError(f"training_answers={self.training_answers} needs decode=constrained")
+        return self
 
 
 Config = TypeVar("Config", bound=_Settings)

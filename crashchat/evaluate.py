@@ -12,8 +12,10 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -23,8 +25,9 @@ from crashchat.annotations import AnnotationError, Question, VideoQAs, annotatio
 from crashchat.batches import VideoSettings, open_feature_cache, read_visual_tokens
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.config import ConfigError, EvalConfig, describe, load_config, save_config
+from crashchat.constraints import Choices, constraint_for
 from crashchat.feature_cache import FeatureCache
-from crashchat.generate import answer_questions, decode, encode
+from crashchat.generate import answer_from_prefix, decode, encode, prefill, yes_and_no, yes_probability
 from crashchat.layouts import CheckpointError, read_vision_config
 from crashchat.metrics.score import read_crash_starts
 from crashchat.model import base_of, local_device
@@ -87,9 +90,64 @@ def in_batches(reader: Iterable[Read], most: int) -> Iterator[list[Read]]:
         yield waiting
 
 
-def record_of(
-    video: VideoQAs, question: Question, response: str, error: str | None, starts: dict[str, float], config: EvalConfig
-) -> dict:
+@dataclass
+class Answer:
+    """An answer's text, empty where there is an error; crash_probability: of recognition's 'Yes' against 'No'."""
+
+    text: str = ""
+    crash_probability: float | None = None
+    error: str | None = None
+
+
+class Answerer:
+    """A model, and all it takes to ask it about videos."""
+
+    def __init__(self, config: EvalConfig, device: torch.device):
+        """Load everything. Raises CheckpointError, ConfigError and AnnotationError."""
+        self.config = config
+        self.tokenizer = load_tokenizer(config.model)
+        self.settings = load_video_settings(
+            config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
+        )
+        self.model = load_model(config.model, self.tokenizer, device, vision=read_vision_config(config.vision_config))
+        if config.adapter:
+            self.model = load_adapter(self.model, config.adapter)
+        self.feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, base_of(self.model), self.settings)
+        self.yes_and_no = yes_and_no(self.tokenizer)
+        self.known: dict[str, Choices] = {}
+        for task in config.training_answers:
+            paths = annotation_paths(config.data_dir, [task], "train")
+            videos = load_annotations(paths, config.data_dir, [task])
+            self.known[task] = Choices(self.tokenizer, sorted({video.answer_of(task) for video in videos}))
+
+    def __call__(self, visuals: list[VisualTokens], questions: list[list[Question]]) -> list[list[Answer]]:
+        """The answers to each video's questions."""
+        features = encode(self.model, visuals)
+        if self.feature_cache:
+            self.feature_cache.store_new(visuals, features)
+        prefix = prefill(self.model, self.tokenizer, visuals, features)
+        texts = [[question.text for question in asked] for asked in questions]
+        constraints = None
+        if self.config.decode == "constrained":
+            ends = [visual.seconds[-1] + 1 / self.settings.fps for visual in visuals]
+            constraints = [
+                [constraint_for(question.task, self.tokenizer, end, self.known) for question in asked]
+                for end, asked in zip(ends, questions, strict=True)
+            ]
+        tokens, logits = answer_from_prefix(self.model, self.tokenizer, prefix, texts, self.config.max_new_tokens, constraints)
+        return [
+            [
+                Answer(
+                    decode(self.tokenizer, ids),
+                    yes_probability(row, self.yes_and_no) if question.task == "crash_recognition" else None,
+                )
+                for question, ids, row in zip(asked, *given, strict=True)
+            ]
+            for asked, *given in zip(questions, tokens, logits, strict=True)
+        ]
+
+
+def record_of(video: VideoQAs, question: Question, answer: Answer, starts: dict[str, float], config: EvalConfig) -> dict:
     """The prediction record of one answered (or failed) question. starts: annotated crash starts, as scoring needs them."""
     task = TASKS[question.task]
     return make_record(
@@ -97,11 +155,12 @@ def record_of(
         question.data_id,
         str(config.data_dir / video.name),
         question.text,
-        response,
+        answer.text,
         question.answer,
         source=video.source,
-        error=error,
+        error=answer.error,
         crash_start=starts.get(Path(video.name).name) if task.name == "pre_crash_localization" else None,
+        crash_probability=answer.crash_probability,
     )
 
 
@@ -133,22 +192,15 @@ def evaluate(config: EvalConfig) -> list[Path]:
         print(f"{len(videos)} videos, {sum(map(len, expected.values()))} questions on {', '.join(tasks)}{resumed}")
 
     if left:
-        tokenizer = load_tokenizer(config.model)
-        settings = load_video_settings(
-            config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
-        )
-        model = load_model(config.model, tokenizer, device, vision=read_vision_config(config.vision_config))
-        if config.adapter:
-            model = load_adapter(model, config.adapter)
+        answer = Answerer(config, device)
         if rank == 0:
-            print(f"device {device}, dtype {model.dtype}, {processes} process(es)")
-        feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, base_of(model), settings)
+            print(f"device {device}, dtype {answer.model.dtype}, {processes} process(es)")
         intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
         starts = read_crash_starts(intervals) if intervals.is_file() else {}
         journals = {task: PredictionJournal(journal_path(path, rank), run) for task, path in files.items()}
         mine = left[rank::processes]
         reader = DataLoader(
-            VideoReader(mine, settings, feature_cache),
+            VideoReader(mine, answer.settings, answer.feature_cache),
             batch_size=None,
             num_workers=config.num_workers,
             prefetch_factor=2 if config.num_workers else None,
@@ -156,24 +208,16 @@ def evaluate(config: EvalConfig) -> list[Path]:
         progress = tqdm(total=len(mine), desc="videos", disable=rank != 0)
         for together in in_batches(reader, config.max_tokens_per_batch):
             readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
-            texts = [[question.text for question in open_questions[video.name]] for video, _ in readable]
-            visuals = [visual for _, visual in readable]
-            answers = []
-            if visuals:
-                features = encode(model, visuals)
-                if feature_cache:
-                    feature_cache.store_new(visuals, features)
-                answers = answer_questions(model, tokenizer, visuals, texts, config.max_new_tokens, features)
-            answers_on = {video.name: own for (video, _), own in zip(readable, answers, strict=True)}
+            asked = [open_questions[video.name] for video, _ in readable]
+            answers = answer([visual for _, visual in readable], asked) if readable else []
+            answers_on = {video.name: given for (video, _), given in zip(readable, answers, strict=True)}
             for video, visual in together:
-                questions, error = open_questions[video.name], None
+                questions = open_questions[video.name]
                 if isinstance(visual, VideoError):
-                    responses, error = [""] * len(questions), str(visual)
-                    print(f"\nwarning: {error}", file=sys.stderr)
-                else:
-                    responses = [decode(tokenizer, answer) for answer in answers_on[video.name]]
-                for question, response in zip(questions, responses, strict=True):
-                    journals[question.task].append(record_of(video, question, response, error, starts, config))
+                    print(f"\nwarning: {visual}", file=sys.stderr)
+                    answers_on[video.name] = [Answer(error=str(visual))] * len(questions)
+                for question, given in zip(questions, answers_on[video.name], strict=True):
+                    journals[question.task].append(record_of(video, question, given, starts, config))
                 progress.update()
         progress.close()
         for journal in journals.values():

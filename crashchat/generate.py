@@ -192,13 +192,25 @@ def answer_questions(
     visuals: ListOf[VisualTokens],
     questions: ListOf[ListOf[str]],
     max_new_tokens: int = 256,
-    features: Tensor | None = None,
 ) -> list[list[list[int]]]:
-    """Greedy answers to each video's questions, all at once; as from answer_from_prefix. features: as for prefill.
+    """Greedy answers to each video's questions, all at once; as from answer_from_prefix.
 
     model: a CrashChatModel or a PEFT model around one.
     """
-    return answer_from_prefix(model, tokenizer, prefill(model, tokenizer, visuals, features), questions, max_new_tokens)[0]
+    return answer_from_prefix(model, tokenizer, prefill(model, tokenizer, visuals), questions, max_new_tokens)[0]
+
+
+def yes_and_no(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that 'Yes' and 'No' begin with. Raises ValueError where they are the same."""
+    yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("Yes", "No"))
+    if yes == no:
+        raise ValueError("the tokenizer begins 'Yes' and 'No' with the same token, so recognition has no probability")
+    return [yes, no]
+
+
+def yes_probability(logits: Tensor, tokens: list[int]) -> float:
+    """Of 'Yes' against 'No'. logits: float[vocabulary], of an answer's first token; tokens: from yes_and_no."""
+    return float(logits[tokens].float().softmax(dim=-1)[0])
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:

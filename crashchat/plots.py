@@ -1,58 +1,39 @@
-"""Pictures: the loss curves of a training run, test clips as film strips with what was said of them."""
+"""Pictures: loss curves of a training run, how answers about times differ from the annotations, film strips of clips."""
 
 import base64
 import io
-import random
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from crashchat.files import write_bytes_atomic
-from crashchat.metrics.localization import interval_iou, video_name
-from crashchat.predictions import is_number
-from crashchat.tasks import PERCEPTION, TASKS
-from crashchat.video import VideoError, read_clip
+from crashchat.metrics.sums import Sums
+from crashchat.predictions import Records, is_number
+from crashchat.tasks import GROUPS, PERCEPTION
 
 STRIP_FRAMES = 8
 STRIP_HEIGHT = 112  # pixels
-CRASH_CLIPS, CALM_CLIPS = 4, 2
-RIGHT_IOU = 0.5  # overlap from which an interval counts as right when clips are chosen and marked
 _GAP = 4  # pixels between two frames of a strip
-
-Records = dict[str, dict[str, list[dict]]]  # {row: {task: prediction records}}
-
-
-@dataclass
-class Lane:
-    """One line below a film strip: what one row (or the annotation) says of the clip. Times in seconds, None where none."""
-
-    name: str
-    start: float | None
-    end: float | None
-    sign: float | None
-    verdicts: list[tuple[str, bool | None]] = field(default_factory=list)  # (what was said, whether it is right)
+# What is predicted of a time: (task, what, annotated field, predicted field).
+_TIMES = (
+    ("crash_localization", "crash start", "gt_start", "pred_start"),
+    ("crash_localization", "crash end", "gt_end", "pred_end"),
+    ("pre_crash_localization", "first sign", "gt_time", "pred_time"),
+)
 
 
-@dataclass
-class ClipCard:
-    """One test clip in the page. strip: a picture as a data URI, None where the clip could not be read (fault says why).
-
-    answers: (task, annotated answer, [(answer, the rows that gave it)]).
-    """
-
-    name: str
-    seconds: float
-    strip: str | None
-    fault: str | None
-    crash: bool
-    lanes: list[Lane]
-    answers: list[tuple[str, str, list[tuple[str, list[str]]]]]
+def _png(figure: Figure) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    plt.close(figure)
+    return picture.getvalue()
 
 
 def losses_png(log_history: list[dict]) -> bytes:
@@ -65,15 +46,73 @@ def losses_png(log_history: list[dict]) -> bytes:
     axes.set(xlabel="step", ylabel="loss (nats per answer token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    plt.close(figure)
-    return picture.getvalue()
+    return _png(figure)
 
 
 def plot_losses(log_history: list[dict], path: str | Path) -> None:
     """Draw the loss curves (see losses_png) into a file."""
     write_bytes_atomic(path, losses_png(log_history))
+
+
+def _style(number: int, dashed: bool) -> dict:
+    """The line of a row: the same colour in every picture."""
+    return {"color": f"C{number % 10}", "linestyle": "--" if dashed else "-", "linewidth": 1.1 if dashed else 1.6}
+
+
+def thresholds_png(sums: dict[str, dict[str, Sums]], titles: dict[str, str], dashed: set[str]) -> bytes | None:
+    """The share of questions that reach each threshold of the score, a panel a perception task; None where none was asked.
+
+    sums: {row: {task: sums}}; every question counts. dashed: rows drawn so, the ones that do not look.
+    """
+    tasks = [task for task in GROUPS[PERCEPTION] if any(task in row and row[task].videos for row in sums.values())]
+    if not tasks:
+        return None
+    figure, panels = plt.subplots(
+        1, len(tasks), figsize=(5.2 * len(tasks), 3.8), layout="constrained", squeeze=False, sharey=True
+    )
+    thresholds = np.linspace(0, 1, 101)
+    for task, axes in zip(tasks, panels[0], strict=True):
+        for number, (name, row) in enumerate(sums.items()):
+            if task in row and row[task].videos:
+                scores = row[task].columns["score"]
+                # A threshold of 0 is reached by any overlap at all, else every question would reach it.
+                shares = [(scores >= threshold).mean() if threshold else (scores > 0).mean() for threshold in thresholds]
+                axes.plot(thresholds, shares, label=name, **_style(number, name in dashed))
+        axes.set(title=titles[task], xlabel="threshold of the score (IoU)", xlim=(0, 1), ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("share of questions that reach it")
+    panels[0][-1].legend(fontsize=8)
+    return _png(figure)
+
+
+def time_errors_png(records: Records, dashed: set[str]) -> bytes | None:
+    """How predicted times lie around the annotated ones, as cumulative shares of all questions; None where no time was asked.
+
+    An answer without a time never comes, so its curve ends below 1.
+    """
+    times = [time for time in _TIMES if any(time[0] in row for row in records.values())]
+    if not times:
+        return None
+    figure, panels = plt.subplots(
+        1, len(times), figsize=(3.9 * len(times), 3.8), layout="constrained", squeeze=False, sharey=True
+    )
+    for (task, what, truth, answer), axes in zip(times, panels[0], strict=True):
+        far = [2.0]
+        for number, (name, row) in enumerate(records.items()):
+            asked = [record for record in row.get(task, []) if is_number(record[truth])]
+            errors = sorted(record[answer] - record[truth] for record in asked if is_number(record[answer]))
+            if errors:
+                shares = np.arange(1, len(errors) + 1) / len(asked)
+                axes.step(errors, shares, where="post", label=name, **_style(number, name in dashed))
+                far.append(float(np.quantile(np.abs(errors), 0.9)))
+        axes.axvline(0, color="black", linewidth=0.8)
+        # One answer that is far off must not squeeze all others.
+        axes.set(title=what, xlabel="predicted − annotated (s)", xlim=(-max(far), max(far)), ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("share of questions")
+    if panels[0][-1].get_legend_handles_labels()[0]:
+        panels[0][-1].legend(fontsize=8)
+    return _png(figure)
 
 
 def film_strip(frames: torch.Tensor) -> bytes:
@@ -96,94 +135,3 @@ def film_strip(frames: torch.Tensor) -> bytes:
 def data_uri(data: bytes, kind: str) -> str:
     """Data as an address that a page can show without asking anybody. kind: its media type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _truth_text(task: str, record: dict) -> str:
-    times = " – ".join(str(record[name]) for name in TASKS[task].gt_fields)
-    return f"{times} seconds" if TASKS[task].group == PERCEPTION else times
-
-
-def _lane(row: str, answers: dict[str, dict]) -> Lane:
-    """What a row says of a clip; answers: {task: its record}."""
-    interval, sign = answers.get("crash_localization", {}), answers.get("pre_crash_localization", {})
-    lane = Lane(row, interval.get("pred_start"), interval.get("pred_end"), sign.get("pred_time"))
-    if "crash_recognition" in answers:
-        record = answers["crash_recognition"]
-        lane.verdicts.append((record["pred_label"] or "no answer", record["pred_label"] == record["gt_label"]))
-    if interval and is_number(lane.start) and is_number(lane.end):
-        iou = interval_iou((interval["gt_start"], interval["gt_end"]), (lane.start, lane.end))
-        lane.verdicts.append((f"IoU {iou:.2f}", iou >= RIGHT_IOU))
-    elif interval:
-        lane.verdicts.append(("no interval", False))
-    if sign and is_number(lane.sign) and is_number(sign["gt_time"]):
-        lane.verdicts.append((f"sign {lane.sign - sign['gt_time']:+.1f} s", None))
-    elif sign:
-        lane.verdicts.append(("no first sign", False))
-    return lane
-
-
-def _card(name: str, tasks: dict[str, dict[str, dict]], rows: list[str], data_dir: Path) -> ClipCard:
-    """tasks: {task: {row: record}} of one video. Raises VideoError for a clip that the models read and we cannot."""
-    records = [record for answered in tasks.values() for record in answered.values()]
-    path = Path(records[0]["video_path"])
-    path = path if path.is_file() else data_dir / "videos" / name
-    strip, seconds, fault = None, 1.0, None
-    try:
-        clip = read_clip(path, fps=10, max_frames=2 * STRIP_FRAMES + 1)
-        strip, seconds = data_uri(film_strip(clip.frames), "image/jpeg"), clip.seconds[-1] + 0.1
-    except VideoError:
-        fault = next((record["error"] for record in records if record.get("error")), None)
-        if fault is None:
-            raise
-    truth = Lane("annotated", None, None, None)
-    answers = []
-    for task, answered in tasks.items():
-        record = next(iter(answered.values()))
-        if task == "crash_recognition":
-            truth.verdicts.append((record["gt_label"] or "", None))
-        truth.start, truth.end = record.get("gt_start", truth.start), record.get("gt_end", truth.end)
-        truth.sign = record.get("gt_time", truth.sign)
-        given: dict[str, list[str]] = {}
-        for row in rows:
-            if row in answered:
-                said = answered[row].get("error") or answered[row]["raw_response"].strip()
-                given.setdefault(said or "(no answer)", []).append(row)
-        answers.append((task, _truth_text(task, record), list(given.items())))
-    lanes = [_lane(row, {task: tasks[task][row] for task in tasks if row in tasks[task]}) for row in rows]
-    lanes = [lane for lane in lanes if lane.verdicts]
-    return ClipCard(name, seconds, strip, fault, _is_crash(tasks), [truth, *lanes], answers)
-
-
-def clip_cards(records: Records, data_dir: Path, seed: int = 0) -> tuple[list[ClipCard], str]:
-    """A few crash and calm clips drawn by a seed, half of them (where there are such) ones that the judged row got wrong.
-
-    Judged is the row that answered most tasks, the first (the base model) only where it is alone; its name comes second.
-    Raises VideoError for a clip that cannot be read, unless the models could not read it either.
-    """
-    rows = list(records)
-    judged = max(rows[1:] or rows, key=lambda row: len(records[row]))
-    videos: dict[str, dict[str, dict[str, dict]]] = {}
-    for task in TASKS:
-        for row in rows:
-            for record in records[row].get(task, []):
-                videos.setdefault(video_name(record["video_path"]), {}).setdefault(task, {})[row] = record
-
-    def right(name: str) -> bool:
-        answers = {task: answered[judged] for task, answered in videos[name].items() if judged in answered}
-        return all(good is not False for _, good in _lane(judged, answers).verdicts)
-
-    draw = random.Random(seed)
-    cards = []
-    for crash, wanted in ((True, CRASH_CLIPS), (False, CALM_CLIPS)):
-        names = sorted(name for name, tasks in videos.items() if _is_crash(tasks) == crash)
-        draw.shuffle(names)
-        wrong, good = [name for name in names if not right(name)], [name for name in names if right(name)]
-        few_wrong = wrong[: max(wanted // 2, wanted - len(good))]
-        picked = few_wrong + good[: wanted - len(few_wrong)]
-        cards += [_card(name, videos[name], rows, data_dir) for name in sorted(picked, key=names.index)]
-    return cards, judged
-
-
-def _is_crash(tasks: dict[str, dict[str, dict]]) -> bool:
-    labels = [record["gt_label"] for record in tasks.get("crash_recognition", {}).values()]
-    return "Yes" in labels if labels else "crash_localization" in tasks or "pre_crash_localization" in tasks

@@ -5,20 +5,23 @@ One real example (a record of a crash_localization file; a file is a JSON list o
     {"data_id": 0, "video_path": "data/videos/cap_48_014322.mp4", "prompt": "You are a …", "source": "MM-AU-CAP",
      "gt_start": 3.9, "gt_end": 5.0, "pred_start": 3.3, "pred_end": 5.7, "raw_response": "3.3 - 5.7 seconds"}
 
-Beyond the released fields a record may carry `source`, `error` (why the video could not be read; raw_response is then
-'' and nothing is predicted) and `crash_start` (seconds; the annotated crash start that pre-crash scoring needs).
+Beyond the released fields a record may carry `source`, `crash_probability` (recognition's 'Yes' against 'No'), `error` (why
+the video could not be read; raw_response is then '' and nothing is predicted) and `crash_start` (seconds; the annotated crash
+start that pre-crash scoring needs).
 An answer that does not parse is None in its pred fields, never a made-up value.
 """
 
 import json
 import math
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
+from crashchat.annotations import load_annotations
 from crashchat.files import write_json_atomic
 from crashchat.tasks import FILE_PREFIX, PERCEPTION, TASKS, Task
 
+Records = dict[str, dict[str, list[dict]]]  # of several models: {model: {task: prediction records}}
 COMMON_FIELDS = ("data_id", "video_path", "prompt", "raw_response")
 _SHOWN = 5  # how many offenders an error message names
 
@@ -43,6 +46,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def video_name(path: str) -> str:
+    """What joins `data/videos/x.mp4` of a prediction and `videos/x.mp4` of an annotation: the file's name."""
+    return PurePosixPath(path.replace("\\", "/")).name
+
+
 def make_record(
     task: Task,
     data_id: int,
@@ -53,19 +61,21 @@ def make_record(
     source: str | None = None,
     error: str | None = None,
     crash_start: float | None = None,
+    crash_probability: float | None = None,
 ) -> dict:
     """One prediction record.
 
     data_id: the question's place in its annotation file. answer: the annotated answer; raw_response: the model's.
     error: why there is no answer (an unreadable video); raw_response is then dropped and nothing is predicted.
-    crash_start: seconds, for pre-crash scoring. Raises ValueError when the annotated answer does not parse.
+    crash_start: seconds, for pre-crash scoring. crash_probability: recognition's 'Yes' against 'No'.
+    Raises ValueError when the annotated answer does not parse.
     """
     parsed = None
     if error is None:
         parsed = task.parse(raw_response)
     else:
         raw_response = ""
-    if parsed is None or any(isinstance(value, float) and not math.isfinite(value) for value in parsed.values()):
+    if parsed is None:
         parsed = dict.fromkeys(task.pred_fields)
     record = {"data_id": data_id, "video_path": video_path, "prompt": prompt}
     if source is not None:
@@ -73,9 +83,22 @@ def make_record(
     record |= {**task.ground_truth(answer), **parsed, "raw_response": raw_response}
     if crash_start is not None:
         record["crash_start"] = crash_start
+    if crash_probability is not None:
+        record["crash_probability"] = crash_probability
     if error is not None:
         record["error"] = error
     return record
+
+
+def with_answers(task: Task, records: list[dict], answers: Sequence[str | None]) -> list[dict]:
+    """The records as if `answers` had been given, one a record; None predicts nothing."""
+    # An answer that is not a model's never looks at the video, so a video that could not be read is no obstacle to it.
+    return [
+        {key: value for key, value in record.items() if key != "error"}
+        | ((task.parse(answer) if answer is not None else None) or dict.fromkeys(task.pred_fields))
+        | {"raw_response": answer or ""}
+        for record, answer in zip(records, answers, strict=True)
+    ]
 
 
 def constant_answer(task: Task, records: list[dict], answer: str | None = None) -> list[dict]:
@@ -83,11 +106,7 @@ def constant_answer(task: Task, records: list[dict], answer: str | None = None) 
 
     A task that is only asked about crash videos has no such answer: saying that nothing happens predicts nothing.
     """
-    answer = task.negative_answer if answer is None else answer
-    parsed = task.parse(answer) if answer is not None else None
-    given = {**(parsed or dict.fromkeys(task.pred_fields)), "raw_response": answer or ""}
-    # The constant never looks at the video, so a video that could not be read is no obstacle to it.
-    return [{key: value for key, value in record.items() if key != "error"} | given for record in records]
+    return with_answers(task, records, [task.negative_answer if answer is None else answer] * len(records))
 
 
 def task_of_record(record: dict) -> str | None:
@@ -98,12 +117,13 @@ def task_of_record(record: dict) -> str | None:
     return None
 
 
-def read_predictions(path: str | Path, task_name: str | None = None) -> list[dict]:
+def read_predictions(path: str | Path, task_name: str | None = None, annotations: str | Path | None = None) -> list[dict]:
     """The records of a prediction file, ours or the released scripts', in the file's order.
 
-    task_name: the task it must be of; without it, the task of the first record.
+    task_name: the task it must be of; without it, the task of the first record. annotations: the questions that were asked.
     Raises PredictionError for a file that is missing, not JSON, not a list of records, empty, of another task, with
-    fields missing or of the wrong type, or with a data_id twice.
+    fields missing or of the wrong type, with answers of several models, with a question twice, or, given the
+    annotations, of a run that stopped before its end or was asked something else. AnnotationError for bad annotations.
     """
     path = Path(path)
     try:
@@ -133,7 +153,11 @@ def read_predictions(path: str | Path, task_name: str | None = None) -> list[dic
         fault = _fault(task, record)
         if fault:
             raise PredictionError(f"{path}: record {index} (data_id {record.get('data_id')!r}) {fault}")
-    _check_unique(path, [record["data_id"] for record in records])
+    _check_one_model(path, records)
+    _check_unique(path, "data_ids", [record["data_id"] for record in records])
+    _check_unique(path, "videos", [record["video_path"] for record in records])
+    if annotations is not None:
+        _check_complete(path, records, task, Path(annotations))
     return records
 
 
@@ -157,13 +181,43 @@ def _fault(task: Task, record: dict) -> str | None:
     return None
 
 
-def _check_unique(path: Path, keys: list) -> None:
+def _check_one_model(path: Path, records: list[dict]) -> None:
+    """Records say it in a `model` field, where they have one; two prompts for one task betray it too."""
+    for key in ("model", "prompt"):
+        found = list(dict.fromkeys(str(record.get(key)) for record in records))
+        if len(found) > 1:
+            shown = _some(repr(text[:40]) for text in found)
+            raise PredictionError(f"{path}: mixes answers of several runs: {len(found)} {key}s ({shown}); score each run alone")
+
+
+def _check_unique(path: Path, what: str, keys: list) -> None:
     seen: set = set()
     twice = sorted({str(key) for key in keys if key in seen or seen.add(key)})
     if twice:
         raise PredictionError(
-            f"{path}: {len(twice)} data_ids occur more than once ({_some(twice)}); it looks like two files joined"
+            f"{path}: {len(twice)} {what} occur more than once ({_some(twice)}); it looks like two files joined"
         )
+
+
+def _check_complete(path: Path, records: list[dict], task: Task, annotations: Path) -> None:
+    missing, unknown = unasked(records, task, annotations)
+    if missing:
+        raise PredictionError(
+            f"{path}: a partial run: {len(missing)} of the questions in {annotations} have no record ({_some(missing)}); "
+            f"run the evaluation again to complete it"
+        )
+    if unknown:
+        raise PredictionError(
+            f"{path}: {len(unknown)} records are about videos not in {annotations} ({_some(unknown)}); another split?"
+        )
+
+
+def unasked(records: list[dict], task: Task, annotations: Path) -> tuple[list[str], list[str]]:
+    """File names of the annotated videos without a record, and of the records' videos without an annotation."""
+    # The videos are joined by file name and never opened, so their folder is of no matter.
+    asked = {video_name(video.name) for video in load_annotations([annotations], data_dir=".", tasks=[task.name])}
+    answered = {video_name(record["video_path"]) for record in records}
+    return sorted(asked - answered), sorted(answered - asked)
 
 
 def _some(keys: Iterable) -> str:

@@ -11,6 +11,7 @@ TASKS is the only list of tasks; a strategy is a set of names from it. The promp
 answers only to these very words (SPEC.md, Tasks).
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,35 +22,57 @@ VIDEO_TAG = "<video>"
 FILE_PREFIX = "crashchat_dada_video_total"
 SPLITS = ("train", "val", "test")
 
-# Words a refusing or chatting model may put before its answer; a bare number after them is still an answer.
-_NUMBER = r"\d+(?:\.\d+)?"
-_CLOCK = re.compile(r"(?<![\d.])(\d{1,3}):([0-5]?\d(?:\.\d+)?)")
+# Times as models write them: `1.9`, `00:01.9`, `0:00:01.9`. ASCII digits only: other scripts' digits are no times.
+_CLOCK = re.compile(r"(?<![\d.:])(?:(\d{1,2}):)?(\d{1,3}):([0-5]?\d(?:\.\d+)?)(?![\d:])", re.ASCII)
+_TIME = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+_UNIT = r"\s*(?:s|secs?|seconds?)\b"
+_RANGE = re.compile(
+    rf"({_TIME.pattern})(?:{_UNIT})?\.?\s*(?:-+|[‐-―]|~|to|and|until|till|through)\s*({_TIME.pattern})", re.ASCII | re.IGNORECASE
+)
+_WITH_UNIT = re.compile(rf"({_TIME.pattern}){_UNIT}", re.ASCII | re.IGNORECASE)
+# `Yes/No` only repeats the question, `No idea` refuses it.
+_LABEL = re.compile(
+    r"[\W_]*(?:(?:(?:the|my|final|correct)\s+)*answer\s*(?:is)?[\W_]*)?(yes|no)(?![^\W_])(?!\W*(?:or\W*)?(?:yes|no)\b)(?!\s+(?:idea|answer|way)\b)",
+    re.IGNORECASE,
+)
+
+
+def _clocks_as_seconds(text: str) -> str:
+    return _CLOCK.sub(lambda clock: f"{3600 * int(clock[1] or 0) + 60 * int(clock[2]) + float(clock[3]):.6f}", text)
 
 
 def _seconds_in(text: str) -> list[float]:
-    """Every non-negative time in `text`, in seconds and in order; `1:02.5` counts as 62.5."""
-    text = _CLOCK.sub(lambda clock: f"{60 * int(clock[1]) + float(clock[2]):.6f}", text)
-    return [float(number) for number in re.findall(_NUMBER, text)]
+    """Every non-negative time in `text`, in seconds and in order; `1:02.5` counts as 62.5. Infinite where it has 309 digits."""
+    return [float(number) for number in _TIME.findall(_clocks_as_seconds(text))]
 
 
 def parse_recognition(text: str) -> dict | None:
-    """'Yes' or 'No' if the answer opens with it (quotes, stars and case aside), else None."""
-    opening = re.match(r"[\W_]*(yes|no)\b", text, re.IGNORECASE)
+    """'Yes' or 'No' if the answer opens with it (quotes, stars, case and `Answer:` aside), else None."""
+    opening = _LABEL.match(text)
     return {"pred_label": opening[1].capitalize()} if opening else None
 
 
 def parse_interval(text: str) -> dict | None:
-    """Start and end in seconds, swapped ends put right; None unless there are exactly two times."""
+    """Start and end in seconds, swapped ends put right.
+
+    The only two times of the answer, or among more the only range (`a - b`, `a to b`); two ranges are no answer.
+    """
     times = _seconds_in(text)
-    if len(times) != 2:
+    if len(times) > 2:
+        ranges = _RANGE.findall(_clocks_as_seconds(text))
+        times = [float(end) for end in ranges[0]] if len(ranges) == 1 else []
+    if len(times) != 2 or not all(map(math.isfinite, times)):
         return None
     return {"pred_start": min(times), "pred_end": max(times)}
 
 
 def parse_time(text: str) -> dict | None:
-    """One time in seconds; None unless there is exactly one."""
+    """One time in seconds: the only number of the answer, or among more the only one with a unit; a range is no answer."""
     times = _seconds_in(text)
-    return {"pred_time": times[0]} if len(times) == 1 else None
+    if len(times) > 1:
+        text = _clocks_as_seconds(text)
+        times = [] if _RANGE.search(text) else [float(number) for number in _WITH_UNIT.findall(text)]
+    return {"pred_time": times[0]} if len(times) == 1 and math.isfinite(times[0]) else None
 
 
 def _parse_text(field: str) -> Callable[[str], dict | None]:

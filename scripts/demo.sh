@@ -36,7 +36,7 @@ step "synthetic clips in data/demo"
 step "answers of the base model"
 evaluate base ckpt/tiny_base eval_video_all_tasks.sh
 
-rows=(--row "base=$out/base")
+rows=("base=$out/base")
 for strategy in "${strategies[@]}"; do
     case "$strategy" in
         heterogeneous) script=Heterogeneous_multitask_models_all_tasks.sh questions=eval_video_all_tasks.sh tasks=() ;;
@@ -55,14 +55,15 @@ for strategy in "${strategies[@]}"; do
     fi
     step "answers of the fine-tuned model: $strategy"
     evaluate "$strategy" "$out/merged/$strategy" "$questions" "${tasks[@]}"
-    rows+=(--row "$strategy=$out/$strategy")
+    rows+=("$strategy=$out/$strategy")
 done
 
 step "scores"
 for predictions in "$out"/*/*_evaluation_results/*/*_predict.json; do
     task=$(basename "$(dirname "$(dirname "$predictions")")")
-    "$PYTHON" "scripts/eval/compute_${task%_evaluation_results}_metrics.py" --predictions "$predictions" > "${predictions%.json}_metrics.txt"
+    "$PYTHON" "scripts/eval/compute_${task%_evaluation_results}_metrics.py" --predictions "$predictions" --no-meteor \
+        > "${predictions%.json}_metrics.txt"
 done
-"$PYTHON" -m crashchat.report --data-dir data/demo --split test "${rows[@]}" \
+"$PYTHON" -m crashchat.report compare "${rows[@]}" --data-dir data/demo --split test \
     --losses "$out/train/heterogeneous" --out "$out"
 printf 'took %d s after %d s of setup\n' $(( SECONDS - installed )) $(( installed - started ))

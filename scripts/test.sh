@@ -7,4 +7,5 @@ source scripts/setup.sh
 "$PYTHON" -m ruff format --check .
 # One thread a process: the tests start several processes, and tiny matrices gain nothing from more.
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
-exec "$PYTHON" -m pytest "$@"
+# A worker a core; a file's tests share what they make, so they stay with one worker.
+exec "$PYTHON" -m pytest -n auto --dist loadfile "$@"

@@ -85,6 +85,12 @@ GOOD |= {"pred_start": None, "pred_end": 2.5}
         ([{**GOOD, "data_id": [1]}], "data_id"),
         ([GOOD, {k: v for k, v in GOOD.items() if k != "pred_end"}], "record 1 .* lacks pred_end"),
         ([GOOD, GOOD], "data_ids occur more than once"),
+        ([GOOD, {**GOOD, "data_id": 1}], "1 videos occur more than once"),
+        ([GOOD, {**GOOD, "data_id": 1, "video_path": "w.mp4", "prompt": "?"}], "mixes answers of several runs: 2 prompts"),
+        (
+            [{**GOOD, "model": "a"}, {**GOOD, "data_id": 1, "video_path": "w.mp4", "model": "b"}],
+            "mixes answers of several runs: 2 models .*'a', 'b'",
+        ),
         ([record(0)], "holds crash_recognition predictions, expected crash_localization"),
     ],
 )
@@ -102,6 +108,19 @@ def test_missing_file_and_unknown_fields(tmp_path):
     with pytest.raises(PredictionError, match="none of the tasks"):
         read_predictions(write(tmp_path / "p.json", [{"data_id": 1}]))
     assert read_predictions(write(tmp_path / "p.json", [GOOD])) == [GOOD]
+
+
+def test_a_partial_run_and_another_split_are_named(tiny_data, tmp_path):
+    annotations = tiny_data / RECOGNITION.annotation_file("test")
+    videos = [entry["video"][0] for entry in json.loads(annotations.read_text())]
+    records = [{**record(n), "video_path": f"elsewhere/{video}"} for n, video in enumerate(videos)]
+    assert read_predictions(write(tmp_path / "p.json", records), annotations=annotations) == records
+    with pytest.raises(PredictionError, match=f"a partial run: 1 of the questions in .*{Path(videos[-1]).name}"):
+        read_predictions(write(tmp_path / "p.json", records[:-1]), annotations=annotations)
+    with pytest.raises(PredictionError, match="1 records are about videos not in .*another.mp4.*; another split"):
+        read_predictions(
+            write(tmp_path / "p.json", [*records, {**record(9), "video_path": "another.mp4"}]), annotations=annotations
+        )
 
 
 def test_journal_resumes_after_a_kill_and_merges(tmp_path):

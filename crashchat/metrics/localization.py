@@ -1,8 +1,9 @@
 """When: the crash's interval, and the first sign before it. All times in seconds from the clip's start."""
 
-from pathlib import PurePosixPath
+import numpy as np
 
-from crashchat.predictions import is_number
+from crashchat.metrics.sums import Sums, Totals, ratio, sums
+from crashchat.predictions import is_number, video_name
 
 THRESHOLDS = {"AP@30": 0.3, "AP@50": 0.5, "AP@70": 0.7}
 EARLY_BY = 0.5  # seconds before the annotated first sign within which an answer is still wholly right
@@ -18,50 +19,6 @@ def interval_iou(truth: tuple[float, float], answer: tuple[float, float]) -> flo
     return overlap / span if span > 0 else 0.0
 
 
-def crash_localization(records: list[dict]) -> dict:
-    """Scores of gt_start, gt_end against pred_start, pred_end (SPEC.md, Predictions and metrics).
-
-    Plain keys: only records with two predicted times. mIoU; AP@X: share with IoU >= X %; start_MAE, end_MAE: seconds.
-    strict_*: no answer has IoU 0 (errors in seconds have no strict form).
-    num_swapped: answers whose end lies before their start; num_empty_truth: annotations of no length, which nothing
-    can overlap.
-    """
-    counts = {"num_unparsed": 0, "num_failed": 0, "num_no_truth": 0, "num_swapped": 0, "num_empty_truth": 0}
-    ious, missing, start_errors, end_errors = [], 0, [], []
-    for record in records:
-        truth = (record["gt_start"], record["gt_end"])
-        answer = (record["pred_start"], record["pred_end"])
-        if not all(map(is_number, truth)):
-            counts["num_no_truth"] += 1
-            continue
-        counts["num_empty_truth"] += truth[0] == truth[1]
-        if record.get("error") is not None:
-            counts["num_failed"] += 1
-            missing += 1
-        elif not all(map(is_number, answer)):
-            counts["num_unparsed"] += 1
-            missing += 1
-        else:
-            counts["num_swapped"] += answer[0] > answer[1]
-            ious.append(interval_iou(truth, answer))
-            start_errors.append(abs(min(truth) - min(answer)))
-            end_errors.append(abs(max(truth) - max(answer)))
-    return {
-        "num_records": len(records),
-        "num_scored": len(ious),
-        **counts,
-        **_iou_scores(ious),
-        "start_MAE": _mean(start_errors),
-        "end_MAE": _mean(end_errors),
-        **{f"strict_{key}": value for key, value in _iou_scores(ious + [0.0] * missing).items()},
-    }
-
-
-def video_name(path: str) -> str:
-    """What joins `data/videos/x.mp4` of a prediction and `videos/x.mp4` of an annotation: the file's name."""
-    return PurePosixPath(path.replace("\\", "/")).name
-
-
 def first_sign_score(crash_start: float, truth: float, answer: float) -> float:
     """How right a predicted first sign is: 0 too late or too early, 1 just before the truth, else a ratio of TTAs."""
     if answer >= crash_start or answer < truth - EARLY_BY:
@@ -72,62 +29,105 @@ def first_sign_score(crash_start: float, truth: float, answer: float) -> float:
     return min(true_tta, tta) / max(true_tta, tta)
 
 
-def pre_crash_localization(records: list[dict], crash_starts: dict[str, float] | None = None) -> dict:
-    """Scores of gt_time against pred_time by time to accident, TTA = crash start - time (SPEC.md, same section).
+def crash_localization_sums(records: list[dict]) -> Sums:
+    """gt_start, gt_end against pred_start, pred_end (SPEC.md, Predictions and metrics).
+
+    mIoU; AP@X: share with IoU >= X %. No answer has IoU 0. start_MAE, end_MAE: seconds, over the answers that there are.
+    num_swapped: answers whose end lies before their start; num_empty_truth: annotations of no length, which nothing
+    can overlap.
+    """
+    counts = {"num_records": len(records), "num_unparsed": 0, "num_failed": 0, "num_no_truth": 0}
+    counts |= {"num_swapped": 0, "num_empty_truth": 0}
+    questions = []
+    for record in records:
+        truth = (record["gt_start"], record["gt_end"])
+        answer = (record["pred_start"], record["pred_end"])
+        if not all(map(is_number, truth)):
+            counts["num_no_truth"] += 1
+            continue
+        counts["num_empty_truth"] += truth[0] == truth[1]
+        answered = record.get("error") is None and all(map(is_number, answer))
+        if not answered:
+            counts["num_unparsed" if record.get("error") is None else "num_failed"] += 1
+            answer = truth  # no errors in seconds
+        else:
+            counts["num_swapped"] += answer[0] > answer[1]
+        errors = {"start_error": abs(min(truth) - min(answer)), "end_error": abs(max(truth) - max(answer))}
+        score = interval_iou(truth, answer) if answered else 0.0
+        questions.append({"video": video_name(record["video_path"]), **_scored(answered, score), **errors})
+    return sums(questions, _interval_figures, counts, empty=("n", "answers", "score", *THRESHOLDS, "start_error", "end_error"))
+
+
+def _interval_figures(totals: Totals) -> dict[str, np.ndarray]:
+    return {
+        **_score_figures(totals),
+        "start_MAE": ratio(totals["start_error"], totals["answers"]),
+        "end_MAE": ratio(totals["end_error"], totals["answers"]),
+    }
+
+
+def pre_crash_localization_sums(records: list[dict], crash_starts: dict[str, float] | None = None) -> Sums:
+    """gt_time against pred_time by time to accident, TTA = crash start - time (SPEC.md, same section).
 
     crash_starts: {video file name: annotated crash start}, for records that carry no `crash_start` of their own.
-    Plain keys: only records with a predicted time. mIoU and AP@X of first_sign_score; mTTA_gt, mTTA_pred (clipped at 0)
-    and TTA_MAE in seconds; late_pred_count (at or after the crash), too_early_pred_count.
-    strict_*: no answer scores 0 and warns 0 s ahead.
-    Left out of both, and counted: missing_video_count (crash start unknown), bad_gt_tta_count (TTA_gt <= 0).
+    mIoU and AP@X of first_sign_score; mTTA_gt, mTTA_pred (clipped at 0) and TTA_MAE in seconds. No answer scores 0 and warns
+    0 s ahead. late_pred_count: answers at or after the crash; too_early_pred_count: before EARLY_BY ahead of the truth.
+    Left out, and counted: missing_video_count (crash start unknown), bad_gt_tta_count (TTA_gt <= 0).
     """
-    counts = {"num_unparsed": 0, "num_failed": 0, "num_no_truth": 0, "missing_video_count": 0, "bad_gt_tta_count": 0}
-    late = too_early = 0
-    scored, unanswered = [], []  # (score, TTA_gt, TTA_pred)
+    counts = {"num_records": len(records), "num_unparsed": 0, "num_failed": 0, "num_no_truth": 0}
+    counts |= {"missing_video_count": 0, "bad_gt_tta_count": 0}
+    questions = []
     for record in records:
         truth, answer = record["gt_time"], record["pred_time"]
+        video = video_name(record["video_path"])
         crash_start = record.get("crash_start")
         if crash_start is None and crash_starts is not None:
-            crash_start = crash_starts.get(video_name(record["video_path"]))
+            crash_start = crash_starts.get(video)
         if not is_number(truth):
             counts["num_no_truth"] += 1
-        elif not is_number(crash_start):
+            continue
+        if not is_number(crash_start):
             counts["missing_video_count"] += 1
-        elif crash_start - truth <= 0:
+            continue
+        if crash_start - truth <= 0:
             counts["bad_gt_tta_count"] += 1
-        elif record.get("error") is not None or not is_number(answer):
+            continue
+        answered = record.get("error") is None and is_number(answer)
+        if not answered:
             counts["num_unparsed" if record.get("error") is None else "num_failed"] += 1
-            unanswered.append((0.0, crash_start - truth, 0.0))
-        else:
-            late += answer >= crash_start
-            too_early += answer < crash_start and answer < truth - EARLY_BY
-            score = first_sign_score(crash_start, truth, answer)
-            scored.append((score, crash_start - truth, max(crash_start - answer, 0.0)))
+        true_tta = crash_start - truth
+        tta = max(crash_start - answer, 0.0) if answered else 0.0
+        questions.append(
+            {
+                "video": video,
+                **_scored(answered, first_sign_score(crash_start, truth, answer) if answered else 0.0),
+                "tta_gt": true_tta,
+                "tta_pred": tta,
+                "tta_error": abs(true_tta - tta),
+                "late_pred_count": answered and answer >= crash_start,
+                "too_early_pred_count": answered and answer < min(crash_start, truth - EARLY_BY),
+            }
+        )
+    tallies = ("late_pred_count", "too_early_pred_count")
+    empty = ("n", "answers", "score", *THRESHOLDS, "tta_gt", "tta_pred", "tta_error", *tallies)
+    return sums(questions, _tta_figures, counts, tallies, empty)
+
+
+def _tta_figures(totals: Totals) -> dict[str, np.ndarray]:
     return {
-        "num_records": len(records),
-        "num_scored": len(scored),
-        "Num_samples": float(len(scored)),
-        **counts,
-        "late_pred_count": late,
-        "too_early_pred_count": too_early,
-        **_tta_scores(scored),
-        **{f"strict_{key}": value for key, value in _tta_scores(scored + unanswered).items()},
+        "Num_samples": totals["n"],
+        **_score_figures(totals),
+        "mTTA_gt": ratio(totals["tta_gt"], totals["n"]),
+        "mTTA_pred": ratio(totals["tta_pred"], totals["n"]),
+        "TTA_MAE": ratio(totals["tta_error"], totals["n"]),
     }
 
 
-def _tta_scores(triples: list[tuple[float, float, float]]) -> dict:
-    return {
-        **_iou_scores([score for score, _, _ in triples]),
-        "mTTA_gt": _mean([truth for _, truth, _ in triples]),
-        "mTTA_pred": _mean([answer for _, _, answer in triples]),
-        "TTA_MAE": _mean([abs(truth - answer) for _, truth, answer in triples]),
-    }
+def _scored(answered: bool, score: float) -> dict:
+    """The columns of a score between 0 and 1 and of the thresholds it reaches."""
+    reached = {name: float(score >= threshold) for name, threshold in THRESHOLDS.items()}
+    return {"answered": answered, "n": 1, "answers": answered, "score": score, **reached}
 
 
-def _iou_scores(scores: list[float]) -> dict:
-    shares = {name: _mean([float(score >= threshold) for score in scores]) for name, threshold in THRESHOLDS.items()}
-    return {"mIoU": _mean(scores), **shares}
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _score_figures(totals: Totals) -> dict[str, np.ndarray]:
+    return {"mIoU": ratio(totals["score"], totals["n"]), **{name: ratio(totals[name], totals["n"]) for name in THRESHOLDS}}

@@ -1,56 +1,55 @@
 """Crash recognition: Yes or No."""
 
+import numpy as np
+
+from crashchat.metrics.sums import Sums, Totals, ratio, sums
+from crashchat.predictions import video_name
+
 LABELS = ("Yes", "No")
+_CELLS = {("Yes", True): "TP", ("Yes", False): "FN", ("No", True): "TN", ("No", False): "FP"}  # (truth, right)
 
 
-def recognition(records: list[dict]) -> dict:
-    """Scores of `gt_label` against `pred_label` (SPEC.md, Predictions and metrics).
+def recognition_sums(records: list[dict]) -> Sums:
+    """`gt_label` against `pred_label` (SPEC.md, Predictions and metrics).
 
-    Plain keys: only records whose prediction is `Yes` or `No`; TP, TN, FP, FN, Accuracy, Precision, Recall and F1 with
-    `Yes` positive, and macro_* as means over the two classes (the paper's table; its F1 is the mean of the two F1s).
-    strict_*: an answer that is none counts as the wrong class.
+    TP, TN, FP, FN, Accuracy, Precision, Recall, F1 with `Yes` positive; macro_*: means over the two classes (the paper's
+    table; its F1 is the mean of the two F1s). Without an answer the question counts for the wrong class.
     confusion: {truth: {answer: records}}, where answer is Yes, No, unparsed or failed.
     """
     confusion = {truth: dict.fromkeys((*LABELS, "unparsed", "failed"), 0) for truth in LABELS}
-    no_truth = 0
+    questions = []
     for record in records:
         truth, answer = record["gt_label"], record["pred_label"]
         if truth not in LABELS:
-            no_truth += 1
-        elif record.get("error") is not None:
-            confusion[truth]["failed"] += 1
-        else:
-            confusion[truth][answer if answer in LABELS else "unparsed"] += 1
-
+            continue
+        answered = record.get("error") is None and answer in LABELS
+        confusion[truth][answer if answered else "failed" if record.get("error") is not None else "unparsed"] += 1
+        cells = dict.fromkeys(_CELLS.values(), 0) | {_CELLS[truth, answered and answer == truth]: 1}
+        questions.append({"video": video_name(record["video_path"]), "answered": answered, "N": 1, **cells})
     yes, no = confusion["Yes"], confusion["No"]
-    released = _scores(tp=yes["Yes"], fn=yes["No"], tn=no["No"], fp=no["Yes"])
-    strict = _scores(tp=yes["Yes"], fn=sum(yes.values()) - yes["Yes"], tn=no["No"], fp=sum(no.values()) - no["No"])
-    return {
+    counts = {
         "num_records": len(records),
-        "num_scored": released["N"],
         "num_unparsed": yes["unparsed"] + no["unparsed"],
         "num_failed": yes["failed"] + no["failed"],
-        "num_no_truth": no_truth,
-        **released,
-        **{f"strict_{key}": value for key, value in strict.items()},
+        "num_no_truth": len(records) - len(questions),
         "confusion": confusion,
     }
+    tallies = ("N", *_CELLS.values())
+    return sums(questions, _figures, counts, tallies, empty=tallies)
 
 
-def _scores(tp: int, fn: int, tn: int, fp: int) -> dict:
-    """Binary and macro scores of a 2x2 table; all None for an empty one. A ratio without denominator is 0."""
-    counts = {"N": tp + fn + tn + fp, "TP": tp, "TN": tn, "FP": fp, "FN": fn}
-    names = ("Accuracy", "Precision", "Recall", "F1", "macro_precision", "macro_recall", "macro_f1")
-    if not counts["N"]:
-        return counts | dict.fromkeys(names)
+def _figures(totals: Totals) -> dict[str, np.ndarray]:
+    tp, fn, tn, fp = (totals[name] for name in _CELLS.values())
     positive, negative = _class_scores(tp, fp, fn), _class_scores(tn, fn, fp)
-    macro = [(a + b) / 2 for a, b in zip(positive, negative, strict=True)]
-    return counts | dict(zip(names, ((tp + tn) / counts["N"], *positive, *macro), strict=True))
+    scores = {
+        "Accuracy": ratio(tp + tn, totals["N"]),
+        **dict(zip(("Precision", "Recall", "F1"), positive, strict=True)),
+        **{f"macro_{name}": (positive[at] + negative[at]) / 2 for at, name in enumerate(("precision", "recall", "f1"))},
+    }
+    return {name: np.where(totals["N"] > 0, score, np.nan) for name, score in scores.items()}
 
 
-def _class_scores(hits: int, false: int, missed: int) -> tuple[float, float, float]:
-    """Precision, recall, F1 of one class."""
-    precision = hits / (hits + false) if hits + false else 0.0
-    recall = hits / (hits + missed) if hits + missed else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    return precision, recall, f1
+def _class_scores(hits: np.ndarray, false: np.ndarray, missed: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Precision, recall, F1 of one class; 0 where there is nothing to divide by."""
+    precision, recall = ratio(hits, hits + false, empty=0.0), ratio(hits, hits + missed, empty=0.0)
+    return precision, recall, ratio(2 * precision * recall, precision + recall, empty=0.0)

@@ -1,77 +1,140 @@
 """Description, causes, prevention: texts against texts."""
 
+from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 
-from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
+import numpy as np
+from nltk.tokenize import NLTKWordTokenizer
+from nltk.translate.bleu_score import modified_precision
+from pycocoevalcap.cider.cider_scorer import CiderScorer
+from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 from rouge_score.rouge_scorer import RougeScorer
+
+from crashchat.metrics.bertscore import BertScore
+from crashchat.metrics.meteor import meteor, meteor_columns
+from crashchat.metrics.sums import Sums, Totals, ratio, sums
+from crashchat.predictions import video_name
 
 ROUGES = ("rouge1", "rouge2", "rougeL")
 _PARTS = {"p": "precision", "r": "recall", "f": "fmeasure"}
 ROUGE_KEYS = tuple(f"{name}_{part}" for name in ROUGES for part in _PARTS)
+BLEU_KEYS = (*(f"hits{n}" for n in range(1, 5)), *(f"grams{n}" for n in range(1, 5)), "answer_words", "truth_words")
+_MEANS = (*ROUGE_KEYS, "CIDEr", "exact_match")
 
 
-def text(records: list[dict], truth_field: str, answer_field: str) -> dict:
-    """Scores of the texts in `answer_field` against those in `truth_field` (SPEC.md, Predictions and metrics).
+@dataclass(frozen=True)
+class Extras:
+    """Scores that need more than this project brings; without it they are None ('not computed').
 
-    Plain keys: only records with an answer. BLEU: corpus BLEU-4, whitespace tokens, method1 smoothing. rouge*_{p,r,f}:
-    mean over records, stemmed. exact_match: share of answers that are the annotated text,
-    white space at the ends aside.
-    strict_*: no answer is the empty text. BERTScore needs a model that is not part of this project: None.
+    meteor: ask the Java program. bertscore: a loaded model.
     """
-    answered: list[tuple[str, str]] = []
-    everything: list[tuple[str, str]] = []
-    counts = {"num_unparsed": 0, "num_failed": 0, "num_no_truth": 0}
+
+    meteor: bool = False
+    bertscore: BertScore | None = None
+
+
+NO_EXTRAS = Extras()
+
+
+def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: Extras = NO_EXTRAS) -> Sums:
+    """The texts in `answer_field` against those in `truth_field` (SPEC.md, Predictions and metrics); no answer is the empty text.
+
+    BLEU: corpus BLEU-4, whitespace tokens, nltk's method1 smoothing. rouge*_{p,r,f}: mean over records, stemmed. METEOR: of the
+    corpus. CIDEr: mean over records, its word weights from all annotated answers of the file, in either protocol. BERTScore:
+    mean F1. exact_match: share of answers that are the annotated text, white space at the ends aside. num_new: answers that are
+    not among the file's annotated ones, which are the closed set that most of the answers come from.
+    """
+    counts = {"num_records": len(records), "num_unparsed": 0, "num_failed": 0, "num_no_truth": 0, "num_new": 0}
+    kept: list[tuple[str, bool]] = []  # (video, answered)
+    pairs: list[tuple[str, str]] = []
     for record in records:
         truth, answer = record[truth_field], record[answer_field]
         if not truth or not truth.strip():
             counts["num_no_truth"] += 1
             continue
-        if record.get("error") is not None:
-            counts["num_failed"] += 1
+        answered = record.get("error") is None and bool(answer and answer.strip())
+        if not answered:
+            counts["num_unparsed" if record.get("error") is None else "num_failed"] += 1
             answer = ""
-        elif not answer or not answer.strip():
-            counts["num_unparsed"] += 1
-            answer = ""
-        else:
-            answered.append((truth, answer))
-        everything.append((truth, answer))
+        kept.append((video_name(record["video_path"]), answered))
+        pairs.append((truth, answer))
+    known = {truth.strip() for truth, _ in pairs}
+    counts["num_new"] = sum(bool(answer) and answer.strip() not in known for _, answer in pairs)
+    questions = [
+        {
+            "video": video,
+            "answered": answered,
+            "n": 1,
+            "exact_match": truth.strip() == answer.strip(),
+            **dict(zip(BLEU_KEYS, bleu_counts(truth, answer), strict=True)),
+            **dict(zip(ROUGE_KEYS, rouge(truth, answer), strict=True)),
+            "CIDEr": cider_score,
+        }
+        for (video, answered), (truth, answer), cider_score in zip(kept, pairs, cider(pairs), strict=True)
+    ]
+    if extras.meteor:
+        questions = [question | more for question, more in zip(questions, meteor_columns(pairs), strict=True)]
+    if extras.bertscore:
+        scores = extras.bertscore.f1(pairs)
+        questions = [question | {"BERTScore": score} for question, score in zip(questions, scores, strict=True)]
+    return sums(questions, _figures, counts, empty=("n", *BLEU_KEYS, *_MEANS))
+
+
+def _figures(totals: Totals) -> dict[str, np.ndarray]:
+    nothing = np.full(np.shape(totals["n"]), np.nan)
+    means = {name: ratio(totals[name], totals["n"]) for name in _MEANS}
     return {
-        "num_records": len(records),
-        "num_scored": len(answered),
-        **counts,
-        **_scores(answered),
-        **{f"strict_{key}": value for key, value in _scores(everything).items()},
-        "BERTScore": None,
+        "BLEU": np.where(totals["n"] > 0, bleu(totals), np.nan),
+        **means,
+        "METEOR": meteor(totals) if "chunks" in totals else nothing,
+        "BERTScore": ratio(totals["BERTScore"], totals["n"]) if "BERTScore" in totals else nothing,
     }
-
-
-def _scores(pairs: list[tuple[str, str]]) -> dict:
-    """Scores of (truth, answer) pairs; all None without any."""
-    if not pairs:
-        return dict.fromkeys(("BLEU", *ROUGE_KEYS, "exact_match"))
-    rouges = [rouge(truth, answer) for truth, answer in pairs]
-    means = (sum(column) / len(pairs) for column in zip(*rouges, strict=True))
-    return {
-        "BLEU": bleu(pairs),
-        **dict(zip(ROUGE_KEYS, means, strict=True)),
-        "exact_match": sum(truth.strip() == answer.strip() for truth, answer in pairs) / len(pairs),
-    }
-
-
-def bleu(pairs: list[tuple[str, str]]) -> float:
-    """Corpus BLEU-4 of (truth, answer) pairs, whitespace tokens, nltk's method1 smoothing."""
-    references = [[truth.split()] for truth, _ in pairs]
-    hypotheses = [answer.split() for _, answer in pairs]
-    return float(corpus_bleu(references, hypotheses, smoothing_function=SmoothingFunction().method1))
 
 
 @cache
-def _scorer() -> RougeScorer:
+def bleu_counts(truth: str, answer: str) -> tuple[int, ...]:
+    """What corpus BLEU-4 adds up of one pair, in the order of BLEU_KEYS: hits and n-grams for n = 1 … 4, and the lengths."""
+    reference, words = truth.split(), answer.split()
+    parts: list[Fraction] = [modified_precision([reference], words, n) for n in range(1, 5)]
+    # nltk's fractions are not reduced: an answer of no n-grams counts 0 of 1.
+    return *(part.numerator for part in parts), *(part.denominator for part in parts), len(words), len(reference)
+
+
+def bleu(totals: Totals) -> np.ndarray:
+    """Corpus BLEU-4 of column totals, as nltk's corpus_bleu with method1: no hit counts as 0.1, no single word as 0."""
+    logs = 0.0
+    for n in range(1, 5):
+        hits, grams = np.asarray(totals[f"hits{n}"]), np.maximum(totals[f"grams{n}"], 1)
+        logs = logs + 0.25 * np.log(np.where(hits > 0, hits, 0.1) / grams)
+    words = np.asarray(totals["answer_words"], dtype=float)
+    penalty = np.exp(np.minimum(0.0, 1 - ratio(totals["truth_words"], words, empty=1.0)))
+    return np.where((totals["hits1"] > 0) & (words > 0), penalty * np.exp(logs), 0.0)
+
+
+@cache
+def _rouge_scorer() -> RougeScorer:
     return RougeScorer(list(ROUGES), use_stemmer=True)
 
 
 @cache
 def rouge(truth: str, answer: str) -> tuple[float, ...]:
     """The scores of one pair, in the order of ROUGE_KEYS. Cached: real answers repeat, and a pair takes a while."""
-    scores = _scorer().score(truth, answer)
+    scores = _rouge_scorer().score(truth, answer)
     return tuple(getattr(scores[name], part) for name in ROUGES for part in _PARTS.values())
+
+
+def cider(pairs: list[tuple[str, str]]) -> list[float]:
+    """CIDEr-D of each (truth, answer) pair by pycocoevalcap, between 0 and 10; the truths are the corpus that weighs the words.
+
+    Words as its own Penn Treebank tokenizer gives them, but from nltk, which needs no Java.
+    """
+    scorer = CiderScorer()
+    for truth, answer in pairs:
+        scorer += (_words(answer), [_words(truth)])
+    return scorer.compute_score()[1].tolist() if pairs else []
+
+
+@cache
+def _words(text: str) -> str:
+    return " ".join(word for word in NLTKWordTokenizer().tokenize(text.lower()) if word not in PUNCTUATIONS)
