@@ -153,8 +153,8 @@ def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_token
                 if parameter.requires_grad:
                     parameter += 0.3 * torch.randn_like(parameter)
         model.save_pretrained(tmp_path / name)
-        prefix = prefill(model.eval(), tiny_tokenizer, visual)
-        alone[name] = answer_from_prefix(model, tiny_tokenizer, prefix, questions, 8)
+        prefix = prefill(model.eval(), tiny_tokenizer, [visual])
+        alone[name] = answer_from_prefix(model, tiny_tokenizer, prefix, [questions], 8)
     assert alone["one"][0] != alone["two"][0]
 
     model = load_adapter(base(), tmp_path / "one", "one")
@@ -162,8 +162,8 @@ def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_token
     assert model.active_adapter == "one"
     for name in ("one", "two", "one"):
         model.set_adapter(name)
-        answers, logits = answer_from_prefix(model, tiny_tokenizer, prefill(model, tiny_tokenizer, visual), questions, 8)
-        assert answers == alone[name][0] and torch.equal(logits, alone[name][1])
+        answers, logits = answer_from_prefix(model, tiny_tokenizer, prefill(model, tiny_tokenizer, [visual]), [questions], 8)
+        assert answers == alone[name][0] and torch.equal(logits[0], alone[name][1][0])
     with pytest.raises(CheckpointError, match="has an adapter 'two' already"):
         load_adapter(model, tmp_path / "one", "two")
     with pytest.raises(CheckpointError, match="does not fit the base model"):
