@@ -34,9 +34,10 @@ from crashchat.batches import VideoSettings, tokens_of_clip
 from crashchat.cards import page_html
 from crashchat.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, Look, load_cascade
 from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from crashchat.journals import PredictionJournal
 from crashchat.layouts import CheckpointError
 from crashchat.plots import STRIP_FRAMES, STRIP_HEIGHT, film_strip
-from crashchat.predictions import PredictionError, PredictionJournal
+from crashchat.predictions import PredictionError
 from crashchat.tasks import LINGUISTIC, PERCEPTION
 from crashchat.video import REMEDY, Clip, Source, VideoError, probe, read_clip
 from crashchat.vision import VisualTokens, resize_frames

@@ -28,19 +28,11 @@ from crashchat.config import ConfigError, EvalConfig, describe, load_config, sav
 from crashchat.constraints import Choices, constraint_for
 from crashchat.feature_cache import FeatureCache
 from crashchat.generate import answer_from_prefix, decode, encode, prefill, yes_and_no, yes_probability
+from crashchat.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
 from crashchat.layouts import CheckpointError, read_vision_config
 from crashchat.metrics.score import read_crash_starts
 from crashchat.model import base_of, local_device
-from crashchat.predictions import (
-    PredictionError,
-    PredictionJournal,
-    done_ids,
-    find_journals,
-    journal_path,
-    make_record,
-    merge_journals,
-    prediction_path,
-)
+from crashchat.predictions import PredictionError, make_record, prediction_path
 from crashchat.sequence import SequenceError
 from crashchat.tasks import TASKS
 from crashchat.video import VideoError

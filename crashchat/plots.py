@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from crashchat.files import write_bytes_atomic
+from crashchat.metrics.probability import curve, judged, reliability
 from crashchat.metrics.sums import Sums
 from crashchat.predictions import Records, is_number
 from crashchat.tasks import GROUPS, PERCEPTION
@@ -112,6 +113,29 @@ def time_errors_png(records: Records, dashed: set[str]) -> bytes | None:
     panels[0][0].set_ylabel("share of questions")
     if panels[0][-1].get_legend_handles_labels()[0]:
         panels[0][-1].legend(fontsize=8)
+    return _png(figure)
+
+
+def probabilities_png(records: Records) -> bytes | None:
+    """Recognition's ROC curves, and how often its probabilities come true; None where no record carries one."""
+    judgements = {name: judged(row.get("crash_recognition", [])) for name, row in records.items()}
+    if not any(len(truth) for truth, _ in judgements.values()):
+        return None
+    figure, (roc, calibration) = plt.subplots(1, 2, figsize=(9.2, 3.8), layout="constrained")
+    for number, (name, (truth, probability)) in enumerate(judgements.items()):
+        if truth.any() and not truth.all():
+            false, true, _ = curve(truth, probability)
+            roc.plot(false, true, label=name, **_style(number, dashed=False))
+        if len(truth):
+            mean, share, _ = reliability(truth, probability)
+            calibration.plot(mean, share, marker="o", markersize=4, label=name, **_style(number, dashed=False))
+    roc.set(xlabel="share of calm clips called a crash", ylabel="share of crashes found", title="ROC")
+    calibration.set(xlabel="predicted probability of a crash", ylabel="share that are crashes", title="calibration")
+    for axes in (roc, calibration):
+        axes.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.grid(alpha=0.3)
+    calibration.legend(fontsize=8)
     return _png(figure)
 
 

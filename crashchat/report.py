@@ -22,7 +22,7 @@ from crashchat.metrics.bootstrap import paired
 from crashchat.metrics.meteor import MetricError
 from crashchat.metrics.score import add_extras, extras_of, is_count, scores
 from crashchat.metrics.text import NO_EXTRAS, Extras
-from crashchat.plots import data_uri, losses_png, thresholds_png, time_errors_png
+from crashchat.plots import data_uri, losses_png, probabilities_png, thresholds_png, time_errors_png
 from crashchat.predictions import PredictionError
 from crashchat.runs import ReportError, asked_tasks, collect, described, look_free, parse_rows, partial_runs, sum_rows
 from crashchat.table_text import as_csv, as_markdown, as_text
@@ -133,6 +133,7 @@ def write_report(
         "loss": curve,
         "thresholds": thresholds_png(sums, TITLES, dashed),
         "errors": time_errors_png(records, dashed),
+        "probabilities": probabilities_png(models),
     }
     environment = Environment(
         loader=PackageLoader("crashchat"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True

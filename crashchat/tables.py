@@ -40,6 +40,8 @@ MAIN = {
 }
 # Which figures are scores, by the start of their names; of the errors the lowest is best, of all else nothing is.
 HIGHER = (
+    "ROC_AUC",
+    "average_precision",
     "Accuracy",
     "Precision",
     "Recall",
@@ -54,7 +56,7 @@ HIGHER = (
     "mIoU",
     "AP@",
 )
-LOWER = ("start_MAE", "end_MAE", "TTA_MAE")
+LOWER = ("calibration_error", "start_MAE", "end_MAE", "TTA_MAE")
 # The published figures' names and ours; the paper does not say which ROUGE it gives.
 _PUBLISHED = {
     "macro_precision": "macro_precision",

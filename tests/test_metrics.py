@@ -12,6 +12,7 @@ from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 from crashchat.metrics.bertscore import BertScore
 from crashchat.metrics.localization import crash_localization_sums, first_sign_score, interval_iou, pre_crash_localization_sums
 from crashchat.metrics.meteor import _program, has_java
+from crashchat.metrics.probability import probability_scores
 from crashchat.metrics.recognition import recognition_sums
 from crashchat.metrics.score import main, newest_predictions, read_crash_starts, score_table, scores, task_sums
 from crashchat.metrics.text import Extras, text_sums
@@ -404,3 +405,17 @@ def test_bad_use_is_an_error_exit(tmp_path, capsys):
     bad_annotations = ["--predictions", str(good), "--crash-annotations", str(wrong)]
     assert main("pre_crash_localization", bad_annotations) == 1
     assert "cannot be used" in capsys.readouterr().err
+
+
+def test_probabilities_are_ranked_and_calibrated():
+    """Against figures worked out by hand: one pair of six is in the wrong order, and a tie counts half."""
+    pairs = [("Yes", 0.9), ("Yes", 0.6), ("No", 0.7), ("No", 0.2), ("Yes", 0.8)]
+    records = [{"gt_label": label, "crash_probability": probability} for label, probability in pairs]
+    found = probability_scores(records)
+    assert found["ROC_AUC"] == pytest.approx(5 / 6)
+    assert found["average_precision"] == pytest.approx((1 + 1 + 3 / 4) / 3)
+    assert found["calibration_error"] == pytest.approx((0.1 + 0.4 + 0.7 + 0.2 + 0.2) / 5)
+    tied = [{"gt_label": label, "crash_probability": 0.5} for label in ("Yes", "No", "No")]
+    assert probability_scores(tied)["ROC_AUC"] == pytest.approx(0.5)
+    assert set(probability_scores([{"gt_label": "Yes"}]).values()) == {None}
+    assert probability_scores(records[:2])["ROC_AUC"] is None

@@ -5,18 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.predictions import (
-    PredictionError,
-    PredictionJournal,
-    constant_answer,
-    done_ids,
-    find_journals,
-    journal_path,
-    make_record,
-    merge_journals,
-    prediction_path,
-    read_predictions,
-)
+from crashchat.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
+from crashchat.predictions import PredictionError, constant_answer, make_record, prediction_path, read_predictions
 from crashchat.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,7 +119,7 @@ def test_journal_resumes_after_a_kill_and_merges(tmp_path):
     # The process dies without closing anything, as a killed one does.
     script = """
 import os, sys
-from crashchat.predictions import PredictionJournal, journal_path
+from crashchat.journals import PredictionJournal, journal_path
 journal = PredictionJournal(journal_path(sys.argv[1], 0), {"model": "m"})
 for data_id in (4, 0, 2):
     journal.append({"data_id": data_id, "raw_response": "n\\u00e3o\\n\\r\\u2028"})

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from crashchat.metrics.probability import probability_scores
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
 from crashchat.predictions import video_name
 
@@ -15,6 +16,7 @@ def recognition_sums(records: list[dict]) -> Sums:
     TP, TN, FP, FN, Accuracy, Precision, Recall, F1 with `Yes` positive; macro_*: means over the two classes (the paper's
     table; its F1 is the mean of the two F1s). Without an answer the question counts for the wrong class.
     confusion: {truth: {answer: records}}, where answer is Yes, No, unparsed or failed.
+    ROC_AUC, average_precision, calibration_error: see probability.py; of the records with a crash_probability.
     """
     confusion = {truth: dict.fromkeys((*LABELS, "unparsed", "failed"), 0) for truth in LABELS}
     questions = []
@@ -33,6 +35,7 @@ def recognition_sums(records: list[dict]) -> Sums:
         "num_failed": yes["failed"] + no["failed"],
         "num_no_truth": len(records) - len(questions),
         "confusion": confusion,
+        **probability_scores(records),
     }
     tallies = ("N", *_CELLS.values())
     return sums(questions, _figures, counts, tallies, empty=tallies)
