@@ -140,7 +140,11 @@ def evaluate(script: str, processes: int, out: Path, *settings: str) -> dict[str
     """Run an evaluation script; returns {task: its records}."""
     run("bash", f"scripts/eval/{script}.sh", processes, f"output_dir={out}", "max_new_tokens=24", "num_workers=0", *settings)
     files = out.glob("*_evaluation_results/*/*_predict.json")
-    return {path.parts[-3].removesuffix("_evaluation_results"): json.loads(path.read_text()) for path in files}
+    found = {path.parts[-3].removesuffix("_evaluation_results"): json.loads(path.read_text()) for path in files}
+    for record in found.get("crash_recognition", []):
+        if "error" not in record:  # which videos are answered together may change its last digits
+            record["crash_probability"] = pytest.approx(record["crash_probability"], abs=1e-4)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +213,7 @@ def test_constrained_answers_always_parse(merged, tiny_data, tmp_path):
         assert all(record[field] is not None for record in found[task] for field in TASKS[task].pred_fields)
     assert {record["raw_response"] for record in found["crash_description"]} <= known
     for record in found["crash_recognition"]:
-        assert (record["crash_probability"] > 0.5) == (record["raw_response"] == "Yes")
+        assert (record["crash_probability"].expected > 0.5) == (record["raw_response"] == "Yes")
     words = ("configs/eval/all_tasks.yaml", f"model={merged}", "training_answers=crash_description")
     assert "needs decode=constrained" in run(sys.executable, "-m", "crashchat.evaluate", *words, ok=False)
 
