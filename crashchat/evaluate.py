@@ -8,7 +8,6 @@ Videos are shared among the processes; each is decoded and encoded once for all 
 made: a killed run, started again, goes on where it stopped.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,19 +20,19 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from crashchat.adapters import load_adapter
-from crashchat.annotations import AnnotationError, Question, VideoQAs, annotation_paths, load_annotations
+from crashchat.annotations import Question, VideoQAs, annotation_paths, load_annotations
 from crashchat.batches import VideoSettings, open_feature_cache, read_visual_tokens
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
-from crashchat.config import ConfigError, EvalConfig, describe, load_config, save_config
+from crashchat.command import run_command
+from crashchat.config import EvalConfig, save_config
 from crashchat.constraints import Choices, constraint_for
 from crashchat.feature_cache import FeatureCache
 from crashchat.generate import answer_from_prefix, decode, encode, prefill, yes_and_no, yes_probability
 from crashchat.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
-from crashchat.layouts import CheckpointError, read_vision_config
+from crashchat.layouts import read_vision_config
 from crashchat.metrics.score import read_crash_starts
 from crashchat.model import base_of, local_device
-from crashchat.predictions import PredictionError, make_record, prediction_path
-from crashchat.sequence import SequenceError
+from crashchat.predictions import make_record, prediction_path
 from crashchat.tasks import TASKS
 from crashchat.video import VideoError
 from crashchat.vision import VisualTokens
@@ -233,29 +232,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m crashchat.evaluate",
-        description=__doc__,
-        epilog=f"settings (key=value):\n{describe(EvalConfig)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", help="a YAML file, e.g. configs/eval/all_tasks.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file's")
-    arguments = parser.parse_args(argv)
-    try:
-        evaluate(load_config(EvalConfig, arguments.config, arguments.overrides))
-    except (AnnotationError, CheckpointError, ConfigError) as error:
-        # Every process finds these alike: the first one says so.
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (PredictionError, SequenceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-    return 0
+    return run_command("crashchat.evaluate", __doc__, EvalConfig, evaluate, argv)
 
 
 if __name__ == "__main__":

@@ -28,17 +28,8 @@ from fastapi import FastAPI, HTTPException, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from crashchat.analyze import (
-    MEBIBYTE,
-    VIDEO_SUFFIXES,
-    Analysis,
-    AnalyzeError,
-    Progress,
-    add_model_options,
-    analyze_clip,
-    cascade_of,
-    read_and_show,
-)
+from crashchat.analysis import MEBIBYTE, Analysis, Progress, analyze_clip, read_and_show
+from crashchat.analyze import VIDEO_SUFFIXES, AnalyzeError, add_model_options, cascade_of
 from crashchat.cascade import Cascade, Look
 from crashchat.layouts import CheckpointError
 from crashchat.windows import FAILED, WindowError, WindowSettings

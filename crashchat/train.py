@@ -5,7 +5,6 @@ Run by scripts/train/*.sh through torchrun; alone, one process:
     python -m crashchat.train configs/train/heterogeneous.yaml base_model=ckpt/tiny_base data_dir=data/demo epochs=2
 """
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -21,12 +20,12 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from crashchat.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
 from crashchat.batches import QuestionDataset, QuestionLoader, QuestionSampler, open_feature_cache
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
-from crashchat.config import ConfigError, TrainConfig, check_share, describe, load_config, save_config
-from crashchat.layouts import CheckpointError, read_vision_config
+from crashchat.command import run_command
+from crashchat.config import ConfigError, TrainConfig, check_share, load_config, save_config
+from crashchat.layouts import read_vision_config
 from crashchat.model import CrashChatOutput, add_adapter, choose_device, is_projector, local_device, trainable_parameters
 from crashchat.plots import plot_losses
-from crashchat.sequence import IGNORED, SequenceError
-from crashchat.video import VideoError
+from crashchat.sequence import IGNORED
 
 RESOLVED_CONFIG = "train_config.yaml"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -320,30 +319,8 @@ def train(config: TrainConfig) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code, with a one-line cause for what a user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m crashchat.train",
-        description=__doc__,
-        epilog=f"settings (key=value):\n{describe(TrainConfig)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", help="a YAML file, e.g. configs/train/heterogeneous.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file's")
-    arguments = parser.parse_args(argv)
-    try:
-        train(load_config(TrainConfig, arguments.config, arguments.overrides))
-    except (AnnotationError, CheckpointError, ConfigError) as error:
-        # Every process finds these alike: the first one says so.
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (SequenceError, VideoError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-    return 0
+    """Command line; returns the exit code."""
+    return run_command("crashchat.train", __doc__, TrainConfig, train, argv)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import jsonschema
 import pytest
 
 from crashchat.__main__ import main
-from crashchat.analyze import ROOT, SCHEMA, AnalyzeError, default_model, find_clips, name_clips
+from crashchat.analysis import SCHEMA
+from crashchat.analyze import ROOT, AnalyzeError, default_model, find_clips, name_clips
 from crashchat.cards import clock, link, page_html, ticks
 from crashchat.predictions import read_predictions
 from crashchat.tasks import GROUPS, TASKS

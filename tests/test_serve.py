@@ -16,7 +16,8 @@ import jsonschema
 import pytest
 
 from crashchat.__main__ import main
-from crashchat.analyze import ROOT, SCHEMA, window_settings
+from crashchat.analysis import SCHEMA, window_settings
+from crashchat.analyze import ROOT
 from crashchat.cascade import load_cascade
 from crashchat.serve import Busy, Desk, Limits
 from tests.flashes import INTERVAL, frames, write_video

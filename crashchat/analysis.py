@@ -1,0 +1,220 @@
+"""One clip through the cascade (cascade.py), a long recording window by window (windows.py), and what is told of it."""
+
+import contextlib
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+import crashchat
+from crashchat.batches import VideoSettings, tokens_of_clip
+from crashchat.cascade import Cascade, Look
+from crashchat.journals import PredictionJournal
+from crashchat.plots import STRIP_FRAMES, STRIP_HEIGHT, film_strip
+from crashchat.predictions import PredictionError
+from crashchat.video import REMEDY, Clip, Source, VideoError, probe, read_clip
+from crashchat.vision import VisualTokens, resize_frames
+from crashchat.windows import FAILED, WindowSettings, failed_window, find_events, plan, status_of, window_of
+
+FORMAT = "crashchat.analysis/1"
+SCHEMA = Path(__file__).with_name("analysis.schema.json")
+MEBIBYTE = 2**20
+
+Progress = Callable[[float, str], None]  # told the share that is done and what comes next
+
+
+@dataclass
+class Analysis:
+    """What came out for one clip.
+
+    result: as analysis.schema.json says. strips: a JPEG for the clip, or for each event of a recording; None where it could not
+    be drawn. look: the clip as the model has it, where it was not cut into windows; for further questions.
+    """
+
+    result: dict
+    strips: list[bytes | None] = field(default_factory=list)
+    look: Look | None = None
+
+
+# ------------------------------------------------------------------------------------------------------------- one clip
+
+
+def window_settings(cascade: Cascade, length: float | None = None, stride: float | None = None, **others) -> WindowSettings:
+    """Windows as long as the model's frames reach at its full rate, half a window apart, where nothing else is said."""
+    length = cascade.settings.max_frames / cascade.settings.fps if length is None else length
+    return WindowSettings(length, length / 2 if stride is None else stride, **others)
+
+
+def _sampling(cascade: Cascade, windows: WindowSettings) -> dict:
+    return {
+        "fps": cascade.settings.fps,
+        "max_frames": cascade.settings.max_frames,
+        "token_compression": cascade.settings.token_compression,
+        "vision": asdict(cascade.settings.vision),
+        "windows": asdict(windows),
+        "decoding": "greedy",
+        "max_new_tokens": cascade.max_new_tokens,
+    }
+
+
+def shown_path(path: Path) -> str:
+    """A path as text; bytes that are no UTF-8 are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def blank_result(name: str, path: Path, cascade: Cascade, windows: WindowSettings) -> dict:
+    """What a result holds before anything is known of the clip."""
+    packages = {package: version(package) for package in ("torch", "transformers", "peft")}
+    return {
+        "format": FORMAT,
+        "name": name,
+        "path": shown_path(path),
+        "bytes": path.stat().st_size if path.is_file() else None,
+        "seconds": None,
+        "status": FAILED,
+        "error": None,
+        "crash_probability": None,
+        "events": [],
+        "windows": [],
+        "model": cascade.identity,
+        "sampling": _sampling(cascade, windows),
+        "versions": {"crashchat": crashchat.__version__, "python": platform.python_version(), **packages},
+        "took_seconds": 0.0,
+    }
+
+
+def analyze_clip(
+    cascade: Cascade,
+    path: Path,
+    windows: WindowSettings,
+    name: str | None = None,
+    journal: Path | None = None,
+    progress: Progress = lambda share, step: None,
+    draw: bool = True,
+    max_seconds: float | None = None,
+) -> Analysis:
+    """Look at one clip, or at a recording window by window; only one window is in memory at a time.
+
+    journal: windows that are done are kept there as they are made, and taken from there. draw: whether to draw film strips.
+    Never raises for what the clip does: status `failed` and `error` tell of it, and an unexpected fault is printed with its
+    trace besides. A clip longer than max_seconds fails. Raises PredictionError for a journal of another run.
+    """
+    started = time.monotonic()
+    result = blank_result(name or path.stem, path, cascade, windows)
+    analysis = Analysis(result)
+    try:
+        progress(0.0, "reading the file")
+        source = probe(path)
+        seconds = source.timeline.end if source.timeline else source.promised_seconds
+        if seconds is not None and max_seconds is not None and seconds > max_seconds:
+            raise VideoError(path, f"lasts {seconds:.0f} s, the limit is {max_seconds:.0f} s")
+        if source.timeline is None and (max_seconds is not None or (seconds or 0) > windows.whole_up_to):
+            raise VideoError(path, f"its frames carry no times; {REMEDY}")
+        if seconds is not None and len(spans := plan(round(seconds, 3), windows)) > 1:
+            result["seconds"] = round(seconds, 3)
+            settings = {key: result[key] for key in ("path", "bytes", "model", "sampling")}
+            with PredictionJournal(journal, settings) if journal else contextlib.nullcontext() as kept:
+                result["windows"] = _look_at_windows(cascade, path, source, spans, kept, progress)
+        else:
+            visual, pictures = read_and_show(path, cascade.settings, source)
+            result["seconds"] = round(seconds or visual.seconds[-1] + 1 / cascade.settings.fps, 3)
+            analysis.look = Look(visual)
+            result["windows"] = [_judge(cascade, analysis.look, (0.0, result["seconds"]), progress)]
+            analysis.strips = [film_strip(pictures)] if draw else []
+        result["status"] = status_of(result["windows"])
+        if result["status"] == FAILED:
+            result["error"] = result["windows"][0]["error"]
+        known = [window["crash_probability"] for window in result["windows"] if window["crash_probability"] is not None]
+        result["crash_probability"] = max(known, default=None)
+        result["events"] = find_events(result["windows"], result["seconds"], windows)
+        if draw and len(result["windows"]) > 1:
+            progress(1.0, "drawing")
+            analysis.strips = [_strip_of(path, source, event["shown"]) for event in result["events"]]
+    except VideoError as error:
+        result["error"] = error.cause
+    except PredictionError:
+        raise
+    except Exception as error:
+        # A clip that trips something unforeseen must not end the run of a folder or the server; it is told, here and there.
+        traceback.print_exc()
+        result["error"] = f"{type(error).__name__}: {error}"
+    if result["error"] is not None:
+        result.update(status=FAILED, events=[])
+    result["took_seconds"] = round(time.monotonic() - started, 3)
+    return analysis
+
+
+def read_and_show(
+    path: Path, settings: VideoSettings, source: Source | None = None, span: tuple[float, float] | None = None
+) -> tuple[VisualTokens, Tensor]:
+    """A clip, or a span of it, as the model takes it in, and its frames as uint8[T, 3, STRIP_HEIGHT, ·] to show to people.
+
+    Frames are decoded once and never held in full size: each is resized twice as it comes, and the one result travels below the
+    other in a common picture. Raises VideoError.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def resize(frames: Tensor, num_frames: int) -> Tensor:
+        model = resize_frames(frames, num_frames, settings.vision)
+        width = max(1, round(frames.shape[3] * STRIP_HEIGHT / frames.shape[2]))
+        shown = interpolate(frames, size=(STRIP_HEIGHT, width), mode="bilinear", antialias=True)
+        sizes.update(model=model.shape[2:], shown=shown.shape[2:])
+        widest = max(model.shape[3], width)
+        return torch.cat([pad(part, (0, widest - part.shape[3])) for part in (model, shown)], dim=2)
+
+    clip = read_clip(path, settings.fps, settings.max_frames, threads=0, resize=resize, source=source, span=span)
+    (height, width), (_, shown_width) = sizes["model"], sizes["shown"]
+    visual = tokens_of_clip(Clip(clip.path, clip.frames[:, :, :height, :width], clip.seconds), settings)
+    return visual, clip.frames[:, :, height:, :shown_width]
+
+
+def _judge(
+    cascade: Cascade, look: Look, span: tuple[float, float], progress: Progress, done: float = 0.1, where: str = ""
+) -> dict:
+    return window_of(cascade.judge(look, lambda step: progress(done, where + step)), span)
+
+
+def _look_at_windows(
+    cascade: Cascade,
+    path: Path,
+    source: Source,
+    spans: list[tuple[float, float]],
+    journal: PredictionJournal | None,
+    progress: Progress,
+) -> list[dict]:
+    """The windows' findings; those that the journal holds are not made again. A window that cannot be read fails alone."""
+    done = {record["data_id"]: record["window"] for record in journal.records} if journal else {}
+    for number, span in enumerate(spans):
+        if number in done:
+            continue
+        share, where = number / len(spans), f"window {number + 1} of {len(spans)}: "
+        progress(share, where + "reading")
+        try:
+            visual, _ = read_and_show(path, cascade.settings, source, span)
+            done[number] = _judge(cascade, Look(visual), span, progress, share, where)
+        except VideoError as error:
+            done[number] = failed_window(span, error.cause)
+        if journal:
+            journal.append({"data_id": number, "window": done[number]})
+    return [done[number] for number in range(len(spans))]
+
+
+def _strip_of(path: Path, source: Source, span: list[float]) -> bytes | None:
+    rate = 2 * STRIP_FRAMES / (span[1] - span[0])
+    try:
+        return film_strip(read_clip(path, rate, 2 * STRIP_FRAMES + 1, threads=0, source=source, span=tuple(span)).frames)
+    except VideoError as error:
+        print(f"warning: no film strip: {error}", file=sys.stderr)
+        return None
+
+
+# ----------------------------------------------------------------------------------------------------------- many clips
