@@ -61,7 +61,7 @@ def _sampling(cascade: Cascade, windows: WindowSettings) -> dict:
         "token_compression": cascade.settings.token_compression,
         "vision": asdict(cascade.settings.vision),
         "windows": asdict(windows),
-        "decoding": "greedy",
+        "decode": cascade.decode,
         "max_new_tokens": cascade.max_new_tokens,
     }
 

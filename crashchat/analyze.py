@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from crashchat.adapters import CONFIG_FILE
 from crashchat.analysis import analyze_clip, blank_result, window_settings
 from crashchat.cards import page_html
 from crashchat.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
@@ -165,14 +166,18 @@ def analyze(
 # --------------------------------------------------------------------------------------------------------- command line
 
 
-def default_model() -> tuple[Path, Path | None, Path | None]:
-    """(model, linguistic, perception) of the demo. Raises AnalyzeError where it has not been run."""
+def default_model() -> tuple[Path, Path, Path]:
+    """(model, linguistic, perception) of the demo: its two adapters, else its one for all tasks twice.
+
+    Raises AnalyzeError where it has not been run.
+    """
     demo = ROOT / "outputs" / "demo"
-    linguistic, perception = (demo / "train" / f"homogeneous_{group}" for group in (LINGUISTIC, PERCEPTION))
-    if all((folder / "adapter_config.json").is_file() for folder in (linguistic, perception)):
-        return ROOT / "ckpt" / "tiny_base", linguistic, perception
-    if (demo / "merged" / "heterogeneous" / "config.json").is_file():
-        return demo / "merged" / "heterogeneous", None, None
+    base, trained = ROOT / "ckpt" / "tiny_base", demo / "train"
+    two = (trained / f"homogeneous_{LINGUISTIC}", trained / f"homogeneous_{PERCEPTION}")
+    one = (trained / "heterogeneous",) * 2
+    for adapters in (two, one):
+        if all((folder / CONFIG_FILE).is_file() for folder in adapters):
+            return base, *adapters
     raise AnalyzeError(
         f"no --model given, and the demo's is not there ({demo}); run bash scripts/demo.sh first, or give --model (and adapters)"
     )
@@ -194,6 +199,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-token-compression", action="store_true", help="keep tokens that do not change between frames")
     group.add_argument(
         "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="tokens of an answer at most (default %(default)s)"
+    )
+    group.add_argument(
+        "--decode",
+        choices=["free", "constrained"],
+        default="free",
+        help="constrained: recognition says Yes or No, times always parse and lie within the clip (default %(default)s)",
     )
     group = parser.add_argument_group("long recordings, in seconds")
     group.add_argument("--window", type=float, help="length of a window (default: max_frames / fps)")
@@ -222,6 +233,7 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
         arguments.max_visual_tokens,
         not arguments.no_token_compression,
         arguments.max_new_tokens,
+        arguments.decode,
         arguments.vision_config,
     )
     gaps = {"whole_up_to": arguments.whole_up_to, "merge_gap": arguments.merge_gap}

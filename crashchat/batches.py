@@ -35,6 +35,10 @@ class VideoSettings:
     vision: VisionSettings = VisionSettings()
     token_compression: bool = True
 
+    def end_of(self, visual: VisualTokens) -> float:
+        """Seconds at which a video ends, as far as its frames tell: one frame's time after the last."""
+        return visual.seconds[-1] + 1 / self.fps
+
 
 def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache | None = None) -> VisualTokens:
     """A video file as visual tokens (SPEC.md, steps 1-5), all of them kept when compression is off.

@@ -26,12 +26,14 @@ from crashchat.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE, load_adap
 from crashchat.batches import VideoSettings
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.config import EvalConfig
+from crashchat.constraints import constraint_for
 from crashchat.generate import Prefix, answer_from_prefix, decode, encode, prefill, yes_and_no, yes_probability
 from crashchat.layouts import CheckpointError, read_vision_config
 from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, TASKS
 from crashchat.vision import VisualTokens
 
 BASE = "base"  # the base model without any adapter, as free questions may be put to it
+FREE = EvalConfig.model_fields["decode"].default
 MAX_VISUAL_TOKENS = EvalConfig.model_fields["max_visual_tokens"].default
 MAX_NEW_TOKENS = EvalConfig.model_fields["max_new_tokens"].default
 
@@ -76,6 +78,7 @@ class Cascade:
     """A loaded model with its adapters. Threads may share it: one at a time is let in.
 
     adapters: {group: the PEFT adapter's name}, empty for a model without. identity: what `load_cascade` found, see there.
+    decode: "free" or "constrained" (constraints.py); questions of people are always answered freely.
     """
 
     def __init__(
@@ -86,9 +89,10 @@ class Cascade:
         adapters: dict[str, str],
         identity: "Future[dict]",
         max_new_tokens: int = MAX_NEW_TOKENS,
+        decode: str = FREE,
     ):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.adapters, self.max_new_tokens = adapters, max_new_tokens
+        self.adapters, self.max_new_tokens, self.decode = adapters, max_new_tokens, decode
         self._identity = identity
         self._lock = threading.RLock()
         # A released adapter may hold LoRA on the vision encoder too; then each has features of its own.
@@ -125,9 +129,14 @@ class Cascade:
 
     def _ask(self, look: Look, group: str) -> tuple[list[Answer], Tensor]:
         tasks = [TASKS[name] for name in GROUPS[group]]
+        constraints = None
+        if self.decode != FREE:
+            end = self.settings.end_of(look.visual)
+            constraints = [[constraint_for(task.name, self.tokenizer, end) for task in tasks]]
         with self._under(look, self.adapters.get(group)) as prefix:
             prompts = [[task.prompt for task in tasks]]
-            tokens, logits = answer_from_prefix(self.model, self.tokenizer, prefix, prompts, self.max_new_tokens)
+            most = self.max_new_tokens
+            tokens, logits = answer_from_prefix(self.model, self.tokenizer, prefix, prompts, most, constraints)
         answers = []
         for task, ids in zip(tasks, tokens[0], strict=True):
             text = decode(self.tokenizer, ids)
@@ -185,6 +194,7 @@ def load_cascade(
     max_visual_tokens: int = MAX_VISUAL_TOKENS,
     token_compression: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    decode: str = FREE,
     vision_config: Path | None = None,
     device: torch.device | None = None,
 ) -> Cascade:
@@ -219,4 +229,4 @@ def load_cascade(
     pool = ThreadPoolExecutor(1)
     identity = pool.submit(identify)
     pool.shutdown(wait=False)
-    return Cascade(model, tokenizer, settings, adapters, identity, max_new_tokens)
+    return Cascade(model, tokenizer, settings, adapters, identity, max_new_tokens, decode)

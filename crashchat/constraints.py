@@ -10,6 +10,7 @@ Greedy decoding takes the likeliest token among those that can still lead to an 
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -49,6 +50,13 @@ class Choices:
         return list(branch)
 
 
+@lru_cache(maxsize=4)
+def _pieces(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """{token: its text} of the tokens that are pieces of times; in a vocabulary of 150,000 they are a few hundred."""
+    words = {token: tokenizer.convert_tokens_to_string([word]) for word, token in tokenizer.get_vocab().items()}
+    return {token: word for token, word in words.items() if word and set(word) <= _LETTERS}
+
+
 class Times:
     """One time or an interval in seconds, within a video."""
 
@@ -60,9 +68,7 @@ class Times:
         self.last = int(end * 10 + 1e-6)  # tenths of a second
         self.count = count
         self.closing = tokenizer.eos_token_id
-        # Tokens that are pieces of such answers, as text; in a vocabulary of 150,000 they are a few hundred.
-        words = {token: tokenizer.convert_tokens_to_string([word]) for word, token in tokenizer.get_vocab().items()}
-        self.pieces = {token: word for token, word in words.items() if word and set(word) <= _LETTERS}
+        self.pieces = _pieces(tokenizer)
         endings = {_GAP, _UNIT} if count == 2 else {_UNIT}
         self.spelled = {end: [f"{tenths / 10:.1f}{end}" for tenths in range(self.last + 1)] for end in endings}
         if not self.allowed([]):

@@ -120,10 +120,9 @@ class Answerer:
         texts = [[question.text for question in asked] for asked in questions]
         constraints = None
         if self.config.decode == "constrained":
-            ends = [visual.seconds[-1] + 1 / self.settings.fps for visual in visuals]
             constraints = [
-                [constraint_for(question.task, self.tokenizer, end, self.known) for question in asked]
-                for end, asked in zip(ends, questions, strict=True)
+                [constraint_for(question.task, self.tokenizer, self.settings.end_of(visual), self.known) for question in asked]
+                for visual, asked in zip(visuals, questions, strict=True)
             ]
         tokens, logits = answer_from_prefix(self.model, self.tokenizer, prefix, texts, self.config.max_new_tokens, constraints)
         return [
@@ -136,6 +135,11 @@ class Answerer:
             ]
             for asked, *given in zip(questions, tokens, logits, strict=True)
         ]
+
+
+def model_name(config: EvalConfig) -> str:
+    """What the records and their files' folder call the model that answers."""
+    return config.model_name or (config.adapter or config.model).resolve().name
 
 
 def record_of(video: VideoQAs, question: Question, answer: Answer, starts: dict[str, float], config: EvalConfig) -> dict:
@@ -152,6 +156,7 @@ def record_of(video: VideoQAs, question: Question, answer: Answer, starts: dict[
         error=answer.error,
         crash_start=starts.get(Path(video.name).name) if task.name == "pre_crash_localization" else None,
         crash_probability=answer.crash_probability,
+        model=model_name(config),
     )
 
 
@@ -164,8 +169,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
     paths = config.annotation_files.get(config.split) or annotation_paths(config.data_dir, config.tasks, config.split)
     videos = load_annotations(paths, config.data_dir, config.tasks)[: config.limit]
     tasks = [name for name in TASKS if any(video.answer_of(name) is not None for video in videos)]
-    name = config.model_name or (config.adapter or config.model).resolve().name
-    files = {task: prediction_path(config.output_dir, task, name, config.split) for task in tasks}
+    files = {task: prediction_path(config.output_dir, task, model_name(config), config.split) for task in tasks}
     run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER)
     expected = {
         task: [question.data_id for video in videos for question in video.questions if question.task == task] for task in tasks

@@ -5,9 +5,9 @@ One real example (a record of a crash_localization file; a file is a JSON list o
     {"data_id": 0, "video_path": "data/videos/cap_48_014322.mp4", "prompt": "You are a …", "source": "MM-AU-CAP",
      "gt_start": 3.9, "gt_end": 5.0, "pred_start": 3.3, "pred_end": 5.7, "raw_response": "3.3 - 5.7 seconds"}
 
-Beyond the released fields a record may carry `source`, `crash_probability` (recognition's 'Yes' against 'No'), `error` (why
-the video could not be read; raw_response is then '' and nothing is predicted) and `crash_start` (seconds; the annotated crash
-start that pre-crash scoring needs).
+Beyond the released fields a record may carry `model` (who answered), `source`, `crash_probability` (recognition's 'Yes'
+against 'No'), `error` (why the video could not be read; raw_response is then '' and nothing is predicted) and `crash_start`
+(seconds; the annotated crash start that pre-crash scoring needs).
 An answer that does not parse is None in its pred fields, never a made-up value.
 """
 
@@ -60,12 +60,13 @@ def make_record(
     error: str | None = None,
     crash_start: float | None = None,
     crash_probability: float | None = None,
+    model: str | None = None,
 ) -> dict:
     """One prediction record.
 
     data_id: the question's place in its annotation file. answer: the annotated answer; raw_response: the model's.
     error: why there is no answer (an unreadable video); raw_response is then dropped and nothing is predicted.
-    crash_start: seconds, for pre-crash scoring. crash_probability: recognition's 'Yes' against 'No'.
+    crash_start: seconds, for pre-crash scoring. crash_probability: recognition's 'Yes' against 'No'. model: who answered.
     Raises ValueError when the annotated answer does not parse.
     """
     parsed = None
@@ -76,6 +77,8 @@ def make_record(
     if parsed is None:
         parsed = dict.fromkeys(task.pred_fields)
     record = {"data_id": data_id, "video_path": video_path, "prompt": prompt}
+    if model is not None:
+        record["model"] = model
     if source is not None:
         record["source"] = source
     record |= {**task.ground_truth(answer), **parsed, "raw_response": raw_response}
@@ -92,7 +95,7 @@ def with_answers(task: Task, records: list[dict], answers: Sequence[str | None])
     """The records as if `answers` had been given, one a record; None predicts nothing."""
     # Such an answer never looks at the video: one that could not be read is no obstacle, and there is no probability.
     return [
-        {key: value for key, value in record.items() if key not in ("error", "crash_probability")}
+        {key: value for key, value in record.items() if key not in ("model", "error", "crash_probability")}
         | ((task.parse(answer) if answer is not None else None) or dict.fromkeys(task.pred_fields))
         | {"raw_response": answer or ""}
         for record, answer in zip(records, answers, strict=True)

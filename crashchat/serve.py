@@ -13,6 +13,7 @@ import argparse
 import base64
 import os
 import secrets
+import shutil
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI, HTTPException, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse
+from filelock import FileLock, Timeout
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from crashchat.analysis import MEBIBYTE, Analysis, Progress, analyze_clip, read_and_show
@@ -36,6 +38,7 @@ from crashchat.windows import FAILED, WindowError, WindowSettings
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PASSWORD = "CRASHCHAT_PASSWORD"
+PREFIX, IN_USE = "crashchat-", "in_use.lock"  # of private folders, and the file in them that a running server holds locked
 # Only this server may be asked by its page. Gradio's own code is inline and evaluated.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -288,10 +291,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     limits = Limits(int(arguments.max_mebibytes * MEBIBYTE), arguments.max_seconds, arguments.queue)
-    with tempfile.TemporaryDirectory(prefix="crashchat-") as folder:
-        private_folder(folder)
+    with private_folder() as folder:
         hosts = list(LOOPBACK) if arguments.host in LOOPBACK else None
-        app = create_app(Desk(cascade, windows, Path(folder), limits), password, hosts)
+        app = create_app(Desk(cascade, windows, folder, limits), password, hosts)
         # Uvicorn ends by the signal that stopped it; as an exception it lets the private folder be deleted.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops)", flush=True)
@@ -299,7 +301,27 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def private_folder(folder: str) -> None:
-    """Have everything temporary in this process, uploads in the making too, lie in `folder`; and Gradio tell nobody."""
-    tempfile.tempdir = folder
-    os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1")
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for everything temporary of this process, uploads in the making too, deleted at the end; Gradio tells nobody."""
+    _sweep(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder) / IN_USE):
+        tempfile.tempdir = folder
+        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
+        os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1")
+        yield Path(folder)
+
+
+def _sweep(place: Path) -> None:
+    """Delete the private folders in `place` of this user's servers that were killed: nobody holds their locks any more."""
+    for folder in place.glob(f"{PREFIX}*"):
+        try:
+            own = folder.lstat().st_uid == os.getuid() and not folder.is_symlink() and (folder / IN_USE).is_file()
+            if own:
+                with FileLock(folder / IN_USE, timeout=0):
+                    shutil.rmtree(folder)
+                print(f"deleted {folder}, left by a server that was killed", file=sys.stderr)
+        except Timeout:  # a server that runs
+            continue
+        except OSError as error:
+            print(f"warning: {folder} is left by a server that was killed and cannot be deleted: {error}", file=sys.stderr)

@@ -294,10 +294,10 @@ def test_times_are_written_as_people_read_them():
 def test_the_demos_model_answers_as_in_its_evaluation(tmp_path):
     """After scripts/demo.sh: the command as it is, on clips of the test split, against the single tasks' evaluations."""
     try:
-        linguistic = default_model()[1]
+        linguistic = default_model()[1].name
     except AnalyzeError as error:
         pytest.skip(f"the demo has not been run: {error}")
-    rows = {group: f"homogeneous_{group}" if linguistic else "heterogeneous" for group in GROUPS}
+    rows = {group: linguistic if linguistic == "heterogeneous" else f"homogeneous_{group}" for group in GROUPS}
     files = {
         task.name: next((ROOT / "outputs" / "demo" / rows[task.group]).glob(f"{task.name}_evaluation_results/*/*_predict.json"))
         for task in TASKS.values()

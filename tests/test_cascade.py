@@ -124,6 +124,16 @@ def test_adapters_that_adapt_the_vision_encoder_have_features_of_their_own(share
         assert counts == {"vision": 2, "projector": 2}
 
 
+def test_constrained_answers_always_parse(tiny_base):
+    """The base has learnt none of the tasks: freely it says no such thing."""
+    free, constrained = (load_cascade(tiny_base, decode=decode, **SETTINGS) for decode in ("free", "constrained"))
+    assert free.judge(look_at(free, (6, 9))).crash is None
+    verdict = constrained.judge(look_at(constrained, (6, 9)))
+    assert verdict.crash is not None and verdict.crash == (verdict.probability > 0.5)
+    asked, _ = constrained._ask(look_at(constrained, (6, 9)), PERCEPTION)
+    assert [answer.values is not None and max(answer.values.values()) <= 15 for answer in asked] == [True, True]
+
+
 def test_models_are_told_apart_by_content(cascade, tiny_base, flash_adapters, tmp_path):
     copy = shutil.copytree(flash_adapters[0], tmp_path / "another name")
     assert cascade.identity[LINGUISTIC] == {"name": "flash_linguistic", "sha256": content_hash(copy, FILES)}

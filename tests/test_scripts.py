@@ -162,6 +162,7 @@ def test_all_six_tasks_are_asked_and_recorded(answers, tiny_data):
         assert [record["data_id"] for record in records[name]] == list(range(len(annotated)))
         path = folder / f"{name}_evaluation_results" / "model" / f"crashchat_dada_video_total_{name}_test_predict.json"
         assert path.is_file()
+        assert {record["model"] for record in records[name]} == {"model"}
     assert all("crash_start" in record for record in records["pre_crash_localization"])
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import httpx
 import jsonschema
 import pytest
+from filelock import FileLock, Timeout
 
 from crashchat.__main__ import main
 from crashchat.analysis import SCHEMA, window_settings
 from crashchat.analyze import ROOT
 from crashchat.cascade import load_cascade
-from crashchat.serve import Busy, Desk, Limits
+from crashchat.serve import IN_USE, Busy, Desk, Limits
 from tests.flashes import INTERVAL, frames, write_video
 from tests.test_analyze import MODEL
 from tests.test_cascade import CPU
@@ -196,6 +197,30 @@ def test_a_password_guards_everything(tiny_base, tmp_path, browser, clips):
         context.close()
     finally:
         running.stop()
+
+
+def test_what_a_killed_server_left_is_deleted_by_the_next(tiny_base, tmp_path):
+    running, killed = (Server(tmp_path, *MODEL, "--model", str(tiny_base)) for _ in range(2))
+    folders = set(tmp_path.glob("crashchat-*"))
+    assert len(folders) == 2  # the second has left the first's alone
+    killed.process.kill()
+    killed.process.communicate(timeout=30)
+    left = {folder for folder in folders if not locked(folder / IN_USE)}
+    assert len(left) == 1 and left.pop().is_dir()
+    (tmp_path / "crashchat-of-others").mkdir()
+    next_one = Server(tmp_path, *MODEL, "--model", str(tiny_base))
+    kept = set(tmp_path.glob("crashchat-*"))
+    assert len(kept & folders) == 1 and tmp_path / "crashchat-of-others" in kept and len(kept) == 3
+    next_one.stop()
+    running.stop()
+
+
+def locked(path: Path) -> bool:
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def test_others_are_let_in_only_with_a_password(tmp_path, capsys, monkeypatch):
