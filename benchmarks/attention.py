@@ -60,13 +60,14 @@ def main() -> int:
         prefix = outputs[0][:, :, : arguments.prefix]
         return torch.cat([prefix, *(output[:, :, arguments.prefix :] for output in outputs)], dim=2).transpose(1, 2)
 
-    def packed(mask) -> Tensor:
-        return branch_attention(None, *inputs, mask)[0]
+    def dense() -> Tensor:
+        mask = dense_mask(video_ids, branch_ids)
+        return F.scaled_dot_product_attention(*inputs, attn_mask=mask, enable_gqa=True).transpose(1, 2)
 
     ways = {
         "plain": plain,
-        "parts": lambda: packed(parts_of(video_ids, branch_ids)),
-        "dense": lambda: packed(dense_mask(video_ids, branch_ids)),
+        "parts": lambda: branch_attention(None, *inputs, parts_of(video_ids, branch_ids))[0],
+        "dense": dense,
     }
     if device.type == "cuda":
         blocks = block_mask(video_ids, branch_ids)

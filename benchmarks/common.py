@@ -61,6 +61,7 @@ def _text(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int
 
 _SMALL_VISION = SO400M | {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
 _FULL = VideoSettings(fps=10, max_frames=96)
+_CPU_TEXT = _text(256, 6, 8, 2, 768, 1169)
 SIZES = {
     "tiny": Size(
         _text(96, 3, 4, 2, 256, 1169),
@@ -70,11 +71,18 @@ SIZES = {
         "the shape of ckpt/tiny_base",
     ),
     "cpu": Size(
-        _text(256, 6, 8, 2, 768, 1169),
+        _CPU_TEXT,
         _SMALL_VISION,
         VideoSettings(fps=4, max_frames=32, vision=VisionSettings(max_tokens_per_frame=28)),
         (8, 360, 640),
         "a model that a CPU trains, about 900 tokens of prefix",
+    ),
+    "long": Size(
+        _CPU_TEXT,
+        _SMALL_VISION,
+        VideoSettings(fps=10, max_frames=96, vision=VisionSettings(max_tokens_per_frame=94)),
+        (10, 360, 640),
+        "the cpu model at the recipe's length, 96 frames and about 9,000 tokens of prefix",
     ),
     "2b": Size(_text(1536, 28, 12, 2, 8960, 151936), SO400M, _FULL, (10, 720, 1280), "VideoLLaMA3-2B"),
     "7b": Size(_text(3584, 28, 28, 4, 18944, 152064), SO400M, _FULL, (10, 720, 1280), "VideoLLaMA3-7B"),

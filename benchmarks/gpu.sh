@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every figure that needs a GPU, in one command, with the checks that results are the same there:
 #
-#   bash benchmarks/gpu.sh          about fifteen minutes on an H100; tables on the screen, JSON in benchmarks/results/
+#   bash benchmarks/gpu.sh          perhaps half an hour on an H100; tables on the screen, JSON in benchmarks/results/
 #
 # 1. the model's tests on this machine's GPU build of torch   2. attention at a 9,000-token prefix, all implementations held
 # against each other   3. the six-question training step of the 2B and 7B shapes, with loss and gradients held against the

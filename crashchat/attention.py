@@ -66,14 +66,19 @@ def branch_attention(module, query, key, value, attention_mask, scaling=None, dr
 
     query: float[R, heads, n, head size]; key, value: float[R, key-value heads, L, head size].
     attention_mask: list[Part], in the order of rows and queries (what is left of a row is padding and gets zeros);
-    or bool[R, 1, n, L]; or None, for rows that are causal from end to end.
+    or bool[R, 1, n, L] or float[R, 1, n, L] as for SDPA; or None, for rows that are causal from end to end.
     Returns float[R, n, heads, head size].
     """
+    if isinstance(attention_mask, Tensor):
+        # Heads that share keys and values ask as one head with more queries: keys and values are read once for all of them.
+        heads, shared_by = query.shape[1], query.shape[1] // key.shape[1]
+        asking, mask = query.flatten(1, 2).unflatten(1, (key.shape[1], -1)), attention_mask.repeat(1, 1, shared_by, 1)
+        output = F.scaled_dot_product_attention(asking, key, value, attn_mask=mask, scale=scaling, dropout_p=dropout)
+        return output.flatten(1, 2).unflatten(1, (heads, -1)).transpose(1, 2), None
     settings = {"scale": scaling, "dropout_p": dropout, "enable_gqa": True}
-    if not isinstance(attention_mask, list):
-        causal = attention_mask is None and query.shape[2] > 1  # a single token asks at the end: it sees everything
-        output = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, is_causal=causal, **settings)
-        return output.transpose(1, 2), None
+    if attention_mask is None:
+        causal = query.shape[2] > 1  # a single token asks at the end: it sees everything
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, **settings).transpose(1, 2), None
     rows: list[list[Tensor]] = [[] for _ in query]
     for part in attention_mask:
         row = slice(part.row, part.row + 1)

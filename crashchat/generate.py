@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from crashchat.attention import Part
 from crashchat.constraints import Constraint
@@ -24,6 +25,36 @@ from crashchat.masks import PADDING, dense_mask
 from crashchat.model import CrashChatModel, base_of
 from crashchat.sequence import PREFIX, Branch, branch_token_ids, prefix_ids
 from crashchat.vision import VisualTokens
+
+
+class RoomyLayer(DynamicLayer):
+    """One layer's keys and values, float[V, heads, L, head size], with room behind them for those to come.
+
+    transformers' DynamicLayer copies all that are there to append a token; here a step only writes its own.
+    """
+
+    room: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Append the keys and values of n tokens; returns all of them."""
+        begin = self.get_seq_length()
+        end = begin + key_states.shape[2]
+        if self.room is None or end > self.room[0].shape[2]:
+            old, capacity = (self.keys, self.values), end + max(256, end // 8)
+            rows, heads, _, size = key_states.shape
+            self.room = tuple(states.new_empty(rows, heads, capacity, size) for states in (key_states, value_states))
+            for room, states in zip(self.room, old, strict=True):
+                if begin:
+                    room[:, :, :begin] = states
+        for room, states in zip(self.room, (key_states, value_states), strict=True):
+            room[:, :, begin:end] = states
+        self.is_initialized = True
+        self.keep(end)
+        return self.keys, self.values
+
+    def keep(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        self.keys, self.values = (room[:, :, :length] for room in self.room)
 
 
 @dataclass
@@ -34,7 +65,7 @@ class Prefix:
     lengths: int[V], tokens of each prefix.
     """
 
-    cache: DynamicCache
+    cache: Cache
     lengths: list[int]
 
 
@@ -71,14 +102,14 @@ def prefill(
     for row, own in zip(ids, prefixes, strict=True):
         row[: len(own)] = torch.tensor(own)
     embeddings = model.embed(ids.to(model.device), features)
-    cache = DynamicCache(config=model.config.text_config)
+    cache = Cache(layer_class_to_replicate=RoomyLayer)
     # Without a mask SDPA is causal and builds nothing of size L x L; no token sees the padding behind it.
     _run(model, embeddings, torch.arange(max(lengths), device=model.device)[None], None, cache)
     return Prefix(cache, lengths)
 
 
 def _run(
-    model: CrashChatModel, embeddings: Tensor, position_ids: Tensor, mask: Tensor | list[Part] | None, cache: DynamicCache
+    model: CrashChatModel, embeddings: Tensor, position_ids: Tensor, mask: Tensor | list[Part] | None, cache: Cache
 ) -> Tensor:
     """Last hidden states float[V, n, hidden] of n new tokens a row; the cache grows by n. mask: as for branch_attention."""
     return model.model.language_model(
@@ -110,8 +141,11 @@ class _Rows:
         real = torch.arange(width)[None] < torch.tensor([len(row) for row in tokens])[:, None]
         self.video_ids = torch.cat([self.video_ids, torch.where(real, 0, PADDING)], dim=1)
         self.branch_ids = torch.cat([self.branch_ids, columns[..., 2]], dim=1)
-        mask = parts or dense_mask(self.video_ids, self.branch_ids, queries=width).to(device)
         embeddings = self.model.model.language_model.embed_tokens(columns[..., 0].to(device))
+        mask = parts
+        if parts is None:
+            seen = dense_mask(self.video_ids, self.branch_ids, queries=width)
+            mask = torch.where(seen, 0.0, -torch.inf).to(device, embeddings.dtype)  # as SDPA adds it, once for all layers
         return _run(self.model, embeddings, columns[..., 1].to(device), mask, self.cache)
 
 
@@ -131,7 +165,6 @@ def answer_from_prefix(
     float[its questions, vocabulary]: the logits of its answers' first tokens.
     """
     model = base_of(model)
-    untouched = [(layer.keys, layer.values) for layer in prefix.cache.layers]
     rows = _Rows(model, prefix, tokenizer.pad_token_id)
     answers: list[list[list[int]]] = [[[] for _ in asked] for asked in questions]
     # An open branch: its row, its number among the row's branches, and the position of its next token.
@@ -168,8 +201,8 @@ def answer_from_prefix(
         if not open_branches or step == max_new_tokens - 1:
             break
         logits = _logits_at(model, rows.add(added), places)
-    for layer, (keys, values) in zip(prefix.cache.layers, untouched, strict=True):
-        layer.keys, layer.values = keys, values
+    for layer in prefix.cache.layers:
+        layer.keep(cached)
     return answers, first_logits
 
 
