@@ -89,21 +89,30 @@ class Task:
 
     name: what scripts, configs and prediction files call it.
     group: LINGUISTIC or PERCEPTION.
-    file_stem: what the annotation files call it (`cause_reasoning` for causal_reasoning).
     prompt: the question, word for word, without the `<video>` tag.
     negative_answer: what is answered when nothing happens; None where only crash videos are asked.
-    gt_fields, pred_fields: fields of a prediction record (SPEC.md, Predictions), in the same order.
+    fields: what an answer holds; a prediction record has each as gt_<field> and pred_<field> (SPEC.md, Predictions).
     parse: answer text -> {pred field: value}, or None for an answer that is none.
+    file_stem: what the annotation files call it, where that is not its name.
     """
 
     name: str
     group: str
-    file_stem: str
     prompt: str
     negative_answer: str | None
-    gt_fields: tuple[str, ...]
-    pred_fields: tuple[str, ...]
+    fields: tuple[str, ...]
     parse: Callable[[str], dict | None]
+    file_stem: str | None = None
+
+    @property
+    def gt_fields(self) -> tuple[str, ...]:
+        """Where a prediction record holds the annotated answer."""
+        return tuple(f"gt_{field}" for field in self.fields)
+
+    @property
+    def pred_fields(self) -> tuple[str, ...]:
+        """Where it holds the model's."""
+        return tuple(f"pred_{field}" for field in self.fields)
 
     def ground_truth(self, answer: str) -> dict:
         """{gt field: value} of an annotated answer. Raises ValueError when the answer does not parse."""
@@ -123,28 +132,25 @@ class Task:
 
     def annotation_file(self, split: str) -> str:
         """The released annotation file's name for a split."""
-        return f"{FILE_PREFIX}_{self.file_stem}_{split}.json"
+        return f"{FILE_PREFIX}_{self.file_stem or self.name}_{split}.json"
 
 
 _ALL = [
     Task(
         name="crash_recognition",
         group=LINGUISTIC,
-        file_stem="crash_recognition",
         prompt=(
             "You are a traffic accident engineer. Analyze the given traffic video and decide whether a collision or "
             "crash happens during the clip. Answer with only 'Yes' or 'No'. Example: If two vehicles collide, or a "
             "vehicle hits a pedestrian, answer 'Yes'; if all vehicles move normally without collision, answer 'No'."
         ),
         negative_answer="No",
-        gt_fields=("gt_label",),
-        pred_fields=("pred_label",),
+        fields=("label",),
         parse=parse_recognition,
     ),
     Task(
         name="crash_description",
         group=LINGUISTIC,
-        file_stem="crash_description",
         prompt=(
             "You are a traffic accident analyst. Look at the video and describe whether there is a traffic collision "
             "or abnormal vehicle behavior. If no accident appears, output exactly 'no collision.' If an accident "
@@ -154,8 +160,7 @@ _ALL = [
             "hits a truck.' 'motorbike falls down.' 'truck has failure of components.' 'no collision.'"
         ),
         negative_answer="no collision.",
-        gt_fields=("gt_caption",),
-        pred_fields=("pred_caption",),
+        fields=("caption",),
         parse=_parse_text("pred_caption"),
     ),
     Task(
@@ -168,14 +173,12 @@ _ALL = [
             "occurs, describe the most likely cause in ONE short sentence."
         ),
         negative_answer="No accident, no cause.",
-        gt_fields=("gt_cause",),
-        pred_fields=("pred_cause",),
+        fields=("cause",),
         parse=_parse_text("pred_cause"),
     ),
     Task(
         name="prevention_reasoning",
         group=LINGUISTIC,
-        file_stem="prevention_reasoning",
         prompt=(
             "You are a traffic accident analyst. Watch the video carefully and provide detailed prevention measures "
             "based on the traffic accident video. If no accident appears in the clip, output exactly: 'No accident, no "
@@ -192,14 +195,12 @@ _ALL = [
             "remind him to slow down.'"
         ),
         negative_answer="No accident, no prevention needed.",
-        gt_fields=("gt_text",),
-        pred_fields=("pred_text",),
+        fields=("text",),
         parse=_parse_text("pred_text"),
     ),
     Task(
         name="crash_localization",
         group=PERCEPTION,
-        file_stem="crash_localization",
         prompt=(
             "You are a traffic accident analyst. Watch the video and identify the exact time range during which the "
             "crash occurs. If a collision or abnormal event (such as a vehicle losing control, skidding, or impact) "
@@ -207,14 +208,12 @@ _ALL = [
             "'start - end seconds'. Example outputs: '20.8 - 30.0 seconds', '5.0 - 7.6 seconds'."
         ),
         negative_answer=None,
-        gt_fields=("gt_start", "gt_end"),
-        pred_fields=("pred_start", "pred_end"),
+        fields=("start", "end"),
         parse=parse_interval,
     ),
     Task(
         name="pre_crash_localization",
         group=PERCEPTION,
-        file_stem="pre_crash_localization",
         prompt=(
             "You are a traffic accident analyst. Watch the video and identify the moment when the first visible sign "
             "of a potential crash or abnormal event appears. This may include situations such as the ego vehicle, "
@@ -225,8 +224,7 @@ _ALL = [
             "'12.4 seconds'."
         ),
         negative_answer=None,
-        gt_fields=("gt_time",),
-        pred_fields=("pred_time",),
+        fields=("time",),
         parse=parse_time,
     ),
 ]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -148,7 +149,7 @@ def _probe(file: Path) -> Source:
         timeline = None
         if all(pts is not None for pts, _ in packets):
             packets.sort()
-            if all(a[0] < b[0] for a, b in zip(packets, packets[1:], strict=False)):
+            if all(before[0] < after[0] for before, after in pairwise(packets)):
                 timeline = timeline_of(packets, stream)
                 check_whole(file, timeline, promised)
         return Source(

@@ -1,22 +1,16 @@
-import csv
 import json
-import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 
-from crashchat.metrics.bertscore import BertScore
 from crashchat.metrics.localization import crash_localization_sums, first_sign_score, interval_iou, pre_crash_localization_sums
-from crashchat.metrics.meteor import _program, has_java
 from crashchat.metrics.probability import probability_scores
 from crashchat.metrics.recognition import recognition_sums
-from crashchat.metrics.score import main, newest_predictions, read_crash_starts, score_table, scores, task_sums
-from crashchat.metrics.text import Extras, text_sums
-from crashchat.predictions import PredictionError, constant_answer, prediction_path, read_predictions, video_name
+from crashchat.metrics.score import read_crash_starts, score_table, scores, task_sums
+from crashchat.metrics.text import text_sums
+from crashchat.predictions import PredictionError, constant_answer, read_predictions, video_name
 from crashchat.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,112 +90,6 @@ def test_nothing_scored_is_none_not_zero():
     assert crash_localization_sums([interval(None, None, 1.0, 2.0)]).metrics()["mIoU"] is None
     with pytest.raises(ValueError, match="protocol 'loose', expected one of strict, released"):
         sums.metrics("loose")
-
-
-def test_text_empty_answers():
-    pairs = [("car hits car", "car hits car"), ("car hits car", " "), ("car hits truck", None), ("", "car")]
-    records = texts(*pairs) + texts(("car hits car", None), error="unreadable") + texts(("car hits bus", "car hits train"))
-    sums = text_sums(records, "gt", "pred")
-    metrics, released = sums.metrics(), sums.metrics("released")
-    counts = ("num_records", "num_scored", "num_unparsed", "num_failed", "num_no_truth", "num_new")
-    assert [metrics[key] for key in counts] == [6, 2, 2, 1, 1, 1]
-    assert released["exact_match"] == 0.5 and released["rouge1_f"] == pytest.approx((1 + 2 / 3) / 2)
-    assert metrics["exact_match"] == 0.2 and metrics["rouge1_f"] == pytest.approx((1 + 2 / 3) / 5)
-    assert 0 < metrics["BLEU"] < released["BLEU"] and 0 < metrics["CIDEr"] < released["CIDEr"]
-
-
-@pytest.mark.parametrize(
-    "pairs",
-    [
-        [("a b c d e", "a b c d e")],
-        [("a b c d e f", "a b c d"), ("one two", "two one"), ("g h i j k", "")],
-        [("a b", "c d")],
-        [("a b c", "")],
-        [("a", "a b c d e f g a")],
-    ],
-)
-def test_bleu_is_nltks(pairs):
-    references, answers = [[truth.split()] for truth, _ in pairs], [answer.split() for _, answer in pairs]
-    nltks = corpus_bleu(references, answers, smoothing_function=SmoothingFunction().method1)
-    assert text_sums(texts(*pairs), "gt", "pred").metrics()["BLEU"] == pytest.approx(nltks, abs=1e-12)
-
-
-@pytest.mark.skipif(not has_java(), reason="METEOR needs a Java runtime")
-def test_meteor_is_pycocoevalcaps():
-    pairs = [
-        ("A truck hits the parked car at night.", "a truck hit parked cars in the night"),
-        ("the driver brakes", "The driver brakes"),  # no break between the words: its single chunk does not count
-        ("Pedestrian crosses suddenly", "nothing happens"),
-        ("car hits car", ""),
-    ]
-    truths, answers = ({n: [pair[side]] for n, pair in enumerate(pairs)} for side in (0, 1))
-    theirs, each = _program().compute_score(truths, answers)  # pycocoevalcap's own way to the scores
-    sums = text_sums(texts(*pairs), "gt", "pred", Extras(meteor=True))
-    assert sums.metrics()["METEOR"] == pytest.approx(theirs, abs=1e-12)
-    one_by_one = sums.figures(sums.columns)["METEOR"]
-    assert one_by_one.tolist() == pytest.approx(each, abs=1e-12)
-    # Line breaks and the program's own separator in an answer don't bring it out of step.
-    odd = text_sums(texts(("a car turns", "a ||| car\nturns"), ("a b", "a b")), "gt", "pred", Extras(meteor=True))
-    assert odd.figures(odd.columns)["METEOR"].tolist() == pytest.approx([1.0, 1.0])
-
-
-def test_without_java_meteor_is_not_computed(tmp_path):
-    path = tmp_path / "p.json"
-    path.write_text(json.dumps(some_predictions("crash_description")))
-    done = run_script("crash_description", "--predictions", path, cwd=tmp_path, PATH=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"METEOR +not computed", done.stdout)
-    assert json.loads((tmp_path / "p_metrics.json").read_text())["METEOR"] is None
-
-
-@pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory) -> Path:
-    """A BERT of random weights."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "car", "truck", "hits", "a", "bus", "slowly"]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    return folder
-
-
-def test_bertscore_is_greedy_matching_of_hidden_states(tiny_bert):
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    pairs = [("car hits a truck", "a bus hits truck"), ("car hits car", "car hits car"), ("car", "")]
-    scores = BertScore(tiny_bert, layer=2).f1(pairs)
-    tokenizer, model = AutoTokenizer.from_pretrained(tiny_bert), AutoModel.from_pretrained(tiny_bert).eval()
-
-    def vectors(text: str) -> torch.Tensor:
-        with torch.no_grad():
-            return model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[2][0]
-
-    truth, answer = map(vectors, pairs[0])
-    likeness = torch.cosine_similarity(answer[:, None], truth[None], dim=-1)
-    # [CLS] and [SEP] may be found, but only words search.
-    precision, recall = likeness.max(1).values[1:-1].mean().item(), likeness.max(0).values[1:-1].mean().item()
-    assert scores == pytest.approx([2 * precision * recall / (precision + recall), 1.0, 0.0], abs=1e-5)
-    records = texts(*pairs)
-    metrics = text_sums(records, "gt", "pred", Extras(bertscore=BertScore(tiny_bert, layer=2))).metrics()
-    assert metrics["BERTScore"] == pytest.approx(sum(scores) / 3)
-    with pytest.raises(ValueError, match="has layers 1 to 3, not 4"):
-        BertScore(tiny_bert, layer=4)
-
-
-def test_script_takes_a_bertscore_model(tiny_bert, tmp_path, capsys):
-    path = tmp_path / "p.json"
-    path.write_text(json.dumps(some_predictions("crash_description")))
-    words = ["--predictions", str(path), "--no-meteor", "--bertscore-model"]
-    assert main("crash_description", [*words, str(tiny_bert)]) == 0
-    assert json.loads((tmp_path / "p_metrics.json").read_text())["BERTScore"] == pytest.approx(1.0, abs=1e-5)
-    assert main("crash_description", [*words, str(tmp_path)]) == 1
-    assert "no config.json in it" in capsys.readouterr().err
 
 
 def interval(gt_start, gt_end, pred_start, pred_end, **extra) -> dict:
@@ -304,107 +192,6 @@ def test_crash_starts_of_one_name_twice(tmp_path):
     path.write_text(json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/x.mp4", "3.0 - 4.0 seconds")]))
     with pytest.raises(PredictionError, match="two videos are called x.mp4"):
         read_crash_starts(path)
-
-
-# ------------------------------------------------------------------------------------------- the scripts themselves
-
-
-def run_script(task_name: str, *arguments: str | Path, cwd: Path, **changed: str) -> subprocess.CompletedProcess:
-    script = ROOT / "scripts/eval" / f"compute_{task_name}_metrics.py"
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | changed
-    command = [sys.executable, script, *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
-
-
-def some_predictions(task_name: str) -> list[dict]:
-    task = TASKS[task_name]
-    numbers = task.group == "perception"
-    fields = dict.fromkeys(
-        (*task.gt_fields, *task.pred_fields), 1.5 if numbers else "No" if "label" in task.gt_fields[0] else "car hits a car"
-    )
-    common = {"prompt": "", "raw_response": "", "crash_start": 3.0}
-    return [{"data_id": n, "video_path": f"data/videos/{n}.mp4", **common, **fields} for n in range(3)]
-
-
-@pytest.mark.parametrize("task_name", TASKS)
-def test_script_finds_the_newest_predictions(task_name, tmp_path, monkeypatch, capsys):
-    for age, model in enumerate(("new", "old")):
-        path = prediction_path(tmp_path / "outputs", task_name, model)
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(some_predictions(task_name)))
-        os.utime(path, (1e9 - age, 1e9 - age))
-    monkeypatch.chdir(tmp_path)
-    assert main(task_name, ["--no-meteor"]) == 0
-    told = capsys.readouterr().out
-    newest = prediction_path(tmp_path / "outputs", task_name, "new")
-    written = newest.with_name(f"{newest.stem}_metrics.json")
-    metrics = json.loads(written.read_text())
-    assert metrics["num_records"] == metrics["num_scored"] == 3
-    rows = list(csv.reader(written.with_suffix(".csv").open()))
-    assert rows[0] == ["metric", "value", "low", "high"] and ["num_records", "3", "", ""] in rows
-    assert "released" in told and "strict" in told
-    # The scores beside the predictions are not taken for predictions.
-    assert newest_predictions(task_name, tmp_path / "outputs") == newest
-
-
-@pytest.mark.parametrize("task_name", TASKS)
-def test_script_scores_a_released_file_in_the_released_terms(shared, task_name, tmp_path, capsys):
-    out = tmp_path / "new" / "scores.json"
-    words = ["--predictions", str(golden(shared, task_name)), "--out", str(out), "--no-meteor"]
-    if task_name == "pre_crash_localization":
-        assert main(task_name, words) == 1 and "give --crash-annotations FILE" in capsys.readouterr().err
-        assert not out.exists()
-        words += ["--crash-annotations", str(shared / CRASHES)]
-    assert main(task_name, [*words, "--protocol", "released"]) == 0
-    released, found = expected(shared)[task_name], json.loads(out.read_text())
-    assert found["protocol"] == "released"
-    assert {key: found[key] for key in released} == pytest.approx(released, abs=1e-9, rel=0)
-    assert out.with_suffix(".csv").exists()
-    # Without the option every question counts; nothing is lost either way.
-    assert main(task_name, words) == 0
-    strict = json.loads(out.read_text())
-    assert strict["protocol"] == "strict"
-    assert {key: strict[key] for key in found["strict"]} == found["strict"]
-    assert {key: found[key] for key in strict["released"]} == strict["released"]
-
-
-def test_script_compares_two_models(tmp_path, capsys):
-    records = some_predictions("crash_recognition")
-    for name, answer in (("right", "No"), ("wrong", "Yes")):
-        (tmp_path / f"{name}.json").write_text(json.dumps([{**record, "pred_label": answer} for record in records]))
-    (tmp_path / "fewer.json").write_text(json.dumps(records[:2]))
-    words = ["--predictions", str(tmp_path / "right.json"), "--out", str(tmp_path / "out.json"), "--against"]
-    assert main("crash_recognition", [*words, str(tmp_path / "wrong.json")]) == 0
-    found = json.loads((tmp_path / "out.json").read_text())["against"]["Accuracy"]
-    assert found == {"value": 1.0, "low": 1.0, "high": 1.0, "p": pytest.approx(2 / 1001)}
-    assert re.search(r"Accuracy +\+1\.0000 +\+1\.0000 – \+1\.0000 +0\.0020", capsys.readouterr().out)
-    assert main("crash_recognition", [*words, str(tmp_path / "fewer.json")]) == 1
-    assert "1 videos are in only one of the two" in capsys.readouterr().err
-
-
-def test_script_help_has_an_example(tmp_path):
-    done = run_script("crash_recognition", "--help", cwd=tmp_path)
-    assert done.returncode == 0 and "example: python scripts/eval/compute_crash_recognition_metrics.py" in " ".join(
-        done.stdout.split()
-    )
-
-
-def test_bad_use_is_an_error_exit(tmp_path, capsys):
-    wrong = tmp_path / "wrong.json"
-    wrong.write_text(json.dumps(some_predictions("crash_description")))
-    done = run_script("crash_recognition", "--predictions", wrong, cwd=tmp_path)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "holds crash_description predictions, expected crash_recognition" in done.stderr
-    assert list(tmp_path.iterdir()) == [wrong]
-    done = run_script("crash_recognition", cwd=tmp_path)
-    assert done.returncode == 1 and "looked for outputs/crash_recognition_evaluation_results" in done.stderr
-    assert main("crash_recognition", ["--predictions", str(tmp_path / "none.json")]) == 1
-    assert "none.json: cannot be read" in capsys.readouterr().err
-    good = tmp_path / "good.json"
-    good.write_text(json.dumps(some_predictions("pre_crash_localization")))
-    bad_annotations = ["--predictions", str(good), "--crash-annotations", str(wrong)]
-    assert main("pre_crash_localization", bad_annotations) == 1
-    assert "cannot be used" in capsys.readouterr().err
 
 
 def test_probabilities_are_ranked_and_calibrated():

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from crashchat import video
-from crashchat.video import VideoError, read_clip, sample_indices
+from crashchat.video import VideoError, read_clip
 
 SCENE = ("-f", "lavfi", "-i", "testsrc2=size=160x96:rate=25:duration=3")
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-pix_fmt", "yuv420p")
@@ -42,48 +42,6 @@ def plain(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("video") / "plain.mp4"
     ffmpeg(*SCENE, *H264, "-movflags", "+faststart", path)
     return path
-
-
-# --- the sampling rule
-
-
-def test_last_frame_before_the_next_slot():
-    # 25 fps at 10 fps: slot 0 shows the frame at 0.08 s, slot 1 the one at 0.16 s, as 0.2 s belongs to slot 2.
-    pts = [n / 25 for n in range(25)]
-    indices, seconds = sample_indices(pts, 1.0, 10, 96)
-    assert indices == [2, 4, 7, 9, 12, 14, 17, 19, 22, 24]
-    assert seconds == [k / 10 for k in range(10)]
-
-
-def test_slow_source_repeats_frames():
-    assert sample_indices([0.0, 0.5], 1.0, 6, 96)[0] == [0, 0, 0, 1, 1, 1]
-
-
-def test_count_is_rounded_down_but_never_to_nothing():
-    assert len(sample_indices([n / 25 for n in range(221)], 8.84, 10, 96)[0]) == 88
-    assert sample_indices([0.0], 0.04, 10, 96) == ([0], [0.0])
-
-
-@pytest.mark.parametrize("fps", [3, 7, 10, 29.97, 30])
-def test_a_time_on_a_boundary_starts_the_next_slot(fps):
-    pts = [k / fps for k in range(300)]
-    assert sample_indices(pts, 300 / fps, fps, 1000)[0] == list(range(300))
-
-
-def test_too_many_are_thinned_evenly():
-    indices, seconds = sample_indices([n / 10 for n in range(200)], 20.0, 10, 96)
-    assert indices == np.linspace(0, 199, 96, dtype=int).tolist()
-    assert seconds == [n / 10 for n in indices]
-
-
-def test_a_step_back_in_time_shows_the_later_frame():
-    assert sample_indices([0.0, 0.1, 0.25, 0.19, 0.3], 0.4, 10, 96)[0] == [0, 1, 3, 4]
-
-
-@pytest.mark.parametrize("pts, fps, limit", [([], 10, 96), ([0.0], 0, 96), ([0.0], float("nan"), 96), ([0.0], 10, 0)])
-def test_senseless_sampling_is_an_error(pts, fps, limit):
-    with pytest.raises(ValueError):
-        sample_indices(pts, 1.0, fps, limit)
 
 
 # --- recorded clips
@@ -338,52 +296,6 @@ def test_worker_threads_and_forked_processes(plain, tmp_path):
         assert list(threads.map(frame_sum, paths)) == expected
     with multiprocessing.get_context("fork").Pool(2) as workers:
         assert workers.map_async(frame_sum, paths).get(timeout=30) == expected
-
-
-# --- parts of a long recording
-
-
-@pytest.mark.parametrize(
-    "name, options",
-    [
-        ("gop.mp4", (*H264, "-g", "30", "-sc_threshold", "0")),
-        ("open.mkv", ("-c:v", "libx265", "-x265-params", "log-level=error:open-gop=1:keyint=20:bframes=3")),
-        ("open.mp4", ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-x264-params", "open-gop=1:keyint=20:bframes=3")),
-        ("stream.ts", (*H264, "-g", "20", "-output_ts_offset", "5")),
-        ("frames.avi", ("-c:v", "mjpeg", "-q:v", "2")),
-        ("late.avi", ("-c:v", "mpeg4", "-bf", "2", "-g", "25")),
-        ("turned.mp4", (*H264, "-g", "25")),
-    ],
-)
-def test_a_span_is_the_same_frames_as_in_the_whole(tmp_path, name, options):
-    path = tmp_path / name
-    ffmpeg(*SCENE, *options, path)
-    if name == "turned.mp4":
-        ffmpeg("-display_rotation", "90", "-i", path, "-c", "copy", tmp_path / "upright.mp4")
-        path = tmp_path / "upright.mp4"
-    source = video.probe(path)
-    whole = read_clip(path, 10, 96, source=source)
-    for start, end in ((0.0, 1.0), (0.7, 1.9), (1.2, 1.3), (2.5, 9.0)):
-        part = read_clip(path, 10, 96, source=source, span=(start, end))
-        first, count = round(start * 10), round((min(end, 3.0) - start) * 10)
-        assert part.seconds == [k / 10 for k in range(count)]
-        assert difference(part.frames, whole.frames[first : first + count]) < 2
-    assert len(read_clip(path, 10, 5, source=source, span=(0.5, 2.5)).frames) == 5
-
-
-def test_a_span_shows_what_is_on_screen_when_it_begins(tmp_path):
-    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x64:rate=1:duration=4", *H264, tmp_path / "slow.mp4")
-    whole = read_clip(tmp_path / "slow.mp4", 4, 96)
-    part = read_clip(tmp_path / "slow.mp4", 4, 96, span=(1.5, 2.5))
-    assert difference(part.frames, whole.frames[6:10]) < 2
-
-
-def test_spans_that_cannot_be_read_say_why(plain, tmp_path):
-    with pytest.raises(VideoError, match="nothing between 3.5 and 9 s, the video lasts 3.00 s"):
-        read_clip(plain, 10, 96, span=(3.5, 9))
-    ffmpeg(*SCENE, *H264, tmp_path / "raw.h264")
-    with pytest.raises(VideoError, match="carry no times to jump to"):
-        read_clip(tmp_path / "raw.h264", 10, 96, span=(0, 1))
 
 
 @pytest.mark.parametrize(
