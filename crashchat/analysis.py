@@ -6,8 +6,11 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 import crashchat
-from crashchat.batches import VideoSettings, tokens_of_clip
-from crashchat.cascade import Cascade, Look
+from crashchat.batches import MOST_VIDEOS, VideoSettings, in_batches, tokens_of_clip
+from crashchat.cascade import MAX_TOKENS_PER_BATCH, Cascade, Look
 from crashchat.journals import PredictionJournal
 from crashchat.plots import STRIP_FRAMES, STRIP_HEIGHT, film_strip
 from crashchat.predictions import PredictionError
@@ -102,7 +105,7 @@ def analyze_clip(
     draw: bool = True,
     max_seconds: float | None = None,
 ) -> Analysis:
-    """Look at one clip, or at a recording window by window; only one window is in memory at a time.
+    """Look at one clip, or at a recording window by window; only a few windows are in memory at a time.
 
     journal: windows that are done are kept there as they are made, and taken from there. draw: whether to draw film strips.
     Never raises for what the clip does: status `failed` and `error` tell of it, and an unexpected fault is printed with its
@@ -127,8 +130,9 @@ def analyze_clip(
         else:
             visual, pictures = read_and_show(path, cascade.settings, source)
             result["seconds"] = round(seconds or visual.seconds[-1] + 1 / cascade.settings.fps, 3)
-            analysis.look = Look(visual)
-            result["windows"] = [_judge(cascade, analysis.look, (0.0, result["seconds"]), progress)]
+            analysis.look = Look([visual])
+            (verdict,) = cascade.judge(analysis.look, lambda step: progress(0.1, step))
+            result["windows"] = [window_of(verdict, (0.0, result["seconds"]))]
             analysis.strips = [film_strip(pictures)] if draw else []
         result["status"] = status_of(result["windows"])
         if result["status"] == FAILED:
@@ -177,12 +181,6 @@ def read_and_show(
     return visual, clip.frames[:, :, height:, :shown_width]
 
 
-def _judge(
-    cascade: Cascade, look: Look, span: tuple[float, float], progress: Progress, done: float = 0.1, where: str = ""
-) -> dict:
-    return window_of(cascade.judge(look, lambda step: progress(done, where + step)), span)
-
-
 def _look_at_windows(
     cascade: Cascade,
     path: Path,
@@ -191,21 +189,56 @@ def _look_at_windows(
     journal: PredictionJournal | None,
     progress: Progress,
 ) -> list[dict]:
-    """The windows' findings; those that the journal holds are not made again. A window that cannot be read fails alone."""
+    """The windows' findings, several looked at together; those that the journal holds are not made again.
+
+    A window that cannot be read fails alone.
+    """
     done = {record["data_id"]: record["window"] for record in journal.records} if journal else {}
-    for number, span in enumerate(spans):
-        if number in done:
-            continue
-        share, where = number / len(spans), f"window {number + 1} of {len(spans)}: "
-        progress(share, where + "reading")
-        try:
-            visual, _ = read_and_show(path, cascade.settings, source, span)
-            done[number] = _judge(cascade, Look(visual), span, progress, share, where)
-        except VideoError as error:
-            done[number] = failed_window(span, error.cause)
-        if journal:
-            journal.append({"data_id": number, "window": done[number]})
+    left = [number for number in range(len(spans)) if number not in done]
+    windows = _read_ahead(path, source, spans, left, cascade.settings)
+    for together in in_batches(windows, MAX_TOKENS_PER_BATCH):
+        first = together[0][0]
+        tell = partial(_tell, progress, first / len(spans), f"window {first + 1} of {len(spans)}: ")
+        readable = [(number, visual) for number, visual in together if isinstance(visual, VisualTokens)]
+        if readable:
+            verdicts = cascade.judge(Look([visual for _, visual in readable]), tell)
+            for (number, _), verdict in zip(readable, verdicts, strict=True):
+                done[number] = window_of(verdict, spans[number])
+        for number, visual in together:
+            if isinstance(visual, VideoError):
+                done[number] = failed_window(spans[number], visual.cause)
+            if journal:
+                journal.append({"data_id": number, "window": done[number]})
     return [done[number] for number in range(len(spans))]
+
+
+def _tell(progress: Progress, share: float, where: str, step: str) -> None:
+    progress(share, where + step)
+
+
+def _read_ahead(
+    path: Path, source: Source, spans: list[tuple[float, float]], numbers: list[int], settings: VideoSettings
+) -> Iterator[tuple[int, VisualTokens | VideoError]]:
+    """Some of the windows, by their numbers; the next ones are read while the model looks at those before."""
+
+    def read(number: int) -> VisualTokens | VideoError:
+        try:
+            return read_and_show(path, settings, source, spans[number])[0]
+        except VideoError as error:
+            return error
+
+    with ThreadPoolExecutor(1) as reader:
+        waiting: deque[tuple[int, Future]] = deque()
+        try:
+            for number in numbers:
+                waiting.append((number, reader.submit(read, number)))
+                if len(waiting) > MOST_VIDEOS:
+                    first, reading = waiting.popleft()
+                    yield first, reading.result()
+            for first, reading in waiting:
+                yield first, reading.result()
+        finally:
+            reader.shutdown(cancel_futures=True)
 
 
 def _strip_of(path: Path, source: Source, span: list[float]) -> bytes | None:

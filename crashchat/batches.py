@@ -1,4 +1,4 @@
-"""Which questions share a step, and how a list of questions becomes PackedBatches.
+"""Which questions share a step, and how a list of questions becomes PackedBatches; which videos are answered at once.
 
 The batch size counts questions (SPEC.md, Strategies). An epoch is a stream of all questions, cut every
 `global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch of 24 decodes and
@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
@@ -77,6 +78,29 @@ def open_feature_cache(
 ) -> FeatureCache | None:
     """The feature cache in `folder` for this model's vision encoder and these settings; None where no folder is given."""
     return FeatureCache(folder, limit_gb, model.model.vision_model, asdict(settings)) if folder else None
+
+
+MOST_VIDEOS = 16  # answered at once: what a killed run has to do again
+Key = TypeVar("Key")
+
+
+def in_batches(
+    reader: Iterable[tuple[Key, VisualTokens | VideoError]], most: int
+) -> Iterator[list[tuple[Key, VisualTokens | VideoError]]]:
+    """Videos that are answered at once, in order: at most MOST_VIDEOS, of at most `most` visual tokens, padding included.
+
+    Those that could not be read count nothing.
+    """
+    waiting: list[tuple[Key, VisualTokens | VideoError]] = []
+    longest = 0
+    for key, visual in reader:
+        longest = max(longest, visual.num_kept if isinstance(visual, VisualTokens) else 0)
+        if waiting and ((len(waiting) + 1) * longest > most or len(waiting) == MOST_VIDEOS):
+            yield waiting
+            waiting, longest = [], visual.num_kept if isinstance(visual, VisualTokens) else 0
+        waiting.append((key, visual))
+    if waiting:
+        yield waiting
 
 
 class QuestionDataset(Dataset):

@@ -9,7 +9,6 @@ One merged model, or one adapter for all tasks, is the same without the switch: 
 """
 
 import hashlib
-import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,12 +28,13 @@ from crashchat.config import EvalConfig
 from crashchat.constraints import constraint_for
 from crashchat.generate import Prefix, answer_from_prefix, decode, encode, prefill, yes_and_no, yes_probability
 from crashchat.layouts import CheckpointError, read_vision_config
-from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, TASKS
+from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, TASKS, Task
 from crashchat.vision import VisualTokens
 
 BASE = "base"  # the base model without any adapter, as free questions may be put to it
 FREE = EvalConfig.model_fields["decode"].default
 MAX_VISUAL_TOKENS = EvalConfig.model_fields["max_visual_tokens"].default
+MAX_TOKENS_PER_BATCH = EvalConfig.model_fields["max_tokens_per_batch"].default
 MAX_NEW_TOKENS = EvalConfig.model_fields["max_new_tokens"].default
 
 
@@ -66,12 +66,19 @@ class Verdict:
 
 @dataclass
 class Look:
-    """A video in front of the model: its tokens, its vision features, and the prefix under the adapter that read it last."""
+    """Videos in front of the model together: tokens, vision features, and prefixes under the adapter that read them last."""
 
-    visual: VisualTokens
+    visuals: list[VisualTokens]
     features: Tensor | None = None
     prefix: Prefix | None = None
     adapter: str | None = None
+
+    def only(self, rows: list[int]) -> "Look":
+        """Some of the videos, with their features; this look itself where they are all of them."""
+        if len(rows) == len(self.visuals):
+            return self
+        pieces = self.features.split([visual.num_kept for visual in self.visuals])
+        return Look([self.visuals[row] for row in rows], torch.cat([pieces[row] for row in rows]))
 
 
 class Cascade:
@@ -109,7 +116,7 @@ class Cascade:
 
     @contextmanager
     def _under(self, look: Look, adapter: str | None) -> Iterator[Prefix]:
-        """The prefix of a video under an adapter (None: whatever the model is, BASE: the base alone), made where needed."""
+        """The prefixes of a look under an adapter (None: whatever the model is, BASE: the base alone), made where needed."""
         bare = adapter == BASE and isinstance(self.model, PeftModel)
         if isinstance(self.model, PeftModel) and not bare:
             self.model.set_adapter(adapter)
@@ -118,8 +125,8 @@ class Cascade:
             if look.prefix is None or look.adapter != adapter:
                 look.prefix = None  # the old one's memory is free before the new one is made
                 if look.features is None or not self._one_vision:
-                    look.features = encode(self.model, [look.visual])
-                look.prefix = prefill(self.model, self.tokenizer, [look.visual], look.features)
+                    look.features = encode(self.model, look.visuals)
+                look.prefix = prefill(self.model, self.tokenizer, look.visuals, look.features)
                 look.adapter = adapter
             try:
                 yield look.prefix
@@ -127,38 +134,37 @@ class Cascade:
                 look.prefix = None  # half an answer may stand in its cache
                 raise
 
-    def _ask(self, look: Look, group: str) -> tuple[list[Answer], Tensor]:
+    def _ask(self, look: Look, group: str) -> tuple[list[list[Answer]], list[Tensor]]:
+        """The answers to a group's tasks on each video, and the logits of their first tokens, float[tasks, vocabulary]."""
         tasks = [TASKS[name] for name in GROUPS[group]]
         constraints = None
         if self.decode != FREE:
-            end = self.settings.end_of(look.visual)
-            constraints = [[constraint_for(task.name, self.tokenizer, end) for task in tasks]]
+            ends = [self.settings.end_of(visual) for visual in look.visuals]
+            constraints = [[constraint_for(task.name, self.tokenizer, end) for task in tasks] for end in ends]
         with self._under(look, self.adapters.get(group)) as prefix:
-            prompts = [[task.prompt for task in tasks]]
+            prompts = [[task.prompt for task in tasks]] * len(look.visuals)
             most = self.max_new_tokens
             tokens, logits = answer_from_prefix(self.model, self.tokenizer, prefix, prompts, most, constraints)
-        answers = []
-        for task, ids in zip(tasks, tokens[0], strict=True):
-            text = decode(self.tokenizer, ids)
-            values = task.parse(text)
-            if values and not all(math.isfinite(value) for value in values.values() if isinstance(value, float)):
-                values = None  # a number of hundreds of digits is no time
-            answers.append(Answer(task.name, group if self.adapters else None, text, values))
-        return answers, logits[0]
+        return [[self._answer(task, group, ids) for task, ids in zip(tasks, row, strict=True)] for row in tokens], logits
 
-    def judge(self, look: Look, progress: Callable[[str], None] = lambda step: None) -> Verdict:
-        """Run the cascade on one stretch of video. progress: told what comes next."""
+    def _answer(self, task: Task, group: str, token_ids: list[int]) -> Answer:
+        text = decode(self.tokenizer, token_ids)
+        return Answer(task.name, group if self.adapters else None, text, task.parse(text))
+
+    def judge(self, look: Look, progress: Callable[[str], None] = lambda step: None) -> list[Verdict]:
+        """Run the cascade on some stretches of video, all at once. progress: told what comes next."""
         with self._lock:
             progress("is there a crash, what happens, and why?")
             answers, logits = self._ask(look, LINGUISTIC)
-            row = GROUPS[LINGUISTIC].index("crash_recognition")
-            probability = yes_probability(logits[row], self._yes_no)
-            label = answers[row].values
-            crash = None if label is None else label["pred_label"] == "Yes"
-            if crash:
+            place = GROUPS[LINGUISTIC].index("crash_recognition")
+            labels = [given[place].values for given in answers]
+            crashes = [None if label is None else label["pred_label"] == "Yes" for label in labels]
+            if rows := [row for row, crash in enumerate(crashes) if crash]:
                 progress("when does it happen?")
-                answers += self._ask(look, PERCEPTION)[0]
-        return Verdict(crash, probability, tuple(answers))
+                for row, more in zip(rows, self._ask(look.only(rows), PERCEPTION)[0], strict=True):
+                    answers[row] += more
+        probabilities = [yes_probability(first[place], self._yes_no) for first in logits]
+        return [Verdict(*found, tuple(given)) for *found, given in zip(crashes, probabilities, answers, strict=True)]
 
     def voices(self) -> list[str | None]:
         """Who can be asked free questions: the adapters and the base under them, or the one model (None)."""
@@ -166,7 +172,7 @@ class Cascade:
         return [*names, BASE] if names else [None]
 
     def ask(self, look: Look, question: str, voice: str | None) -> str:
-        """The answer to a free question; the prefix stays in `look` for the next."""
+        """The answer to a free question on one video; the prefix stays in `look` for the next."""
         with self._lock, self._under(look, voice) as prefix:
             tokens, _ = answer_from_prefix(self.model, self.tokenizer, prefix, [[question]], self.max_new_tokens)
         return decode(self.tokenizer, tokens[0][0])

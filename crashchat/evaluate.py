@@ -10,7 +10,6 @@ made: a killed run, started again, goes on where it stopped.
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from crashchat.adapters import load_adapter
 from crashchat.annotations import Question, VideoQAs, annotation_paths, load_annotations
-from crashchat.batches import VideoSettings, open_feature_cache, read_visual_tokens
+from crashchat.batches import VideoSettings, in_batches, open_feature_cache, read_visual_tokens
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.command import run_command
 from crashchat.config import EvalConfig, save_config
@@ -42,7 +41,6 @@ RESOLVED_CONFIG = "eval_config.yaml"
 MAY_DIFFER = {
     "num_workers", "feature_cache", "feature_cache_gb", "output_dir", "limit", "tasks", "seed", "max_tokens_per_batch"
 }  # fmt: skip
-MOST_VIDEOS = 16  # answered at once: what a killed run has to do again
 
 
 class VideoReader(Dataset):
@@ -62,23 +60,6 @@ class VideoReader(Dataset):
             return video, read_visual_tokens(str(video.path), self.settings, self.feature_cache)
         except VideoError as error:
             return video, error
-
-
-Read = tuple[VideoQAs, VisualTokens | VideoError]
-
-
-def in_batches(reader: Iterable[Read], most: int) -> Iterator[list[Read]]:
-    """Videos that are answered at once, in order: at most MOST_VIDEOS, of at most `most` visual tokens, padding included."""
-    waiting: list[Read] = []
-    longest = 0
-    for video, visual in reader:
-        longest = max(longest, visual.num_kept if isinstance(visual, VisualTokens) else 0)
-        if waiting and ((len(waiting) + 1) * longest > most or len(waiting) == MOST_VIDEOS):
-            yield waiting
-            waiting, longest = [], visual.num_kept if isinstance(visual, VisualTokens) else 0
-        waiting.append((video, visual))
-    if waiting:
-        yield waiting
 
 
 @dataclass

@@ -154,7 +154,7 @@ class Desk:
             look = opened.analysis.look
             if look is None:  # a recording: its windows were let go
                 visual, _ = read_and_show(opened.path, self.cascade.settings, span=self.subject(opened))
-                look = opened.analysis.look = Look(visual)
+                look = opened.analysis.look = Look([visual])
             return self.cascade.ask(look, question, voice)
 
 

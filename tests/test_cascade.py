@@ -36,7 +36,7 @@ SETTINGS = {"fps": FPS, "max_frames": MAX_FRAMES, "max_new_tokens": 24, "device"
 
 def look_at(cascade: Cascade, flash: tuple[int, int] | None) -> Look:
     pictures = torch.from_numpy(frames(90, 15, flash)).permute(0, 3, 1, 2)
-    return Look(tokens_of_clip(Clip("", pictures, [float(second) for second in range(15)]), cascade.settings))
+    return Look([tokens_of_clip(Clip("", pictures, [float(second) for second in range(15)]), cascade.settings)])
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def cascade(tiny_base, flash_adapters) -> Cascade:
 
 def test_yes_is_localized_and_no_is_not(cascade):
     with counted(cascade) as counts:
-        verdict = cascade.judge(look_at(cascade, (6, 9)))
+        (verdict,) = cascade.judge(look_at(cascade, (6, 9)))
         assert counts == {"vision": 1, "projector": 2}  # frames encoded once, the prefix again for the other projector
     assert verdict.crash is True and verdict.probability > 0.5
     assert [answer.task for answer in verdict.answers] == list(TASKS)
@@ -72,19 +72,31 @@ def test_yes_is_localized_and_no_is_not(cascade):
     assert verdict.value("crash_localization") == {"pred_start": 8.0, "pred_end": 12.0}
 
     with counted(cascade) as counts:
-        verdict = cascade.judge(look_at(cascade, None))
+        (verdict,) = cascade.judge(look_at(cascade, None))
         assert counts == {"vision": 1, "projector": 1}
     assert verdict.crash is False and verdict.probability < 0.5
     assert [answer.task for answer in verdict.answers] == list(GROUPS[LINGUISTIC])
 
 
+def test_several_stretches_at_once_are_answered_as_each_alone(cascade):
+    flashes = [(6, 9), None, (2, 5), None]
+    looks = [look_at(cascade, flash) for flash in flashes]
+    alone = [cascade.judge(look)[0] for look in looks]
+    with counted(cascade) as counts:
+        together = cascade.judge(Look([look.visuals[0] for look in looks]))
+        assert counts == {"vision": 1, "projector": 2}  # the perception adapter reads the two crashes alone
+    assert [verdict.answers for verdict in together] == [verdict.answers for verdict in alone]
+    assert [verdict.crash for verdict in together] == [True, False, True, False]
+    assert [verdict.probability for verdict in together] == pytest.approx([verdict.probability for verdict in alone], abs=1e-5)
+
+
 def test_each_adapter_answers_as_in_its_own_evaluation(cascade, tiny_base, flash_adapters):
     look = look_at(cascade, (2, 5))
-    verdict = cascade.judge(look)
+    (verdict,) = cascade.judge(look)
     for folder, group in zip(flash_adapters, (LINGUISTIC, PERCEPTION), strict=True):
         alone = load_adapter(load_model(tiny_base, cascade.tokenizer, CPU), folder)
         prompts = [TASKS[task].prompt for task in GROUPS[group]]
-        expected = answer_questions(alone, cascade.tokenizer, [look.visual], [prompts], 24)[0]
+        expected = answer_questions(alone, cascade.tokenizer, look.visuals, [prompts], 24)[0]
         given = [answer.raw_response for answer in verdict.answers if answer.adapter == group]
         assert given == [decode(cascade.tokenizer, tokens) for tokens in expected]
 
@@ -92,10 +104,10 @@ def test_each_adapter_answers_as_in_its_own_evaluation(cascade, tiny_base, flash
 def test_one_adapter_or_one_model_for_all_tasks_is_never_switched(tiny_base, flash_adapters):
     twice = load_cascade(tiny_base, flash_adapters[0], flash_adapters[0], **SETTINGS)
     with counted(twice) as counts:
-        verdict = twice.judge(look_at(twice, (6, 9)))
+        (verdict,) = twice.judge(look_at(twice, (6, 9)))
         assert counts == {"vision": 1, "projector": 1} and len(verdict.answers) == 6
     alone = load_cascade(tiny_base, **SETTINGS)
-    verdict = alone.judge(look_at(alone, None))
+    (verdict,) = alone.judge(look_at(alone, None))
     assert {answer.adapter for answer in verdict.answers} == {None}
     assert alone.identity[LINGUISTIC] is None and alone.identity[BASE]["name"] == "tiny_base"
 
@@ -117,7 +129,7 @@ def test_adapters_that_adapt_the_vision_encoder_have_features_of_their_own(share
     folder = shared / "golden" / "reference"
     other = shutil.copytree(folder / "lora", tmp_path / "lora")
     cascade = load_cascade(folder / "base", folder / "lora", other, vision_config=folder / "vision" / "config.json", device=CPU)
-    look = Look(tokens_of_clip(Clip("", torch.zeros(2, 3, 56, 56, dtype=torch.uint8), [0.0, 0.1]), cascade.settings))
+    look = Look([tokens_of_clip(Clip("", torch.zeros(2, 3, 56, 56, dtype=torch.uint8), [0.0, 0.1]), cascade.settings)])
     with counted(cascade) as counts:
         cascade.ask(look, "Why?", LINGUISTIC)
         cascade.ask(look, "Why?", PERCEPTION)
@@ -127,10 +139,10 @@ def test_adapters_that_adapt_the_vision_encoder_have_features_of_their_own(share
 def test_constrained_answers_always_parse(tiny_base):
     """The base has learnt none of the tasks: freely it says no such thing."""
     free, constrained = (load_cascade(tiny_base, decode=decode, **SETTINGS) for decode in ("free", "constrained"))
-    assert free.judge(look_at(free, (6, 9))).crash is None
-    verdict = constrained.judge(look_at(constrained, (6, 9)))
+    assert free.judge(look_at(free, (6, 9)))[0].crash is None
+    (verdict,) = constrained.judge(look_at(constrained, (6, 9)))
     assert verdict.crash is not None and verdict.crash == (verdict.probability > 0.5)
-    asked, _ = constrained._ask(look_at(constrained, (6, 9)), PERCEPTION)
+    (asked,), _ = constrained._ask(look_at(constrained, (6, 9)), PERCEPTION)
     assert [answer.values is not None and max(answer.values.values()) <= 15 for answer in asked] == [True, True]
 
 
@@ -189,7 +201,7 @@ def test_overlapping_findings_are_one_event(windows, expected):
 
 
 def test_times_move_to_the_recordings_clock_and_contradictions_are_told(cascade):
-    verdict = cascade.judge(look_at(cascade, (6, 9)))
+    (verdict,) = cascade.judge(look_at(cascade, (6, 9)))
     window = window_of(verdict, (100.0, 115.0))
     assert window["crash"] == {"start": 108.0, "end": 112.0} and window["first_sign"] == 106.0
     assert window["answers"][4]["values"] == {"pred_start": 8.0, "pred_end": 12.0}  # as it was said

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import jsonschema
 import pytest
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from crashchat.__main__ import main
 from crashchat.analysis import SCHEMA, window_settings
@@ -200,27 +200,19 @@ def test_a_password_guards_everything(tiny_base, tmp_path, browser, clips):
 
 
 def test_what_a_killed_server_left_is_deleted_by_the_next(tiny_base, tmp_path):
-    running, killed = (Server(tmp_path, *MODEL, "--model", str(tiny_base)) for _ in range(2))
-    folders = set(tmp_path.glob("crashchat-*"))
-    assert len(folders) == 2  # the second has left the first's alone
+    killed = Server(tmp_path, *MODEL, "--model", str(tiny_base))
+    left = killed.private_folder()
     killed.process.kill()
     killed.process.communicate(timeout=30)
-    left = {folder for folder in folders if not locked(folder / IN_USE)}
-    assert len(left) == 1 and left.pop().is_dir()
-    (tmp_path / "crashchat-of-others").mkdir()
-    next_one = Server(tmp_path, *MODEL, "--model", str(tiny_base))
+    assert (left / IN_USE).is_file()
+    others, running = tmp_path / "crashchat-of-others", tmp_path / "crashchat-running"
+    others.mkdir()
+    running.mkdir()
+    with FileLock(running / IN_USE):  # as a server that runs holds it
+        following = Server(tmp_path, *MODEL, "--model", str(tiny_base))
     kept = set(tmp_path.glob("crashchat-*"))
-    assert len(kept & folders) == 1 and tmp_path / "crashchat-of-others" in kept and len(kept) == 3
-    next_one.stop()
-    running.stop()
-
-
-def locked(path: Path) -> bool:
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
+    following.stop()
+    assert left not in kept and {others, running} < kept and len(kept) == 3
 
 
 def test_others_are_let_in_only_with_a_password(tmp_path, capsys, monkeypatch):
