@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -105,11 +106,16 @@ def analyze(
     Raises PredictionError where a journal to resume is of a run with another model or settings.
     """
     names = name_clips(paths)
-    bar = tqdm(total=len(paths), desc="clips", unit="clip", file=sys.stderr)
+    # A recording is one clip for a long time, so that parts of clips count.
+    layout = "{desc}: {percentage:3.0f}%|{bar:20}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
+    bar = tqdm(total=len(paths), desc="clips", file=sys.stderr, bar_format=layout)
+    shares: dict[str, float] = {}
 
-    def show(step: str) -> None:
-        bar.set_postfix_str(step[-60:], refresh=False)
-        if time.time() - bar.last_print_t > 1:  # a recording is one clip for a long time
+    def show(name: str, share: float, step: str) -> None:
+        shares[name] = share
+        bar.n = sum(shares.values())
+        bar.set_postfix_str(f"{name}: {step}"[:70], refresh=False)
+        if time.time() - bar.last_print_t > 1:
             bar.last_print_t = time.time()
             bar.refresh()
 
@@ -128,7 +134,7 @@ def analyze(
             windows,
             name,
             journal,
-            lambda share, step: show(f"{name}: {step}"),
+            partial(show, name),
             out is not None,
         )
         if out:
@@ -146,10 +152,11 @@ def analyze(
             for future in futures:
                 results.append(future.result())
                 tell(results[-1])
-                bar.update()
+                show(results[-1]["name"], 1.0, "done")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    bar.refresh()
     bar.close()
     if out:
         analyses = []

@@ -3,7 +3,7 @@
 # heterogeneous strategy, merge, evaluation of the test split, scores and a report, through the scripts that a user with
 # eight GPUs and the 7B checkpoint runs. A second run reuses what the first made.
 #
-#   bash scripts/demo.sh           one model for all six tasks, about ten minutes on two cores
+#   bash scripts/demo.sh           one model for all six tasks, five to ten minutes on two cores
 #   bash scripts/demo.sh --all     all nine strategies, side by side as in the paper's table
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
