@@ -14,6 +14,7 @@ from crashchat.sequence import image_token_id
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHARD_BYTES = 2 * 1024**3
+MAPPED_BYTES = 256 * 1024**2  # read of a mapped file before it is mapped anew: its pages count as memory until then
 # Everything but weights and config.json that belongs to a checkpoint; code is never copied.
 COPIED = (
     "tokenizer.json",
@@ -75,11 +76,12 @@ def convert(
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
             shard = {}
             for path in sorted({table[key][0] for key in keys}):
-                for key, tensor in iterate_weights(path, {key for key in keys if table[key][0] == path}):
-                    # A copy: the source stays mapped, not held.
-                    tensor = tensor.to(dtype or tensor.dtype).clone(memory_format=torch.contiguous_format)
-                    shard[rename_key(key, layout, to)] = tensor
-                    progress.update()
+                for some in plan_shards({key: table[key][2] for key in keys if table[key][0] == path}, MAPPED_BYTES):
+                    for key, tensor in iterate_weights(path, set(some)):
+                        # A copy: the source stays mapped, not held.
+                        tensor = tensor.to(dtype or tensor.dtype).clone(memory_format=torch.contiguous_format)
+                        shard[rename_key(key, layout, to)] = tensor
+                        progress.update()
             save_file(shard, temporary / name, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(shard, name)
         if len(shards) > 1:
