@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 import crashchat
-from crashchat.batches import MOST_VIDEOS, VideoSettings, in_batches, tokens_of_clip
+from crashchat.batches import MOST_VIDEOS, VideoSettings, in_batches, read_span, tokens_of_clip
 from crashchat.cascade import MAX_TOKENS_PER_BATCH, Cascade, Look
 from crashchat.journals import PredictionJournal
 from crashchat.plots import STRIP_FRAMES, STRIP_HEIGHT, film_strip
@@ -129,7 +129,7 @@ def analyze_clip(
                 result["windows"] = _look_at_windows(cascade, path, source, spans, kept, progress)
         else:
             visual, pictures = read_and_show(path, cascade.settings, source)
-            result["seconds"] = round(seconds or visual.seconds[-1] + 1 / cascade.settings.fps, 3)
+            result["seconds"] = round(seconds or cascade.settings.end_of(visual), 3)
             analysis.look = Look([visual])
             (verdict,) = cascade.judge(analysis.look, lambda step: progress(0.1, step))
             result["windows"] = [window_of(verdict, (0.0, result["seconds"]))]
@@ -157,10 +157,8 @@ def analyze_clip(
     return analysis
 
 
-def read_and_show(
-    path: Path, settings: VideoSettings, source: Source | None = None, span: tuple[float, float] | None = None
-) -> tuple[VisualTokens, Tensor]:
-    """A clip, or a span of it, as the model takes it in, and its frames as uint8[T, 3, STRIP_HEIGHT, ·] to show to people.
+def read_and_show(path: Path, settings: VideoSettings, source: Source) -> tuple[VisualTokens, Tensor]:
+    """A clip as the model takes it in, and its frames as uint8[T, 3, STRIP_HEIGHT, ·] to show to people.
 
     Frames are decoded once and never held in full size: each is resized twice as it comes, and the one result travels below the
     other in a common picture. Raises VideoError.
@@ -175,7 +173,7 @@ def read_and_show(
         widest = max(model.shape[3], width)
         return torch.cat([pad(part, (0, widest - part.shape[3])) for part in (model, shown)], dim=2)
 
-    clip = read_clip(path, settings.fps, settings.max_frames, threads=0, resize=resize, source=source, span=span)
+    clip = read_clip(path, settings.fps, settings.max_frames, threads=0, resize=resize, source=source)
     (height, width), (_, shown_width) = sizes["model"], sizes["shown"]
     visual = tokens_of_clip(Clip(clip.path, clip.frames[:, :, :height, :width], clip.seconds), settings)
     return visual, clip.frames[:, :, height:, :shown_width]
@@ -197,12 +195,10 @@ def _look_at_windows(
     left = [number for number in range(len(spans)) if number not in done]
     windows = _read_ahead(path, source, spans, left, cascade.settings)
     for together in in_batches(windows, MAX_TOKENS_PER_BATCH):
-        first = together[0][0]
-        tell = partial(_tell, progress, first / len(spans), f"window {first + 1} of {len(spans)}: ")
-        readable = [(number, visual) for number, visual in together if isinstance(visual, VisualTokens)]
+        readable = {number: visual for number, visual in together if isinstance(visual, VisualTokens)}
         if readable:
-            verdicts = cascade.judge(Look([visual for _, visual in readable]), tell)
-            for (number, _), verdict in zip(readable, verdicts, strict=True):
+            verdicts = cascade.judge(Look(list(readable.values())), partial(_tell, progress, min(readable), len(spans)))
+            for number, verdict in zip(readable, verdicts, strict=True):
                 done[number] = window_of(verdict, spans[number])
         for number, visual in together:
             if isinstance(visual, VideoError):
@@ -212,8 +208,8 @@ def _look_at_windows(
     return [done[number] for number in range(len(spans))]
 
 
-def _tell(progress: Progress, share: float, where: str, step: str) -> None:
-    progress(share, where + step)
+def _tell(progress: Progress, number: int, count: int, step: str) -> None:
+    progress(number / count, f"window {number + 1} of {count}: {step}")
 
 
 def _read_ahead(
@@ -223,7 +219,7 @@ def _read_ahead(
 
     def read(number: int) -> VisualTokens | VideoError:
         try:
-            return read_and_show(path, settings, source, spans[number])[0]
+            return read_span(path, settings, spans[number], source)
         except VideoError as error:
             return error
 

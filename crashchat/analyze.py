@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from tqdm import tqdm
 
@@ -27,6 +28,7 @@ from crashchat.adapters import CONFIG_FILE
 from crashchat.analysis import analyze_clip, blank_result, window_settings
 from crashchat.cards import page_html
 from crashchat.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
+from crashchat.config import Decode
 from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from crashchat.layouts import CheckpointError
 from crashchat.predictions import PredictionError
@@ -209,7 +211,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--decode",
-        choices=["free", "constrained"],
+        choices=get_args(Decode),
         default="free",
         help="constrained: recognition says Yes or No, times always parse and lie within the clip (default %(default)s)",
     )

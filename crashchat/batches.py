@@ -11,10 +11,10 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +23,7 @@ from crashchat.feature_cache import FeatureCache
 from crashchat.model import CrashChatModel
 from crashchat.packing import PackedBatch, pack, split_by_tokens
 from crashchat.sequence import Branch, SequenceError, build_sequence
-from crashchat.video import Clip, VideoError, read_clip
+from crashchat.video import Clip, Source, VideoError, read_clip
 from crashchat.vision import VisionSettings, VisualTokens, resize_frames, visual_tokens
 
 
@@ -57,12 +57,17 @@ def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache |
         if visual is not None:
             return visual
 
-    def resize(frames: Tensor, num_frames: int) -> Tensor:
-        return resize_frames(frames, num_frames, settings.vision)
-
+    resize = partial(resize_frames, settings=settings.vision)
     visual = tokens_of_clip(read_clip(path, settings.fps, settings.max_frames, resize=resize), settings)
     visual.cache_key = key
     return visual
+
+
+def read_span(path: Path, settings: VideoSettings, span: tuple[float, float], source: Source | None = None) -> VisualTokens:
+    """A part of a recording, (start, end) in seconds, as visual tokens; source: as for read_clip. Raises VideoError."""
+    resize = partial(resize_frames, settings=settings.vision)
+    clip = read_clip(path, settings.fps, settings.max_frames, threads=0, resize=resize, source=source, span=span)
+    return tokens_of_clip(clip, settings)
 
 
 def tokens_of_clip(clip: Clip, settings: VideoSettings) -> VisualTokens:
@@ -94,11 +99,12 @@ def in_batches(
     waiting: list[tuple[Key, VisualTokens | VideoError]] = []
     longest = 0
     for key, visual in reader:
-        longest = max(longest, visual.num_kept if isinstance(visual, VisualTokens) else 0)
-        if waiting and ((len(waiting) + 1) * longest > most or len(waiting) == MOST_VIDEOS):
+        own = visual.num_kept if isinstance(visual, VisualTokens) else 0
+        if waiting and ((len(waiting) + 1) * max(longest, own) > most or len(waiting) == MOST_VIDEOS):
             yield waiting
-            waiting, longest = [], visual.num_kept if isinstance(visual, VisualTokens) else 0
+            waiting, longest = [], 0
         waiting.append((key, visual))
+        longest = max(longest, own)
     if waiting:
         yield waiting
 

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from crashchat.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE, load_adapter
 from crashchat.batches import VideoSettings
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
-from crashchat.config import EvalConfig
+from crashchat.config import Decode, EvalConfig
 from crashchat.constraints import constraint_for
 from crashchat.generate import Prefix, answer_from_prefix, decode, encode, prefill, yes_and_no, yes_probability
 from crashchat.layouts import CheckpointError, read_vision_config
@@ -32,7 +32,6 @@ from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, TASKS, Task
 from crashchat.vision import VisualTokens
 
 BASE = "base"  # the base model without any adapter, as free questions may be put to it
-FREE = EvalConfig.model_fields["decode"].default
 MAX_VISUAL_TOKENS = EvalConfig.model_fields["max_visual_tokens"].default
 MAX_TOKENS_PER_BATCH = EvalConfig.model_fields["max_tokens_per_batch"].default
 MAX_NEW_TOKENS = EvalConfig.model_fields["max_new_tokens"].default
@@ -96,7 +95,7 @@ class Cascade:
         adapters: dict[str, str],
         identity: "Future[dict]",
         max_new_tokens: int = MAX_NEW_TOKENS,
-        decode: str = FREE,
+        decode: Decode = "free",
     ):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.adapters, self.max_new_tokens, self.decode = adapters, max_new_tokens, decode
@@ -138,9 +137,11 @@ class Cascade:
         """The answers to a group's tasks on each video, and the logits of their first tokens, float[tasks, vocabulary]."""
         tasks = [TASKS[name] for name in GROUPS[group]]
         constraints = None
-        if self.decode != FREE:
-            ends = [self.settings.end_of(visual) for visual in look.visuals]
-            constraints = [[constraint_for(task.name, self.tokenizer, end) for task in tasks] for end in ends]
+        if self.decode == "constrained":
+            constraints = [
+                [constraint_for(task.name, self.tokenizer, self.settings.end_of(visual)) for task in tasks]
+                for visual in look.visuals
+            ]
         with self._under(look, self.adapters.get(group)) as prefix:
             prompts = [[task.prompt for task in tasks]] * len(look.visuals)
             most = self.max_new_tokens
@@ -200,7 +201,7 @@ def load_cascade(
     max_visual_tokens: int = MAX_VISUAL_TOKENS,
     token_compression: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    decode: str = FREE,
+    decode: Decode = "free",
     vision_config: Path | None = None,
     device: torch.device | None = None,
 ) -> Cascade:

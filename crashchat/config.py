@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from crashchat.files import write_text_atomic
 from crashchat.tasks import TASKS
 
+Decode = Literal["free", "constrained"]
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 
 
@@ -144,7 +145,7 @@ class EvalConfig(_Settings):
     """Visual tokens of a video at most, before compression."""
     max_new_tokens: int = Field(default=256, gt=0)
     """Tokens of an answer at most."""
-    decode: Literal["free", "constrained"] = "free"
+    decode: Decode = "free"
     """constrained: recognition says Yes or No, times have the annotations' form and lie within the video (constraints.py)."""
     training_answers: list[str] = Field(default_factory=list)
     """Tasks whose answer must be one of the training split's, word for word; needs decode=constrained."""

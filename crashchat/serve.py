@@ -30,8 +30,9 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from filelock import FileLock, Timeout
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from crashchat.analysis import MEBIBYTE, Analysis, Progress, analyze_clip, read_and_show
+from crashchat.analysis import MEBIBYTE, Analysis, Progress, analyze_clip
 from crashchat.analyze import VIDEO_SUFFIXES, AnalyzeError, add_model_options, cascade_of
+from crashchat.batches import read_span
 from crashchat.cascade import Cascade, Look
 from crashchat.layouts import CheckpointError
 from crashchat.windows import FAILED, WindowError, WindowSettings
@@ -153,8 +154,7 @@ class Desk:
         with self.turn():
             look = opened.analysis.look
             if look is None:  # a recording: its windows were let go
-                visual, _ = read_and_show(opened.path, self.cascade.settings, span=self.subject(opened))
-                look = opened.analysis.look = Look([visual])
+                look = opened.analysis.look = Look([read_span(opened.path, self.cascade.settings, self.subject(opened))])
             return self.cascade.ask(look, question, voice)
 
 
