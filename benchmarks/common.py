@@ -185,6 +185,28 @@ def own_peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def measure(
+    ways: dict[str, Callable[[], object]], arguments: argparse.Namespace, script: str, words: list[str]
+) -> dict[str, dict] | None:
+    """{way: {seconds (median), fastest, slowest, peak GiB}}; the peak is that of `script` with `words`, a process a way.
+
+    None where --only asked for one way: it was run, and its own peak memory printed for the process that asked.
+    """
+    if arguments.only:
+        turns({arguments.only: ways[arguments.only]}, arguments.repeats)
+        print(json.dumps(own_peak()))
+        return None
+    return {
+        way: {
+            "seconds": median(taken),
+            "fastest": min(taken),
+            "slowest": max(taken),
+            "peak GiB": peak_memory(script, words, way),
+        }
+        for way, taken in turns(ways, arguments.repeats).items()
+    }
+
+
 def machine() -> dict:
     """What the figures were taken on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -215,8 +237,3 @@ def report(name: str, size: str, figures: dict[str, dict], extra: dict, out: Pat
 
 def median(seconds: list[float]) -> float:
     return statistics.median(seconds)
-
-
-def write_last_line(value: float) -> None:
-    """The peak memory, as the last line, for the process that asked with --only."""
-    print(json.dumps(value))

@@ -13,20 +13,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import (
-    SIZES,
-    Size,
-    make_clip,
-    make_model,
-    make_tokenizer,
-    median,
-    own_peak,
-    parser,
-    peak_memory,
-    report,
-    turns,
-    write_last_line,
-)
+from common import SIZES, Size, make_clip, make_model, make_tokenizer, measure, parser, report
 from transformers import VideoLlama3ForConditionalGeneration
 
 from crashchat.batches import read_visual_tokens
@@ -85,28 +72,18 @@ def main() -> int:
             answers[name] = answer(model, tokenizer, clips, size, arguments.new_tokens)
 
         ways = {"plain": lambda: run("plain", plain_answers), "shared": lambda: run("shared", shared_answers)}
-        if arguments.only:
-            turns({arguments.only: ways[arguments.only]}, arguments.repeats)
-            write_last_line(own_peak())
+        words = ["--size", arguments.size, "--new-tokens", str(arguments.new_tokens), "--videos", str(arguments.videos)]
+        figures = measure(ways, arguments, __file__, words)
+        if figures is None:
             return 0
-        seconds = turns(ways, arguments.repeats)
         visual = read_visual_tokens(str(clips[0]), size.video)
-    words = ["--size", arguments.size, "--new-tokens", str(arguments.new_tokens), "--videos", str(arguments.videos)]
-    figures = {
-        way: {
-            "seconds": median(taken),
-            "fastest": min(taken),
-            "slowest": max(taken),
-            "videos/s": arguments.videos / median(taken),
-            "answers/s": arguments.videos * len(QUESTIONS) / median(taken),
-            "new tokens/s": arguments.videos * len(QUESTIONS) * arguments.new_tokens / median(taken),
-            "peak GiB": peak_memory(__file__, words, way),
-        }
-        for way, taken in seconds.items()
-    }
+    for values in figures.values():
+        values["videos/s"] = arguments.videos / values["seconds"]
+        values["answers/s"] = values["videos/s"] * len(QUESTIONS)
+        values["new tokens/s"] = values["answers/s"] * arguments.new_tokens
     pairs = list(zip(sum(answers["plain"], []), sum(answers["shared"], []), strict=True))
     extra = {
-        "ratio": median(seconds["plain"]) / median(seconds["shared"]),
+        "ratio": figures["plain"]["seconds"] / figures["shared"]["seconds"],
         "videos": arguments.videos,
         "visual tokens a video": visual.num_kept,
         "new tokens an answer": arguments.new_tokens,

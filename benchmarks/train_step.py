@@ -11,22 +11,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import (
-    PEAK_FLOPS,
-    SIZES,
-    Size,
-    machine,
-    make_clip,
-    make_model,
-    make_tokenizer,
-    median,
-    own_peak,
-    parser,
-    peak_memory,
-    report,
-    turns,
-    write_last_line,
-)
+from common import PEAK_FLOPS, SIZES, Size, machine, make_clip, make_model, make_tokenizer, measure, parser, report
 from transformers import VideoLlama3ForConditionalGeneration
 
 from crashchat.batches import read_visual_tokens
@@ -132,29 +117,19 @@ def main() -> int:
             gradients[name] = torch.cat([p.grad.flatten().float().cpu() for p in model.parameters() if p.grad is not None])
 
         ways = {"plain": lambda: run("plain", plain_step), "shared": lambda: run("shared", shared_step)}
-        if arguments.only:
-            turns({arguments.only: ways[arguments.only]}, arguments.repeats)
-            write_last_line(own_peak())
+        figures = measure(ways, arguments, __file__, ["--size", arguments.size, "--attention", arguments.attention])
+        if figures is None:
             return 0
-        seconds = turns(ways, arguments.repeats)
         visual = read_visual_tokens(str(clip), size.video)
     sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, BRANCHES)
     prefix = int((sequence.branch_ids == 0).sum())
     branches = [int((sequence.branch_ids == number).sum()) for number in range(1, len(BRANCHES) + 1)]
     trained = 6 * prefix + sum(branches)  # tokens that the plain way runs through the language model
-    figures = {
-        way: {
-            "seconds": median(taken),
-            "fastest": min(taken),
-            "slowest": max(taken),
-            "videos/s": 1 / median(taken),
-            "tokens/s": trained / median(taken),  # the same useful work on both lines
-            "peak GiB": peak_memory(__file__, ["--size", arguments.size, "--attention", arguments.attention], way),
-        }
-        for way, taken in seconds.items()
-    }
+    for values in figures.values():
+        values["videos/s"] = 1 / values["seconds"]
+        values["tokens/s"] = trained / values["seconds"]  # the same useful work on both lines
     extra = {
-        "ratio": median(seconds["plain"]) / median(seconds["shared"]),
+        "ratio": figures["plain"]["seconds"] / figures["shared"]["seconds"],
         "prefix tokens": prefix,
         "branch tokens": branches,
         "loss difference": abs(losses["plain"] - losses["shared"]) / abs(losses["plain"]),
@@ -164,7 +139,7 @@ def main() -> int:
     flops = model_flops(size, len(visual.pixel_values), prefix, branches)
     extra["model TFLOPs of a step"] = flops / 1e12
     if peak:
-        extra["MFU"] = flops / median(seconds["shared"]) / peak
+        extra["MFU"] = flops / figures["shared"]["seconds"] / peak
     report("train_step", arguments.size, figures, extra, arguments.out)
     return 0
 
