@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from crashchat.annotations import load_annotations
+from crashchat.annotations import VideoQAs, load_annotations
 from crashchat.tasks import FILE_PREFIX, PERCEPTION, TASKS, Task
 
 Records = dict[str, dict[str, list[dict]]]  # of several models: {model: {task: prediction records}}
@@ -199,7 +199,8 @@ def _check_unique(path: Path, what: str, keys: list) -> None:
 
 
 def _check_complete(path: Path, records: list[dict], task: Task, annotations: Path) -> None:
-    missing, unknown = unasked(records, task, annotations)
+    # The videos are joined by file name and never opened, so their folder is of no matter.
+    missing, unknown = unasked(records, load_annotations([annotations], data_dir=".", tasks=[task.name]))
     if missing:
         raise PredictionError(
             f"{path}: a partial run: {len(missing)} of the questions in {annotations} have no record ({some(missing)}); "
@@ -211,10 +212,9 @@ def _check_complete(path: Path, records: list[dict], task: Task, annotations: Pa
         )
 
 
-def unasked(records: list[dict], task: Task, annotations: Path) -> tuple[list[str], list[str]]:
+def unasked(records: list[dict], videos: Iterable[VideoQAs]) -> tuple[list[str], list[str]]:
     """File names of the annotated videos without a record, and of the records' videos without an annotation."""
-    # The videos are joined by file name and never opened, so their folder is of no matter.
-    asked = {video_name(video.name) for video in load_annotations([annotations], data_dir=".", tasks=[task.name])}
+    asked = {video_name(video.name) for video in videos}
     answered = {video_name(record["video_path"]) for record in records}
     return sorted(asked - answered), sorted(answered - asked)
 

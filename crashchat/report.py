@@ -17,30 +17,19 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from crashchat.annotations import AnnotationError
 from crashchat.clips import clip_cards
+from crashchat.columns import TITLES
+from crashchat.comparison import make_comparison
 from crashchat.files import write_json_atomic, write_text_atomic
-from crashchat.metrics.bootstrap import paired
+from crashchat.metric_tables import metric_tables
 from crashchat.metrics.meteor import MetricError
-from crashchat.metrics.score import add_extras, extras_of, is_count, scores
+from crashchat.metrics.score import add_extras, extras_of
 from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.plots import data_uri, losses_png, probabilities_png, thresholds_png, time_errors_png
 from crashchat.predictions import PredictionError
-from crashchat.runs import ReportError, asked_tasks, collect, described, look_free, parse_rows, partial_runs, sum_rows
+from crashchat.runs import ReportError, parse_rows
 from crashchat.table_text import as_csv, as_markdown, as_text
-from crashchat.tables import (
-    HIGHER,
-    LOWER,
-    TITLES,
-    Scores,
-    best_rows,
-    breakdown_tables,
-    difference_tables,
-    interval_text,
-    kind_of,
-    published_tables,
-    shown,
-    strategy_tables,
-)
-from crashchat.tasks import SPLITS, TASKS
+from crashchat.tables import breakdown_tables, difference_tables, kind_of, published_tables, strategy_tables
+from crashchat.tasks import SPLITS
 
 NOTE = (
     "On the released annotations every crash video comes from MM-AU and every other one from Nexar or D2City: the source of a "
@@ -68,35 +57,6 @@ def loss_picture(folder: Path) -> bytes:
         raise ReportError(f"{states[-1]}: no log_history of a training in it ({error!r}); delete that checkpoint") from error
 
 
-def every_metric(scored: Scores) -> dict[str, list[tuple[str, list[tuple[str, list[tuple[str, str, bool]]]]]]]:
-    """{task: [(section, [(metric, [(text, interval, best) a row])])]}, a column a row that was asked."""
-    tasks = {}
-    for task in TASKS:
-        rows = {name: row[task] for name, row in scored.items() if task in row}
-        if not rows:
-            continue
-        first = next(iter(rows.values()))
-        plain = [name for name, value in first.items() if not isinstance(value, dict) and not is_count(name)]
-        counts = [name for name, value in first.items() if is_count(name)]
-        sections = [
-            ("strict: every question counts", plain, rows),
-            ("released: only what parses counts", plain, {name: row["released"] for name, row in rows.items()}),
-            ("counts", counts, rows),
-        ]
-        tasks[task] = [(title, [(metric, _cells(metric, of)) for metric in metrics]) for title, metrics, of in sections]
-    return tasks
-
-
-def _cells(metric: str, rows: dict[str, dict]) -> list[tuple[str, str, bool]]:
-    best = best_rows({name: row[metric] for name, row in rows.items()}, metric)
-    cells = []
-    for name, row in rows.items():
-        low, high = row.get("intervals", {}).get(metric, (None, None))
-        interval = interval_text(low, high) if metric.startswith(HIGHER + LOWER) else ""
-        cells.append((shown(row[metric]), interval, name in best))
-    return cells
-
-
 def write_report(
     rows: dict[str, Path],
     data_dir: Path,
@@ -110,38 +70,29 @@ def write_report(
     rows: {name: folder or file}, the first of which the others are compared with; losses: a training's output folder.
     Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used; then nothing is written.
     """
-    models = collect(rows, split)
-    blind, notes = look_free(models, data_dir, split)
-    notes = partial_runs(models, data_dir, split) + notes
-    records = models | blind
-    sums = sum_rows(records, data_dir / TASKS["crash_localization"].annotation_file(split), extras)
-    scored: Scores = {name: {task: scores(one) for task, one in row.items()} for name, row in sums.items()}
-    base, *others = models
-    differences = {
-        name: {task: paired(sums[base][task], sums[name][task]) for task in models[name] if task in models[base]}
-        for name in others
-    }
+    comparison = make_comparison(rows, data_dir, split, extras)
+    scored, sums = comparison.scores, comparison.sums
     main = strategy_tables(scored)
-    against = difference_tables(differences, base)
+    against = difference_tables(comparison.differences, comparison.base)
     published = published_tables(scored)
-    by_source = breakdown_tables(sums, described(models, data_dir, split, "source"), "source")
-    by_kind = breakdown_tables(sums, described(models, data_dir, split, "kind"), "crash kind")
+    by_source = breakdown_tables(sums, comparison.sources, "source")
+    by_kind = breakdown_tables(sums, comparison.kinds, "crash kind")
     curve = loss_picture(losses) if losses else None
-    cards, judged = clip_cards(models, sums, data_dir, out)
-    dashed = set(blind)
+    cards, judged = clip_cards(comparison.models, sums, data_dir, out)
+    dashed = set(comparison.blind)
     pictures = {
         "loss": curve,
         "thresholds": thresholds_png(sums, TITLES, dashed),
-        "errors": time_errors_png(records, dashed),
-        "probabilities": probabilities_png(models),
+        "errors": time_errors_png(comparison.records, dashed),
+        "probabilities": probabilities_png(comparison.models),
     }
     environment = Environment(
         loader=PackageLoader("crashchat"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("report.html").render(
         split=split,
-        base=base,
-        notes=notes,
+        base=comparison.base,
+        notes=comparison.notes,
         recognition_note=NOTE,
         published_note=PUBLISHED_NOTE,
         main=main,
@@ -149,8 +100,7 @@ def write_report(
         published=published,
         breakdowns=[("source", by_source), ("crash kind", by_kind)],
         confusions={name: row["crash_recognition"]["confusion"] for name, row in scored.items() if "crash_recognition" in row},
-        every=every_metric(scored),
-        scores=scored,
+        every=metric_tables(scored),
         titles=TITLES,
         kind_of=kind_of,
         pictures={name: data_uri(picture, "image/png") for name, picture in pictures.items() if picture},
@@ -158,7 +108,7 @@ def write_report(
         judged=judged,
     )
     tables = [*main, *against, *published, *by_source, *by_kind]
-    asides = [NOTE] * ("crash_recognition" in asked_tasks(models)) + notes
+    asides = [*([NOTE] if "crash_recognition" in comparison.tasks else []), *comparison.notes]
     markdown = [f"# CrashChat on the {split} split", *asides, *map(as_markdown, [*main, *against]), PUBLISHED_NOTE]
     markdown += map(as_markdown, [*published, *by_source, *by_kind])
     write_json_atomic(out / "metrics.json", scored)

@@ -4,59 +4,12 @@ import json
 from dataclasses import dataclass, field
 from importlib.resources import files
 
+from crashchat.columns import HEADLINES, MAIN, TITLES, best_rows
 from crashchat.metrics.bootstrap import Difference
 from crashchat.metrics.lookfree import LOOKFREE
-from crashchat.metrics.score import is_count
-from crashchat.metrics.sums import Sums
+from crashchat.metrics.sums import Sums, format_value
 from crashchat.tasks import GROUPS, TASKS
 
-_TEXT = (("BLEU", "BLEU"), ("rougeL_f", "ROUGE-L"), ("BERTScore", "BERTScore"))
-_TIMES = tuple((name, name) for name in ("mIoU", "AP@30", "AP@50", "AP@70"))
-# The columns of the paper's tables: {task: ((metric, its heading), …)}.
-HEADLINES = {
-    "crash_recognition": (("macro_precision", "macro P"), ("macro_recall", "macro R"), ("macro_f1", "macro F1")),
-    "crash_description": _TEXT,
-    "causal_reasoning": _TEXT,
-    "prevention_reasoning": _TEXT,
-    "crash_localization": _TIMES,
-    "pre_crash_localization": _TIMES,
-}
-TITLES = {
-    "crash_recognition": "recognition",
-    "crash_description": "description",
-    "causal_reasoning": "causes",
-    "prevention_reasoning": "prevention",
-    "crash_localization": "crash interval",
-    "pre_crash_localization": "first sign",
-}
-# What one number a task is broken down and compared by.
-MAIN = {
-    "crash_recognition": ("Accuracy", "accuracy"),
-    "crash_description": ("rougeL_f", "ROUGE-L"),
-    "causal_reasoning": ("rougeL_f", "ROUGE-L"),
-    "prevention_reasoning": ("rougeL_f", "ROUGE-L"),
-    "crash_localization": ("mIoU", "mIoU"),
-    "pre_crash_localization": ("mIoU", "mIoU"),
-}
-# Which figures are scores, by the start of their names; of the errors the lowest is best, of all else nothing is.
-HIGHER = (
-    "ROC_AUC",
-    "average_precision",
-    "Accuracy",
-    "Precision",
-    "Recall",
-    "F1",
-    "macro_",
-    "BLEU",
-    "rouge",
-    "METEOR",
-    "CIDEr",
-    "BERTScore",
-    "exact_match",
-    "mIoU",
-    "AP@",
-)
-LOWER = ("calibration_error", "start_MAE", "end_MAE", "TTA_MAE")
 # The published figures' names and ours; the paper does not say which ROUGE it gives.
 _PUBLISHED = {
     "macro_precision": "macro_precision",
@@ -135,22 +88,6 @@ def kind_of(row: str) -> str:
     return "look-free" if row in LOOKFREE else "model"
 
 
-def best_rows(values: dict[str, float | int | None], metric: str) -> set[str]:
-    """Which of {row: value} are best; none where all are alike or the metric has no better and worse."""
-    known = {name: value for name, value in values.items() if value is not None}
-    if is_count(metric) or not metric.startswith(HIGHER + LOWER) or len(set(known.values())) < 2:
-        return set()
-    best = (max if metric.startswith(HIGHER) else min)(known.values())
-    return {name for name, value in known.items() if value == best}
-
-
-def shown(value: float | int | None) -> str:
-    """A figure as text; `not computed` where it cannot be."""
-    if value is None:
-        return "not computed"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
 def _void(metrics: dict) -> int:
     return metrics["num_unparsed"] + metrics["num_failed"]
 
@@ -171,7 +108,7 @@ def _filled(table: Table, scores: Scores) -> Table:
                 continue
             value = _void(row[task]) if metric == VOID else row[task].get(metric)
             low, high = row[task].get("intervals", {}).get(metric, (None, None))
-            cells.append(Cell(shown(value), value, low, high, name in winners))
+            cells.append(Cell(format_value(value), value, low, high, name in winners))
         table.rows.append(Row(name, kind_of(name), cells))
     return table
 
@@ -261,7 +198,7 @@ def breakdown_tables(sums: dict[str, dict[str, Sums]], groups: dict[str, str], t
         }
         best = [best_rows({name: row[at] for name, row in values.items()}, metric) for at in range(len(columns))]
         for name, row in values.items():
-            cells = [Cell(shown(value), value, best=name in best[at]) for at, value in enumerate(row)]
+            cells = [Cell(format_value(value), value, best=name in best[at]) for at, value in enumerate(row)]
             table.rows.append(Row(name, kind_of(name), cells))
         tables.append(table)
     return tables

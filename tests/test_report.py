@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from crashchat.clips import clip_cards
+from crashchat.columns import best_rows
+from crashchat.comparison import make_comparison, sum_rows
 from crashchat.files import write_json_atomic
 from crashchat.metrics.lookfree import LOOKFREE, MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
-from crashchat.metrics.score import scores
+from crashchat.metrics.score import read_crash_starts, scores
 from crashchat.predictions import make_record, prediction_path
 from crashchat.report import loss_picture, main, write_report
-from crashchat.runs import ReportError, collect, look_free, parse_rows, partial_runs, sum_rows
+from crashchat.runs import ReportError, collect, parse_rows
 from crashchat.table_text import as_markdown, as_text
-from crashchat.tables import best_rows, breakdown_tables, difference_tables, published_tables, read_published, strategy_tables
+from crashchat.tables import breakdown_tables, difference_tables, published_tables, read_published, strategy_tables
 from crashchat.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -190,24 +192,27 @@ def test_differences_and_breakdowns(rows):
 
 
 def test_rows_that_do_not_look_say_what_they_lack(rows, tiny_data, tmp_path):
-    records = collect(rows)
-    blind, notes = look_free(records, tiny_data, "test")
+    def blind_of(data: Path) -> tuple[dict, list[str]]:
+        comparison = make_comparison(rows, data)
+        return comparison.blind, [note for note in comparison.notes if "partial" not in note]
+
+    blind, notes = blind_of(tiny_data)
     assert list(blind) == list(LOOKFREE) and notes == []
-    blind, notes = look_free(records, tmp_path, "test")
+    blind, notes = blind_of(tmp_path)
     assert list(blind) == [NO_ACCIDENT] and "No training annotations in" in notes[0]
     for task in TASKS.values():
         shutil.copy(tiny_data / task.annotation_file("train"), tmp_path)
     shutil.copy(tiny_data / TASKS["crash_recognition"].annotation_file("test"), tmp_path)  # it names the sources
-    blind, notes = look_free(records, tmp_path, "test")
+    blind, notes = blind_of(tmp_path)
     assert METADATA not in blind and SOURCE in blind and "Not every video can be opened" in notes[0]
 
 
 def test_partial_runs_are_named(rows, tiny_data):
-    assert partial_runs(collect(rows), tiny_data, "test") == []
+    assert make_comparison(rows, tiny_data).notes == []
     for name in ("mute", "perfect"):
         path = prediction_path(rows[name], "crash_description", "model")
         write_json_atomic(path, json.loads(path.read_text())[:-1])
-    (note,) = partial_runs(collect(rows), tiny_data, "test")
+    (note,) = make_comparison(rows, tiny_data).notes
     assert note.startswith("A partial run: 1 crash_description questions")
 
 
@@ -248,7 +253,7 @@ def test_crash_starts_come_from_the_annotations_where_predictions_carry_none(row
     records = collect({"perfect": rows["perfect"]})
     annotations = tiny_data / TASKS["crash_localization"].annotation_file("test")
     assert sum_rows(records)["perfect"]["pre_crash_localization"].metrics()["missing_video_count"] == 2
-    assert sum_rows(records, annotations)["perfect"]["pre_crash_localization"].metrics()["mIoU"] == 1
+    assert sum_rows(records, read_crash_starts(annotations))["perfect"]["pre_crash_localization"].metrics()["mIoU"] == 1
 
 
 def test_what_cannot_be_compared_is_refused(rows, tiny_data, tmp_path):

@@ -4,18 +4,19 @@ import argparse
 import csv
 import io
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from crashchat.annotations import AnnotationError, load_annotations
+from crashchat.annotations import AnnotationError, VideoQAs, load_annotations
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bertscore import BertScore
 from crashchat.metrics.bootstrap import Difference, intervals, paired
 from crashchat.metrics.localization import crash_localization_sums, pre_crash_localization_sums
 from crashchat.metrics.meteor import MetricError, has_java
 from crashchat.metrics.recognition import recognition_sums
-from crashchat.metrics.sums import PROTOCOLS, Sums
+from crashchat.metrics.sums import PROTOCOLS, Sums, format_value, is_count
 from crashchat.metrics.text import NO_EXTRAS, Extras, text_sums
 from crashchat.predictions import PredictionError, prediction_path, read_predictions, results_folder, video_name
 from crashchat.tasks import PERCEPTION, TASKS
@@ -69,22 +70,12 @@ def score_table(scored: dict, protocol: str = "strict") -> str:
         if name not in counts:
             low, high = scored["intervals"].get(name, (None, None))
             interval = "" if low is None or isinstance(value, int) else f"{low:.4f} – {high:.4f}"
-            lines.append(f"{name:{width}}  {shown(value):>12}  {interval:>16}  {shown(scored[other][name]):>12}")
+            lines.append(
+                f"{name:{width}}  {format_value(value, 4):>12}  {interval:>16}  {format_value(scored[other][name], 4):>12}"
+            )
     for truth, row in scored.get("confusion", {}).items():
         lines.append(f"truth {truth}: answered " + ", ".join(f"{answer} {count}" for answer, count in row.items()))
     return "\n".join(lines)
-
-
-def is_count(name: str) -> bool:
-    """Whether a metric is a number of questions that is the same in both protocols."""
-    return name.startswith("num_") or name.endswith("_count")
-
-
-def shown(value: float | int | None, digits: int = 4) -> str:
-    """A figure as text."""
-    if value is None:
-        return "not computed"
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def difference_table(differences: dict[str, Difference], other: Path) -> str:
@@ -131,10 +122,15 @@ def read_crash_starts(path: str | Path) -> dict[str, float]:
 
     Raises AnnotationError when the file cannot be used, PredictionError when it gives one file name two crash starts.
     """
+    # The folder of the videos is of no matter here: they are joined by file name and never opened.
+    return crash_starts(load_annotations([path], data_dir=".", tasks=["crash_localization"]), path)
+
+
+def crash_starts(videos: Iterable[VideoQAs], path: str | Path) -> dict[str, float]:
+    """The same of annotated videos that are already read from `path`."""
     task = TASKS["crash_localization"]
     starts: dict[str, float] = {}
-    # The folder of the videos is of no matter here: they are joined by file name and never opened.
-    for video in load_annotations([path], data_dir=".", tasks=[task.name]):
+    for video in videos:
         name, start = video_name(video.name), task.ground_truth(video.answer_of(task.name))["gt_start"]
         if starts.setdefault(name, start) != start:
             raise PredictionError(f"{path}: two videos are called {name}, with crash starts {starts[name]} and {start}")

@@ -90,3 +90,15 @@ def sums(
         tallies=tallies,
         counts={"num_records": counts["num_records"], "num_scored": answered, **counts},
     )
+
+
+def is_count(name: str) -> bool:
+    """Whether a metric is a number of questions that is the same in both protocols."""
+    return name.startswith("num_") or name.endswith("_count")
+
+
+def format_value(value: float | int | None, digits: int = 3) -> str:
+    """A figure as text, a float with so many decimals; `not computed` where it cannot be."""
+    if value is None:
+        return "not computed"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
