@@ -21,8 +21,8 @@ from torch.nn.functional import interpolate, pad
 import crashchat
 from crashchat.batches import MOST_VIDEOS, VideoSettings, in_batches, read_span, tokens_of_clip
 from crashchat.cascade import MAX_TOKENS_PER_BATCH, Cascade, Look
+from crashchat.film_strip import STRIP_FRAMES, STRIP_HEIGHT, film_strip
 from crashchat.journals import PredictionJournal
-from crashchat.plots import STRIP_FRAMES, STRIP_HEIGHT, film_strip
 from crashchat.predictions import PredictionError
 from crashchat.video import REMEDY, Clip, Source, VideoError, probe, read_clip
 from crashchat.vision import VisualTokens, resize_frames

@@ -1,20 +1,12 @@
 """What was found, to look at: a card a clip, and the page of all cards. Both hold everything they show but the video itself."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, select_autoescape
-
-from crashchat.plots import data_uri
+from crashchat.html import TEMPLATES, data_uri, link
 from crashchat.tasks import TASKS
 from crashchat.windows import CRASH, FAILED, NO_CRASH, UNDECIDED
 
 STATUSES = (CRASH, NO_CRASH, UNDECIDED, FAILED)
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("crashchat"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-)
 
 
 @dataclass
@@ -79,22 +71,17 @@ def _values(result: dict, strips: list[bytes | None], video: str | None) -> dict
 
 def card_html(result: dict, strips: list[bytes | None], video: str | None) -> str:
     """One card, with its style, for a page of other making."""
-    return _ENVIRONMENT.get_template("card.html").render(**_values(result, strips, video), with_style=True)
-
-
-def link(path: str | os.PathLike) -> str:
-    """A relative file path as an address: each part quoted, whatever bytes it is made of."""
-    return "/".join(quote(os.fsencode(part)) for part in Path(path).parts).replace("//", "/")
+    return TEMPLATES.get_template("card.html").render(**_values(result, strips, video), with_style=True)
 
 
 def page_html(analyses: list[tuple[dict, list[bytes | None]]], links: dict[str, str]) -> str:
     """The folder's report. analyses: (result, film strips). links: {result's name: the video's path from the page's folder}."""
-    template = _ENVIRONMENT.get_template("card.html")
+    template = TEMPLATES.get_template("card.html")
     cards = []
     for result, strips in analyses:
         video = link(links[result["name"]]) if result["status"] != FAILED else None
         cards.append((result, template.render(**_values(result, strips, video), with_style=False)))
     counts = {status: sum(result["status"] == status for result, _ in analyses) for status in STATUSES}
-    return _ENVIRONMENT.get_template("analysis.html").render(
+    return TEMPLATES.get_template("analysis.html").render(
         cards=cards, counts={status: count for status, count in counts.items() if count}, model=analyses[0][0]["model"]
     )

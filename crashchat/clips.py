@@ -4,12 +4,12 @@ import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
+from crashchat.film_strip import STRIP_FRAMES, film_strip
+from crashchat.html import data_uri, link
 from crashchat.metrics.localization import interval_iou
 from crashchat.metrics.score import goodness
 from crashchat.metrics.sums import Sums
-from crashchat.plots import STRIP_FRAMES, data_uri, film_strip
 from crashchat.predictions import Records, is_number, video_name
 from crashchat.tasks import PERCEPTION, TASKS
 from crashchat.video import VideoError, read_clip
@@ -77,11 +77,11 @@ def _card(name: str, why: str, tasks: dict[str, dict[str, dict]], rows: list[str
     records = [record for answered in tasks.values() for record in answered.values()]
     path = Path(records[0]["video_path"])
     path = path if path.is_file() else data_dir / "videos" / name
-    strip, seconds, fault, link = None, 1.0, None, None
+    strip, seconds, fault, address = None, 1.0, None, None
     try:
         clip = read_clip(path, fps=10, max_frames=2 * STRIP_FRAMES + 1)
         strip, seconds = data_uri(film_strip(clip.frames), "image/jpeg"), clip.seconds[-1] + 0.1
-        link = quote(os.path.relpath(path, page_dir))
+        address = link(os.path.relpath(path, page_dir))
     except VideoError as error:
         fault = next((record["error"] for record in records if record.get("error")), str(error))
         times = [
@@ -104,7 +104,7 @@ def _card(name: str, why: str, tasks: dict[str, dict[str, dict]], rows: list[str
         answers.append((task, _truth_text(task, record), list(given.items())))
     lanes = [_lane(row, {task: tasks[task][row] for task in tasks if row in tasks[task]}) for row in rows]
     lanes = [lane for lane in lanes if lane.verdicts]
-    return ClipCard(name, why, link, seconds, strip, fault, _is_crash(tasks), [truth, *lanes], answers)
+    return ClipCard(name, why, address, seconds, strip, fault, _is_crash(tasks), [truth, *lanes], answers)
 
 
 def clip_cards(

@@ -1,58 +1,19 @@
-"""Pictures: loss curves of a training run, how answers about times differ from the annotations, film strips of clips."""
+"""Pictures of a comparison: how answers about times differ from the annotations, how far recognition can be trusted."""
 
-import base64
-import io
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-import torch
-from matplotlib.figure import Figure
-from PIL import Image
 
-from crashchat.files import write_bytes_atomic
 from crashchat.metrics.probability import curve, judged, reliability
 from crashchat.metrics.sums import Sums
+from crashchat.pictures import as_png, panels_in_a_row
 from crashchat.predictions import Records, is_number
 from crashchat.tasks import GROUPS, PERCEPTION
 
-STRIP_FRAMES = 8
-STRIP_HEIGHT = 112  # pixels
-_GAP = 4  # pixels between two frames of a strip
 # What is predicted of a time: (task, what, annotated field, predicted field).
 _TIMES = (
     ("crash_localization", "crash start", "gt_start", "pred_start"),
     ("crash_localization", "crash end", "gt_end", "pred_end"),
     ("pre_crash_localization", "first sign", "gt_time", "pred_time"),
 )
-
-
-def _png(figure: Figure) -> bytes:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    plt.close(figure)
-    return picture.getvalue()
-
-
-def losses_png(log_history: list[dict]) -> bytes:
-    """Training and validation loss over optimizer steps as a PNG. log_history: Trainer's, records with step and loss."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o-")):
-        points = [(record["step"], record[key]) for record in log_history if key in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1.2, markersize=4)
-    axes.set(xlabel="step", ylabel="loss (nats per answer token)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return _png(figure)
-
-
-def plot_losses(log_history: list[dict], path: str | Path) -> None:
-    """Draw the loss curves (see losses_png) into a file."""
-    write_bytes_atomic(path, losses_png(log_history))
 
 
 def _style(number: int, dashed: bool) -> dict:
@@ -68,11 +29,9 @@ def thresholds_png(sums: dict[str, dict[str, Sums]], titles: dict[str, str], das
     tasks = [task for task in GROUPS[PERCEPTION] if any(task in row and row[task].videos for row in sums.values())]
     if not tasks:
         return None
-    figure, panels = plt.subplots(
-        1, len(tasks), figsize=(5.2 * len(tasks), 3.8), layout="constrained", squeeze=False, sharey=True
-    )
+    figure, panels = panels_in_a_row(5.2 * len(tasks), 3.8, len(tasks), share_y=True)
     thresholds = np.linspace(0, 1, 101)
-    for task, axes in zip(tasks, panels[0], strict=True):
+    for task, axes in zip(tasks, panels, strict=True):
         for number, (name, row) in enumerate(sums.items()):
             if task in row and row[task].videos:
                 scores = row[task].columns["score"]
@@ -81,9 +40,9 @@ def thresholds_png(sums: dict[str, dict[str, Sums]], titles: dict[str, str], das
                 axes.plot(thresholds, shares, label=name, **_style(number, name in dashed))
         axes.set(title=titles[task], xlabel="threshold of the score (IoU)", xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
-    panels[0][0].set_ylabel("share of questions that reach it")
-    panels[0][-1].legend(fontsize=8)
-    return _png(figure)
+    panels[0].set_ylabel("share of questions that reach it")
+    panels[-1].legend(fontsize=8)
+    return as_png(figure)
 
 
 def time_errors_png(records: Records, dashed: set[str]) -> bytes | None:
@@ -94,10 +53,8 @@ def time_errors_png(records: Records, dashed: set[str]) -> bytes | None:
     times = [time for time in _TIMES if any(time[0] in row for row in records.values())]
     if not times:
         return None
-    figure, panels = plt.subplots(
-        1, len(times), figsize=(3.9 * len(times), 3.8), layout="constrained", squeeze=False, sharey=True
-    )
-    for (task, what, truth, answer), axes in zip(times, panels[0], strict=True):
+    figure, panels = panels_in_a_row(3.9 * len(times), 3.8, len(times), share_y=True)
+    for (task, what, truth, answer), axes in zip(times, panels, strict=True):
         far = [2.0]
         for number, (name, row) in enumerate(records.items()):
             asked = [record for record in row.get(task, []) if is_number(record[truth])]
@@ -110,10 +67,10 @@ def time_errors_png(records: Records, dashed: set[str]) -> bytes | None:
         # One answer that is far off must not squeeze all others.
         axes.set(title=what, xlabel="predicted − annotated (s)", xlim=(-max(far), max(far)), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
-    panels[0][0].set_ylabel("share of questions")
-    if panels[0][-1].get_legend_handles_labels()[0]:
-        panels[0][-1].legend(fontsize=8)
-    return _png(figure)
+    panels[0].set_ylabel("share of questions")
+    if panels[-1].get_legend_handles_labels()[0]:
+        panels[-1].legend(fontsize=8)
+    return as_png(figure)
 
 
 def probabilities_png(records: Records) -> bytes | None:
@@ -121,7 +78,7 @@ def probabilities_png(records: Records) -> bytes | None:
     judgements = {name: judged(row.get("crash_recognition", [])) for name, row in records.items()}
     if not any(len(truth) for truth, _ in judgements.values()):
         return None
-    figure, (roc, calibration) = plt.subplots(1, 2, figsize=(9.2, 3.8), layout="constrained")
+    figure, (roc, calibration) = panels_in_a_row(9.2, 3.8, 2)
     for number, (name, (truth, probability)) in enumerate(judgements.items()):
         if truth.any() and not truth.all():
             false, true, _ = curve(truth, probability)
@@ -136,26 +93,4 @@ def probabilities_png(records: Records) -> bytes | None:
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.grid(alpha=0.3)
     calibration.legend(fontsize=8)
-    return _png(figure)
-
-
-def film_strip(frames: torch.Tensor) -> bytes:
-    """STRIP_FRAMES frames of a clip side by side, as a JPEG. frames: uint8[T, 3, H, W], RGB, evenly spaced in time.
-
-    Picture k shows the middle of the clip's k-th part, so that a time axis of the strip's width fits below it.
-    """
-    last = len(frames) - 1
-    picked = [round((number + 0.5) / STRIP_FRAMES * last) for number in range(STRIP_FRAMES)]
-    images = [Image.fromarray(frames[index].permute(1, 2, 0).contiguous().numpy()) for index in picked]
-    width = round(images[0].width * STRIP_HEIGHT / images[0].height)
-    strip = Image.new("RGB", (STRIP_FRAMES * (width + _GAP) - _GAP, STRIP_HEIGHT))
-    for number, image in enumerate(images):
-        strip.paste(image.resize((width, STRIP_HEIGHT), Image.Resampling.BICUBIC), (number * (width + _GAP), 0))
-    file = io.BytesIO()
-    strip.save(file, "JPEG", quality=85)
-    return file.getvalue()
-
-
-def data_uri(data: bytes, kind: str) -> str:
-    """Data as an address that a page can show without asking anybody. kind: its media type."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return as_png(figure)

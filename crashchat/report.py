@@ -13,18 +13,18 @@ import json
 import sys
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, select_autoescape
-
 from crashchat.annotations import AnnotationError
 from crashchat.clips import clip_cards
 from crashchat.columns import TITLES
 from crashchat.comparison import make_comparison
 from crashchat.files import write_json_atomic, write_text_atomic
+from crashchat.html import TEMPLATES, data_uri
+from crashchat.losses import losses_png
 from crashchat.metric_tables import metric_tables
 from crashchat.metrics.meteor import MetricError
 from crashchat.metrics.score import add_extras, extras_of
 from crashchat.metrics.text import NO_EXTRAS, Extras
-from crashchat.plots import data_uri, losses_png, probabilities_png, thresholds_png, time_errors_png
+from crashchat.plots import probabilities_png, thresholds_png, time_errors_png
 from crashchat.predictions import PredictionError
 from crashchat.runs import ReportError, parse_rows
 from crashchat.table_text import as_csv, as_markdown, as_text
@@ -86,10 +86,7 @@ def write_report(
         "errors": time_errors_png(comparison.records, dashed),
         "probabilities": probabilities_png(comparison.models),
     }
-    environment = Environment(
-        loader=PackageLoader("crashchat"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("report.html").render(
+    page = TEMPLATES.get_template("report.html").render(
         split=split,
         base=comparison.base,
         notes=comparison.notes,

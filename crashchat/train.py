@@ -23,8 +23,8 @@ from crashchat.checkpoints import load_model, load_tokenizer, load_video_setting
 from crashchat.command import run_command
 from crashchat.config import ConfigError, TrainConfig, check_share, load_config, save_config
 from crashchat.layouts import read_vision_config
+from crashchat.losses import plot_losses
 from crashchat.model import CrashChatOutput, add_adapter, choose_device, is_projector, local_device, trainable_parameters
-from crashchat.plots import plot_losses
 from crashchat.sequence import IGNORED
 
 RESOLVED_CONFIG = "train_config.yaml"

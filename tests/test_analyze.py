@@ -16,7 +16,8 @@ import pytest
 from crashchat.__main__ import main
 from crashchat.analysis import SCHEMA
 from crashchat.analyze import ROOT, AnalyzeError, default_model, find_clips, name_clips
-from crashchat.cards import clock, link, page_html, ticks
+from crashchat.cards import clock, page_html, ticks
+from crashchat.html import link
 from crashchat.predictions import read_predictions
 from crashchat.tasks import GROUPS, TASKS
 from tests.flashes import frames, write_video
