@@ -53,19 +53,19 @@ class Analysis:
 
 def window_settings(cascade: Cascade, length: float | None = None, stride: float | None = None, **others) -> WindowSettings:
     """Windows as long as the model's frames reach at its full rate, half a window apart, where nothing else is said."""
-    length = cascade.settings.max_frames / cascade.settings.fps if length is None else length
+    length = cascade.answerer.settings.max_frames / cascade.answerer.settings.fps if length is None else length
     return WindowSettings(length, length / 2 if stride is None else stride, **others)
 
 
 def _sampling(cascade: Cascade, windows: WindowSettings) -> dict:
     return {
-        "fps": cascade.settings.fps,
-        "max_frames": cascade.settings.max_frames,
-        "token_compression": cascade.settings.token_compression,
-        "vision": asdict(cascade.settings.vision),
+        "fps": cascade.answerer.settings.fps,
+        "max_frames": cascade.answerer.settings.max_frames,
+        "token_compression": cascade.answerer.settings.token_compression,
+        "vision": asdict(cascade.answerer.settings.vision),
         "windows": asdict(windows),
-        "decode": cascade.decode,
-        "max_new_tokens": cascade.max_new_tokens,
+        "decode": cascade.answerer.decode,
+        "max_new_tokens": cascade.answerer.max_new_tokens,
     }
 
 
@@ -128,8 +128,8 @@ def analyze_clip(
             with PredictionJournal(journal, settings) if journal else contextlib.nullcontext() as kept:
                 result["windows"] = _look_at_windows(cascade, path, source, spans, kept, progress)
         else:
-            visual, pictures = read_and_show(path, cascade.settings, source)
-            result["seconds"] = round(seconds or cascade.settings.end_of(visual), 3)
+            visual, pictures = read_and_show(path, cascade.answerer.settings, source)
+            result["seconds"] = round(seconds or cascade.answerer.settings.end_of(visual), 3)
             analysis.look = Look([visual])
             (verdict,) = cascade.judge(analysis.look, lambda step: progress(0.1, step))
             result["windows"] = [window_of(verdict, (0.0, result["seconds"]))]
@@ -193,7 +193,7 @@ def _look_at_windows(
     """
     done = {record["data_id"]: record["window"] for record in journal.records} if journal else {}
     left = [number for number in range(len(spans)) if number not in done]
-    windows = _read_ahead(path, source, spans, left, cascade.settings)
+    windows = _read_ahead(path, source, spans, left, cascade.answerer.settings)
     for together in in_batches(windows, MAX_TOKENS_PER_BATCH):
         readable = {number: visual for number, visual in together if isinstance(visual, VisualTokens)}
         if readable:

@@ -10,162 +10,62 @@ One merged model, or one adapter for all tasks, is the same without the switch: 
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from crashchat.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE, load_adapter
-from crashchat.batches import VideoSettings
-from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
+from crashchat.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE
+from crashchat.answerer import BASE, RECOGNITION, Answerer, Asked, Look, load_with_adapters
+from crashchat.checkpoints import load_video_settings
 from crashchat.config import Decode, EvalConfig
-from crashchat.constraints import constraint_for
-from crashchat.generate import Prefix, answer_from_prefix, decode, encode, prefill, yes_and_no, yes_probability
-from crashchat.layouts import CheckpointError, read_vision_config
-from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, TASKS, Task
-from crashchat.vision import VisualTokens
+from crashchat.layouts import CheckpointError
+from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION
+from crashchat.verdict import Answer, Verdict
 
-BASE = "base"  # the base model without any adapter, as free questions may be put to it
 MAX_VISUAL_TOKENS = EvalConfig.model_fields["max_visual_tokens"].default
 MAX_TOKENS_PER_BATCH = EvalConfig.model_fields["max_tokens_per_batch"].default
 MAX_NEW_TOKENS = EvalConfig.model_fields["max_new_tokens"].default
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One task's answer. adapter: the group whose adapter gave it. values: what it parses to, {pred field: value}, or None."""
-
-    task: str
-    adapter: str | None
-    raw_response: str
-    values: dict | None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the cascade says of one stretch of video; times in seconds from the stretch's start.
-
-    crash: None where recognition answered neither 'Yes' nor 'No'. probability: of 'Yes' against 'No', from their logits.
-    """
-
-    crash: bool | None
-    probability: float
-    answers: tuple[Answer, ...]
-
-    def value(self, task: str) -> dict:
-        """What a task's answer parses to; empty where it was not asked or does not parse."""
-        return next((answer.values or {} for answer in self.answers if answer.task == task), {})
-
-
-@dataclass
-class Look:
-    """Videos in front of the model together: tokens, vision features, and prefixes under the adapter that read them last."""
-
-    visuals: list[VisualTokens]
-    features: Tensor | None = None
-    prefix: Prefix | None = None
-    adapter: str | None = None
-
-    def only(self, rows: list[int]) -> "Look":
-        """Some of the videos, with their features; this look itself where they are all of them."""
-        if len(rows) == len(self.visuals):
-            return self
-        pieces = self.features.split([visual.num_kept for visual in self.visuals])
-        return Look([self.visuals[row] for row in rows], torch.cat([pieces[row] for row in rows]))
-
-
 class Cascade:
-    """A loaded model with its adapters. Threads may share it: one at a time is let in.
+    """An answerer and its two groups of adapters. Threads may share it: one at a time is let in.
 
     adapters: {group: the PEFT adapter's name}, empty for a model without. identity: what `load_cascade` found, see there.
-    decode: "free" or "constrained" (constraints.py); questions of people are always answered freely.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        settings: VideoSettings,
-        adapters: dict[str, str],
-        identity: "Future[dict]",
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        decode: Decode = "free",
-    ):
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.adapters, self.max_new_tokens, self.decode = adapters, max_new_tokens, decode
-        self._identity = identity
+    def __init__(self, answerer: Answerer, adapters: dict[str, str], identity: "Future[dict]"):
+        self.answerer, self.adapters, self._identity = answerer, adapters, identity
         self._lock = threading.RLock()
-        # A released adapter may hold LoRA on the vision encoder too; then each has features of its own.
-        self._one_vision = not any("vision_model" in name and "lora_" in name for name, _ in model.named_parameters())
-        try:
-            self._yes_no = yes_and_no(tokenizer)
-        except ValueError as error:
-            raise CheckpointError(str(error)) from error
 
     @property
     def identity(self) -> dict:
         """{"base": {"name", "sha256"}, "linguistic": … or None, "perception": … or None}."""
         return self._identity.result()
 
-    @contextmanager
-    def _under(self, look: Look, adapter: str | None) -> Iterator[Prefix]:
-        """The prefixes of a look under an adapter (None: whatever the model is, BASE: the base alone), made where needed."""
-        bare = adapter == BASE and isinstance(self.model, PeftModel)
-        if isinstance(self.model, PeftModel) and not bare:
-            self.model.set_adapter(adapter)
-        context = self.model.disable_adapter() if bare else torch.no_grad()
-        with context:
-            if look.prefix is None or look.adapter != adapter:
-                look.prefix = None  # the old one's memory is free before the new one is made
-                if look.features is None or not self._one_vision:
-                    look.features = encode(self.model, look.visuals)
-                look.prefix = prefill(self.model, self.tokenizer, look.visuals, look.features)
-                look.adapter = adapter
-            try:
-                yield look.prefix
-            except BaseException:
-                look.prefix = None  # half an answer may stand in its cache
-                raise
-
-    def _ask(self, look: Look, group: str) -> tuple[list[list[Answer]], list[Tensor]]:
-        """The answers to a group's tasks on each video, and the logits of their first tokens, float[tasks, vocabulary]."""
-        tasks = [TASKS[name] for name in GROUPS[group]]
-        constraints = None
-        if self.decode == "constrained":
-            constraints = [
-                [constraint_for(task.name, self.tokenizer, self.settings.end_of(visual)) for task in tasks]
-                for visual in look.visuals
-            ]
-        with self._under(look, self.adapters.get(group)) as prefix:
-            prompts = [[task.prompt for task in tasks]] * len(look.visuals)
-            most = self.max_new_tokens
-            tokens, logits = answer_from_prefix(self.model, self.tokenizer, prefix, prompts, most, constraints)
-        return [[self._answer(task, group, ids) for task, ids in zip(tasks, row, strict=True)] for row in tokens], logits
-
-    def _answer(self, task: Task, group: str, token_ids: list[int]) -> Answer:
-        text = decode(self.tokenizer, token_ids)
-        return Answer(task.name, group if self.adapters else None, text, task.parse(text))
+    def _ask(self, look: Look, group: str) -> list[list[Answer]]:
+        """The answers to a group's tasks on each video."""
+        questions = [[Asked.of(task) for task in GROUPS[group]]] * len(look.visuals)
+        return self.answerer.answer(look, questions, self.adapters.get(group), group if self.adapters else None)
 
     def judge(self, look: Look, progress: Callable[[str], None] = lambda step: None) -> list[Verdict]:
         """Run the cascade on some stretches of video, all at once. progress: told what comes next."""
+        place = GROUPS[LINGUISTIC].index(RECOGNITION)
         with self._lock:
             progress("is there a crash, what happens, and why?")
-            answers, logits = self._ask(look, LINGUISTIC)
-            place = GROUPS[LINGUISTIC].index("crash_recognition")
-            labels = [given[place].values for given in answers]
+            answers = self._ask(look, LINGUISTIC)
+            labels = [row[place].values for row in answers]
             crashes = [None if label is None else label["pred_label"] == "Yes" for label in labels]
             if rows := [row for row, crash in enumerate(crashes) if crash]:
                 progress("when does it happen?")
-                for row, more in zip(rows, self._ask(look.only(rows), PERCEPTION)[0], strict=True):
+                for row, more in zip(rows, self._ask(look.only(rows), PERCEPTION), strict=True):
                     answers[row] += more
-        probabilities = [yes_probability(first[place], self._yes_no) for first in logits]
-        return [Verdict(*found, tuple(given)) for *found, given in zip(crashes, probabilities, answers, strict=True)]
+        probabilities = [row[place].crash_probability or 0.0 for row in answers]
+        return [
+            Verdict(crash, probability, tuple(row))
+            for crash, probability, row in zip(crashes, probabilities, answers, strict=True)
+        ]
 
     def voices(self) -> list[str | None]:
         """Who can be asked free questions: the adapters and the base under them, or the one model (None)."""
@@ -173,10 +73,9 @@ class Cascade:
         return [*names, BASE] if names else [None]
 
     def ask(self, look: Look, question: str, voice: str | None) -> str:
-        """The answer to a free question on one video; the prefix stays in `look` for the next."""
-        with self._lock, self._under(look, voice) as prefix:
-            tokens, _ = answer_from_prefix(self.model, self.tokenizer, prefix, [[question]], self.max_new_tokens)
-        return decode(self.tokenizer, tokens[0][0])
+        """The answer to a person's question on one video; the prefix stays in `look` for the next."""
+        with self._lock:
+            return self.answerer.answer(look, [[Asked(question, None)]], voice)[0][0].raw_response
 
 
 def content_hash(folder: Path, names: list[str] | None = None) -> str:
@@ -214,16 +113,15 @@ def load_cascade(
         raise CheckpointError(
             "a linguistic and a perception adapter belong together; name one folder twice if it answers all tasks"
         )
-    folders = {LINGUISTIC: linguistic, PERCEPTION: perception} if linguistic else {}
-    tokenizer = load_tokenizer(model_folder)
-    settings = load_video_settings(model_folder, fps, max_frames, max_visual_tokens, token_compression)
-    model = load_model(model_folder, tokenizer, device, vision=read_vision_config(vision_config))
+    folders = {LINGUISTIC: linguistic, PERCEPTION: perception} if linguistic and perception else {}
     adapters: dict[str, str] = {}
     for group, folder in folders.items():
-        same = next((name for known, name in adapters.items() if folders[known].resolve() == folder.resolve()), None)
-        if same is None:
-            model = load_adapter(model, folder, group)
-        adapters[group] = same or group
+        same = (name for known, name in adapters.items() if folders[known].resolve() == folder.resolve())
+        adapters[group] = next(same, group)
+    settings = load_video_settings(model_folder, fps, max_frames, max_visual_tokens, token_compression)
+    own = {name: folders[name] for name in dict.fromkeys(adapters.values())}
+    model, tokenizer = load_with_adapters(model_folder, own, device, vision_config)
+    answerer = Answerer(model, tokenizer, settings, max_new_tokens=max_new_tokens, decode=decode)
 
     def identify() -> dict:
         found = {BASE: {"name": model_folder.resolve().name, "sha256": content_hash(model_folder)}}
@@ -236,4 +134,4 @@ def load_cascade(
     pool = ThreadPoolExecutor(1)
     identity = pool.submit(identify)
     pool.shutdown(wait=False)
-    return Cascade(model, tokenizer, settings, adapters, identity, max_new_tokens, decode)
+    return Cascade(answerer, adapters, identity)

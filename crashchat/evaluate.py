@@ -10,7 +10,6 @@ made: a killed run, started again, goes on where it stopped.
 
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,21 +17,20 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from crashchat.adapters import load_adapter
 from crashchat.annotations import Question, VideoQAs, annotation_paths, load_annotations
+from crashchat.answerer import Answerer, Asked, Look, load_with_adapters
 from crashchat.batches import VideoSettings, in_batches, open_feature_cache, read_visual_tokens
-from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
+from crashchat.checkpoints import load_video_settings
 from crashchat.command import run_command
 from crashchat.config import EvalConfig, save_config
-from crashchat.constraints import Choices, constraint_for
+from crashchat.constraints import Choices
 from crashchat.feature_cache import FeatureCache
-from crashchat.generate import answer_from_prefix, decode, encode, prefill, yes_and_no, yes_probability
 from crashchat.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
-from crashchat.layouts import read_vision_config
 from crashchat.metrics.score import read_crash_starts
 from crashchat.model import base_of, local_device
 from crashchat.predictions import make_record, prediction_path
 from crashchat.tasks import TASKS
+from crashchat.verdict import Answer
 from crashchat.video import VideoError
 from crashchat.vision import VisualTokens
 
@@ -62,60 +60,27 @@ class VideoReader(Dataset):
             return video, error
 
 
-@dataclass
-class Answer:
-    """An answer's text, empty where there is an error; crash_probability: of recognition's 'Yes' against 'No'."""
-
-    text: str = ""
-    crash_probability: float | None = None
-    error: str | None = None
-
-
-class Answerer:
-    """A model, and all it takes to ask it about videos."""
-
-    def __init__(self, config: EvalConfig, device: torch.device):
-        """Load everything. Raises CheckpointError, ConfigError and AnnotationError."""
-        self.config = config
-        self.tokenizer = load_tokenizer(config.model)
-        self.settings = load_video_settings(
-            config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
-        )
-        self.model = load_model(config.model, self.tokenizer, device, vision=read_vision_config(config.vision_config))
-        if config.adapter:
-            self.model = load_adapter(self.model, config.adapter)
-        self.feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, base_of(self.model), self.settings)
-        self.yes_and_no = yes_and_no(self.tokenizer)
-        self.known: dict[str, Choices] = {}
-        for task in config.training_answers:
-            paths = annotation_paths(config.data_dir, [task], "train")
-            videos = load_annotations(paths, config.data_dir, [task])
-            self.known[task] = Choices(self.tokenizer, sorted({video.answer_of(task) for video in videos}))
-
-    def __call__(self, visuals: list[VisualTokens], questions: list[list[Question]]) -> list[list[Answer]]:
-        """The answers to each video's questions."""
-        features = encode(self.model, visuals)
-        if self.feature_cache:
-            self.feature_cache.store_new(visuals, features)
-        prefix = prefill(self.model, self.tokenizer, visuals, features)
-        texts = [[question.text for question in asked] for asked in questions]
-        constraints = None
-        if self.config.decode == "constrained":
-            constraints = [
-                [constraint_for(question.task, self.tokenizer, self.settings.end_of(visual), self.known) for question in asked]
-                for visual, asked in zip(visuals, questions, strict=True)
-            ]
-        tokens, logits = answer_from_prefix(self.model, self.tokenizer, prefix, texts, self.config.max_new_tokens, constraints)
-        return [
-            [
-                Answer(
-                    decode(self.tokenizer, ids),
-                    yes_probability(row, self.yes_and_no) if question.task == "crash_recognition" else None,
-                )
-                for question, ids, row in zip(asked, *given, strict=True)
-            ]
-            for asked, *given in zip(questions, tokens, logits, strict=True)
-        ]
+def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
+    """Everything it takes to ask the configured model. Raises CheckpointError, ConfigError and AnnotationError."""
+    settings = load_video_settings(
+        config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
+    )
+    adapters = {"default": config.adapter} if config.adapter else {}
+    model, tokenizer = load_with_adapters(config.model, adapters, device, config.vision_config)
+    choices: dict[str, Choices] = {}
+    for task in config.training_answers:
+        paths = annotation_paths(config.data_dir, [task], "train")
+        answers = {video.answer_of(task) or "" for video in load_annotations(paths, config.data_dir, [task])}
+        choices[task] = Choices(tokenizer, sorted(answers))
+    return Answerer(
+        model,
+        tokenizer,
+        settings,
+        max_new_tokens=config.max_new_tokens,
+        decode=config.decode,
+        choices=choices,
+        feature_cache=open_feature_cache(config.feature_cache, config.feature_cache_gb, base_of(model), settings),
+    )
 
 
 def model_name(config: EvalConfig) -> str:
@@ -123,20 +88,23 @@ def model_name(config: EvalConfig) -> str:
     return config.model_name or (config.adapter or config.model).resolve().name
 
 
-def record_of(video: VideoQAs, question: Question, answer: Answer, starts: dict[str, float], config: EvalConfig) -> dict:
+def record_of(
+    video: VideoQAs, question: Question, answer: Answer | VideoError, starts: dict[str, float], config: EvalConfig
+) -> dict:
     """The prediction record of one answered (or failed) question. starts: annotated crash starts, as scoring needs them."""
+    failed = isinstance(answer, VideoError)
     task = TASKS[question.task]
     return make_record(
         task,
         question.data_id,
         str(config.data_dir / video.name),
         question.text,
-        answer.text,
+        "" if failed else answer.raw_response,
         question.answer,
         source=video.source,
-        error=answer.error,
+        error=str(answer) if failed else None,
         crash_start=starts.get(Path(video.name).name) if task.name == "pre_crash_localization" else None,
-        crash_probability=answer.crash_probability,
+        crash_probability=None if failed else answer.crash_probability,
         model=model_name(config),
     )
 
@@ -168,15 +136,15 @@ def evaluate(config: EvalConfig) -> list[Path]:
         print(f"{len(videos)} videos, {sum(map(len, expected.values()))} questions on {', '.join(tasks)}{resumed}")
 
     if left:
-        answer = Answerer(config, device)
+        answerer = load_answerer(config, device)
         if rank == 0:
-            print(f"device {device}, dtype {answer.model.dtype}, {processes} process(es)")
+            print(f"device {device}, dtype {answerer.model.dtype}, {processes} process(es)")
         intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
         starts = read_crash_starts(intervals) if intervals.is_file() else {}
         journals = {task: PredictionJournal(journal_path(path, rank), run) for task, path in files.items()}
         mine = left[rank::processes]
         reader = DataLoader(
-            VideoReader(mine, answer.settings, answer.feature_cache),
+            VideoReader(mine, answerer.settings, answerer.feature_cache),
             batch_size=None,
             num_workers=config.num_workers,
             prefetch_factor=2 if config.num_workers else None,
@@ -184,14 +152,16 @@ def evaluate(config: EvalConfig) -> list[Path]:
         progress = tqdm(total=len(mine), desc="videos", disable=rank != 0)
         for together in in_batches(reader, config.max_tokens_per_batch):
             readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
-            asked = [open_questions[video.name] for video, _ in readable]
-            answers = answer([visual for _, visual in readable], asked) if readable else []
-            answers_on = {video.name: given for (video, _), given in zip(readable, answers, strict=True)}
+            asked = [[Asked(question.text, question.task) for question in open_questions[video.name]] for video, _ in readable]
+            answers = answerer.answer(Look([visual for _, visual in readable]), asked) if readable else []
+            answers_on: dict[str, list[Answer] | list[VideoError]] = {
+                video.name: given for (video, _), given in zip(readable, answers, strict=True)
+            }
             for video, visual in together:
                 questions = open_questions[video.name]
                 if isinstance(visual, VideoError):
                     print(f"\nwarning: {visual}", file=sys.stderr)
-                    answers_on[video.name] = [Answer(error=str(visual))] * len(questions)
+                    answers_on[video.name] = [visual] * len(questions)
                 for question, given in zip(questions, answers_on[video.name], strict=True):
                     journals[question.task].append(record_of(video, question, given, starts, config))
                 progress.update()

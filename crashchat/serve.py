@@ -154,7 +154,7 @@ class Desk:
         with self.turn():
             look = opened.analysis.look
             if look is None:  # a recording: its windows were let go
-                look = opened.analysis.look = Look([read_span(opened.path, self.cascade.settings, self.subject(opened))])
+                look = opened.analysis.look = Look([read_span(opened.path, self.cascade.answerer.settings, self.subject(opened))])
             return self.cascade.ask(look, question, voice)
 
 

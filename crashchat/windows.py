@@ -10,9 +10,10 @@ A clip that is not cut is the case of one window.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from crashchat.tasks import TASKS
+from crashchat.verdict import Verdict
 
 CRASH, NO_CRASH, UNDECIDED, FAILED = "crash", "no crash", "undecided", "failed"
 LEAD = 2.0  # seconds shown before and after an event of a long recording
@@ -70,14 +71,23 @@ def _window(span: tuple[float, float], status: str, probability: float | None) -
     return {"start": span[0], "end": span[1], "status": status, "crash_probability": probability} | nothing
 
 
-def window_of(verdict, span: tuple[float, float]) -> dict:
-    """A verdict (cascade.Verdict) on a window as it stands in the result: its times moved to the recording's clock.
+def window_of(verdict: Verdict, span: tuple[float, float]) -> dict:
+    """A verdict on a window as it stands in the result: its times moved to the recording's clock.
 
     What contradicts itself or lies outside the window is told in `notes`; the raw answers stay as they are.
     """
     status = UNDECIDED if verdict.crash is None else CRASH if verdict.crash else NO_CRASH
     window = _window(span, status, round(verdict.probability, 6))
-    window["answers"] = [asdict(answer) | {"parsed": answer.values is not None} for answer in verdict.answers]
+    window["answers"] = [
+        {
+            "task": answer.task,
+            "adapter": answer.adapter,
+            "raw_response": answer.raw_response,
+            "values": answer.values,
+            "parsed": answer.values is not None,
+        }
+        for answer in verdict.answers
+    ]
     notes, (start, end) = window["notes"], span
     if verdict.crash is None:
         notes.append("recognition answered neither 'Yes' nor 'No'")

@@ -36,13 +36,15 @@ SETTINGS = {"fps": FPS, "max_frames": MAX_FRAMES, "max_new_tokens": 24, "device"
 
 def look_at(cascade: Cascade, flash: tuple[int, int] | None) -> Look:
     pictures = torch.from_numpy(frames(90, 15, flash)).permute(0, 3, 1, 2)
-    return Look([tokens_of_clip(Clip("", pictures, [float(second) for second in range(15)]), cascade.settings)])
+    return Look([tokens_of_clip(Clip("", pictures, [float(second) for second in range(15)]), cascade.answerer.settings)])
 
 
 @contextmanager
 def counted(cascade: Cascade):
     """How often vision encoder and projector run: {"vision": n, "projector": n}, by hooks on the modules themselves."""
-    base = cascade.model.get_base_model() if hasattr(cascade.model, "get_base_model") else cascade.model
+    base = (
+        cascade.answerer.model.get_base_model() if hasattr(cascade.answerer.model, "get_base_model") else cascade.answerer.model
+    )
     counts = {"vision": 0, "projector": 0}
     hooks = []
     for name, module in (("vision", base.model.vision_model), ("projector", base.model.projector)):
@@ -94,11 +96,11 @@ def test_each_adapter_answers_as_in_its_own_evaluation(cascade, tiny_base, flash
     look = look_at(cascade, (2, 5))
     (verdict,) = cascade.judge(look)
     for folder, group in zip(flash_adapters, (LINGUISTIC, PERCEPTION), strict=True):
-        alone = load_adapter(load_model(tiny_base, cascade.tokenizer, CPU), folder)
+        alone = load_adapter(load_model(tiny_base, cascade.answerer.tokenizer, CPU), folder)
         prompts = [TASKS[task].prompt for task in GROUPS[group]]
-        expected = answer_questions(alone, cascade.tokenizer, look.visuals, [prompts], 24)[0]
+        expected = answer_questions(alone, cascade.answerer.tokenizer, look.visuals, [prompts], 24)[0]
         given = [answer.raw_response for answer in verdict.answers if answer.adapter == group]
-        assert given == [decode(cascade.tokenizer, tokens) for tokens in expected]
+        assert given == [decode(cascade.answerer.tokenizer, tokens) for tokens in expected]
 
 
 def test_one_adapter_or_one_model_for_all_tasks_is_never_switched(tiny_base, flash_adapters):
@@ -129,7 +131,7 @@ def test_adapters_that_adapt_the_vision_encoder_have_features_of_their_own(share
     folder = shared / "golden" / "reference"
     other = shutil.copytree(folder / "lora", tmp_path / "lora")
     cascade = load_cascade(folder / "base", folder / "lora", other, vision_config=folder / "vision" / "config.json", device=CPU)
-    look = Look([tokens_of_clip(Clip("", torch.zeros(2, 3, 56, 56, dtype=torch.uint8), [0.0, 0.1]), cascade.settings)])
+    look = Look([tokens_of_clip(Clip("", torch.zeros(2, 3, 56, 56, dtype=torch.uint8), [0.0, 0.1]), cascade.answerer.settings)])
     with counted(cascade) as counts:
         cascade.ask(look, "Why?", LINGUISTIC)
         cascade.ask(look, "Why?", PERCEPTION)
@@ -142,7 +144,7 @@ def test_constrained_answers_always_parse(tiny_base):
     assert free.judge(look_at(free, (6, 9)))[0].crash is None
     (verdict,) = constrained.judge(look_at(constrained, (6, 9)))
     assert verdict.crash is not None and verdict.crash == (verdict.probability > 0.5)
-    (asked,), _ = constrained._ask(look_at(constrained, (6, 9)), PERCEPTION)
+    (asked,) = constrained._ask(look_at(constrained, (6, 9)), PERCEPTION)
     assert [answer.values is not None and max(answer.values.values()) <= 15 for answer in asked] == [True, True]
 
 

@@ -1,0 +1,40 @@
+"""What is said of a video: one task's answer, and what the cascade makes of all of them."""
+
+from dataclasses import dataclass, field
+
+from crashchat.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question.
+
+    task: the question's, None for a general one. adapter: the group whose adapter gave it, None without adapters.
+    raw_response: the model's words. crash_probability: of recognition's 'Yes' against 'No', from their logits; else None.
+    """
+
+    task: str | None
+    adapter: str | None
+    raw_response: str
+    crash_probability: float | None = field(default=None, compare=False)  # last digits vary with what is asked together
+
+    @property
+    def values(self) -> dict | None:
+        """What it parses to, {pred field: value}; None where it does not parse or is no task's."""
+        return TASKS[self.task].parse(self.raw_response) if self.task else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the cascade says of one stretch of video; times in seconds from the stretch's start.
+
+    crash: None where recognition answered neither 'Yes' nor 'No'. probability: of 'Yes' against 'No', from their logits.
+    """
+
+    crash: bool | None
+    probability: float
+    answers: tuple[Answer, ...]
+
+    def value(self, task: str) -> dict:
+        """What a task's answer parses to; empty where it was not asked or does not parse."""
+        return next((answer.values or {} for answer in self.answers if answer.task == task), {})
