@@ -80,7 +80,8 @@ def encode(model: nn.Module, visuals: ListOf[VisualTokens]) -> Tensor:
     encoded = iter(())
     if new:
         pixels = torch.cat([visual.pixel_values for visual in new]).to(model.device)
-        every = model.encode_videos(pixels, torch.cat([visual.grid_thw for visual in new]))
+        grids, merges = (torch.cat(sizes) for sizes in zip(*((v.grid_thw, v.merge_sizes) for v in new), strict=True))
+        every = model.encode_videos(pixels, grids, merges)
         kept = every[torch.cat([visual.compression_mask for visual in new]).to(model.device)]
         encoded = iter(kept.split([visual.num_kept for visual in new]))
     return torch.cat([next(encoded) if v.features is None else v.features.to(model.device, model.dtype) for v in visuals])

@@ -42,10 +42,11 @@ class CrashChatOutput(ModelOutput):
 class CrashChatModel(VideoLlama3ForConditionalGeneration):
     """VideoLlama3 whose forward takes a PackedBatch (packing.py). Weights and config are the native ones."""
 
-    def encode_videos(self, pixel_values_videos: Tensor, video_grid_thw: Tensor) -> Tensor:
+    def encode_videos(self, pixel_values_videos: Tensor, video_grid_thw: Tensor, video_merge_sizes: Tensor) -> Tensor:
         """Vision features of all visual tokens, float[N, vision hidden], before compression and projector.
 
-        Frames of one size are encoded in one call, whichever video they come from: attention stays within a frame.
+        pixel_values_videos, video_grid_thw, video_merge_sizes: as in PackedBatch. Frames of one size are encoded in one call,
+        whichever video they come from: attention stays within a frame.
         uint8 pixels are normalised here, on the device; floats are taken as normalised already.
         """
         vision = self.model.vision_model
@@ -53,24 +54,26 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
             pixel_values_videos = normalise(pixel_values_videos)
         pixel_values_videos = pixel_values_videos.to(vision.dtype)
         vision.config._attn_implementation = FRAME_ATTENTION
-        grids = video_grid_thw.tolist()
+        grids, merges = video_grid_thw.tolist(), video_merge_sizes.tolist()
         videos = pixel_values_videos.split([frames * high * wide for frames, high, wide in grids])
+        # (patches down, patches across, merge size) of each video's frames
+        sizes = [(high, wide, merge) for (_, high, wide), merge in zip(grids, merges, strict=True)]
         features: list[Tensor | None] = [None] * len(grids)
         trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in vision.parameters())
         with torch.set_grad_enabled(trained):
-            for high, wide in {(high, wide) for _, high, wide in grids}:
-                members = [index for index, grid in enumerate(grids) if tuple(grid[1:]) == (high, wide)]
+            for high, wide, merge in set(sizes):
+                members = [index for index, size in enumerate(sizes) if size == (high, wide, merge)]
                 counts = [grids[index][0] for index in members]
                 pixels = torch.cat([videos[index] for index in members])
                 device = pixels.device
                 encoded = vision(
                     pixel_values=pixels,
                     grid_thw=torch.tensor([[sum(counts), high, wide]], device=device),
-                    merge_sizes=torch.full((1,), 2, device=device),
+                    merge_sizes=torch.tensor([merge], device=device),
                     cu_seqlens=torch.tensor([0, len(pixels)], dtype=torch.int32, device=device),
                     num_frames=sum(counts),
                 ).last_hidden_state
-                pieces = encoded.split([count * high * wide // 4 for count in counts])
+                pieces = encoded.split([count * high * wide // merge**2 for count in counts])
                 for index, piece in zip(members, pieces, strict=True):
                     features[index] = piece
         return torch.cat(features)
@@ -79,17 +82,18 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         self,
         pixel_values_videos: Tensor,
         video_grid_thw: Tensor,
+        video_merge_sizes: Tensor,
         video_compression_mask: Tensor,
         vision_features: Tensor | None = None,
         video_cached: Tensor | None = None,
     ) -> Tensor:
         """Vision features of the kept tokens, float[K, vision hidden]; only videos that are not cached are encoded."""
         if video_cached is None or not video_cached.any():
-            return self.encode_videos(pixel_values_videos, video_grid_thw)[video_compression_mask]
+            return self.encode_videos(pixel_values_videos, video_grid_thw, video_merge_sizes)[video_compression_mask]
         if video_cached.all():
             return vision_features
-        of_cached = video_cached.repeat_interleave(video_grid_thw.prod(dim=1) // 4)
-        encoded = self.encode_videos(pixel_values_videos, video_grid_thw[~video_cached])
+        of_cached = video_cached.repeat_interleave(video_grid_thw.prod(dim=1) // video_merge_sizes**2)
+        encoded = self.encode_videos(pixel_values_videos, video_grid_thw[~video_cached], video_merge_sizes[~video_cached])
         place = of_cached[video_compression_mask]
         features = encoded.new_empty(len(place), encoded.shape[1])
         features[place] = vision_features.to(encoded.dtype)
@@ -121,7 +125,14 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         **kwargs,
     ) -> CrashChatOutput:
         """Loss over the labelled tokens of a packed batch; shapes as in PackedBatch."""
-        features = self.kept_features(pixel_values_videos, video_grid_thw, video_compression_mask, vision_features, video_cached)
+        features = self.kept_features(
+            pixel_values_videos=pixel_values_videos,
+            video_grid_thw=video_grid_thw,
+            video_merge_sizes=video_merge_sizes,
+            video_compression_mask=video_compression_mask,
+            vision_features=vision_features,
+            video_cached=video_cached,
+        )
         hidden = self.hidden_states(input_ids, position_ids, branch_ids, video_ids, features)
         # A label is predicted by the token before it, which is always of the same branch: a branch's first token has none.
         targets = labels[:, 1:]

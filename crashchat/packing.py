@@ -27,8 +27,8 @@ class PackedBatch:
     input_ids, labels, position_ids, branch_ids, video_ids: int64[1, L]; video_ids counts the videos of the batch.
     pixel_values_videos: uint8[P, 588], patches of all videos but the cached ones (float: normalised already).
     video_grid_thw: int64[V, 3], frames and patches down and across of each video.
-    video_merge_sizes: int64[V]
-    video_compression_mask: bool[N], which visual tokens are kept (N = P / 4 without cached videos).
+    video_merge_sizes: int64[V], patches a side that make one visual token.
+    video_compression_mask: bool[N], which visual tokens are kept (N = P / merge size² without cached videos).
 
     With a feature cache, else None:
     vision_features: float[K, vision hidden], features of the kept tokens of the cached videos (None: there are none).

@@ -16,7 +16,8 @@ from crashchat.model import CrashChatModel, add_adapter, trainable_parameters
 from crashchat.packing import PackedBatch, pack
 from crashchat.sequence import IGNORED, Branch, build_sequence
 from crashchat.tasks import GROUPS, TASKS, question_text
-from crashchat.vision import VisualTokens
+from crashchat.video import Clip
+from crashchat.vision import VisionSettings, VisualTokens, visual_tokens
 from tests.test_sequence import visual_of
 
 CPU = torch.device("cpu")
@@ -43,7 +44,7 @@ def reference(shared):
 def test_reference_features_losses_and_answers(reference):
     golden, tokenizer, model, visual, folder = reference
     with torch.no_grad():
-        features = model.model.projector(model.encode_videos(visual.pixel_values, visual.grid_thw))
+        features = model.model.projector(model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes))
     assert np.abs(features.numpy() - np.load(folder / "projected_features.npy")).max() < 1e-5
     logits = np.load(folder / "logits_last64.npz")
     for case in golden["cases"]:
@@ -54,7 +55,7 @@ def test_reference_features_losses_and_answers(reference):
         batch = pack([sequence], [visual]).as_dict()
         with torch.no_grad():
             output = model(**batch)
-            kept = model.encode_videos(visual.pixel_values, visual.grid_thw)[visual.compression_mask]
+            kept = model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes)[visual.compression_mask]
             names = ("input_ids", "position_ids", "branch_ids", "video_ids")
             hidden = model.hidden_states(*(batch[name] for name in names), kept)
         assert abs(float(output.loss_sum / output.num_labels) - case["loss"]) < 1e-5, case["task"]
@@ -219,7 +220,7 @@ def plain_answer(model, tokenizer, visual: VisualTokens, question: str, most: in
     columns = {name: batch[name] for name in names}
     answer: list[int] = []
     with torch.no_grad():
-        kept = model.encode_videos(visual.pixel_values, visual.grid_thw)[visual.compression_mask]
+        kept = model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes)[visual.compression_mask]
         while len(answer) < most:
             token = int(model.lm_head(model.hidden_states(**columns, kept_features=kept)[0, -1]).argmax())
             if token == tokenizer.eos_token_id:
@@ -240,3 +241,14 @@ def test_a_prefix_answers_again_and_again_from_features_computed_once(tiny_base,
     again = [answer_from_prefix(model, tiny_tokenizer, prefix, [[question]], 16)[0][0][0] for question in questions]
     assert [first] == [again] == answer_questions(model, tiny_tokenizer, [visual], [questions], 16)
     assert [int(row.argmax()) for row in logits] == [answer[0] for answer in first]
+
+
+def test_the_merge_size_is_the_videos_own(tiny_base, tiny_tokenizer):
+    """A token of one patch, of 2 x 2 and of 4 x 4: as many features come out as the video's settings say tokens."""
+    model = load_model(tiny_base, tiny_tokenizer, CPU)
+    frames = torch.randint(0, 255, (2, 3, 56, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    videos = [visual_tokens(Clip("", frames, [0.0, 1.0]), VisionSettings(merge_size=merge)) for merge in (1, 2, 4)]
+    names = ("pixel_values", "grid_thw", "merge_sizes")
+    with torch.no_grad():
+        features = model.encode_videos(*(torch.cat([getattr(video, name) for video in videos]) for name in names))
+    assert [len(video.compression_mask) for video in videos] == [64, 16, 4] and len(features) == 64 + 16 + 4
