@@ -7,7 +7,7 @@
 The key is made of the video's bytes, sampling, preprocessing and the encoder's weights: change one and the entry is another. On a
 hit the video is neither decoded nor encoded. When the folder would grow past its limit, the entries unused for longest go.
 Entries appear complete (renamed into place), so readers need no lock; a damaged one is removed, warned about and made again.
-A folder that cannot be written or read (full, read-only, gone) is warned about once in a process and passed by: what is not
+A folder that cannot be written or read (full, read-only, gone) is warned about once and passed by: what is not
 stored is made again. It is never the videos' fault.
 """
 
@@ -47,13 +47,13 @@ class FeatureCache:
         self.limit = int(limit_gb * 1e9)
         self.dtype = next(encoder.parameters()).dtype
         self.run = json.dumps({"format": FORMAT, "encoder": encoder_hash(encoder), "settings": settings}, sort_keys=True)
-        self._warned = False
+        self._warned = torch.zeros(1, dtype=torch.bool).share_memory_()  # with the processes that read videos for this one
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def _pass_by(self, error: Exception) -> None:
         """Warn of a cache that does not work; once, as the disk is the same for all videos."""
         if not self._warned:
-            self._warned = True
+            self._warned.fill_(True)
             cause = getattr(error, "strerror", None) or error
             warnings.warn(f"{self.folder}: the feature cache can't be used, videos are read without it ({cause})", stacklevel=3)
 
