@@ -5,7 +5,7 @@ Run by scripts/eval/eval_video_*.sh through torchrun; alone, one process:
     python -m crashchat.evaluate configs/eval/all_tasks.yaml model=outputs/demo/merged data_dir=data/demo
 
 Videos are shared among the processes; each is decoded and encoded once for all its questions. Answers are written as they are
-made: a killed run, started again, goes on where it stopped.
+made: a killed run, started again, goes on where it stopped, and tries again the videos that could not be read.
 """
 
 import contextlib

@@ -1,5 +1,7 @@
 """What several test files share: the reference data beside the project, and the tiny base checkpoint."""
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,23 @@ def flash_adapters(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
 
     one = train_adapter(tiny_base, folder / "flash_linguistic", linguistic, steps=45, batch=8)
     return one, train_adapter(tiny_base, folder / "flash_perception", perception, steps=30, batch=4)
+
+
+@pytest.fixture
+def full_disk(tmp_path) -> Iterator[Path]:
+    """A file system of its own with no byte left."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        with pytest.raises(OSError, match="No space left"), open(folder / "filling", "wb", buffering=0) as filling:
+            while filling.write(bytes(4096)):
+                pass
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture(scope="session")
