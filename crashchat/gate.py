@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 from crashchat.analysis import MEBIBYTE
@@ -103,9 +104,10 @@ class Gate:
         except asyncio.CancelledError:  # the server stops, and has waited for some seconds
             if not started:
                 await _refuse(503, "the server is being stopped", Connection="close")(scope, receive, send)
-        else:
-            if body.too_slow and not started:
-                await _refuse(408, "the body came too slowly", Connection="close")(scope, receive, send)
+        except ClientDisconnect:  # in the middle of its body; or it was too slow
+            pass
+        if body.too_slow and not started:
+            await _refuse(408, "the body came too slowly", Connection="close")(scope, receive, send)
 
     def _who(self, client: str, authorization: str | None) -> PlainTextResponse | None:
         if not self.password:

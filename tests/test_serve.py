@@ -49,7 +49,25 @@ def test_what_it_does_not_take_is_told(server, clips, tmp_path):
     chunked.request("POST", "/api/analyze", iter([b"x"] * 3), {"Transfer-Encoding": "chunked"}, encode_chunked=True)
     assert chunked.getresponse().status == 411
     assert httpx.get(f"{server.url}/clips/guess").status_code == 404
+    missing = httpx.post(f"{server.url}/api/analyze", files={"other": ("clip.mp4", b"x")})
+    assert missing.status_code == 422 and [fault["loc"] for fault in missing.json()["detail"]] == [["body", "file"]]
     assert server.clips() == []
+
+
+def test_what_gradio_has_besides_the_page_is_closed(server):
+    closed = ("config", "openapi.json", "docs", "monitoring", "login", "gradio_api/info", "gradio_api/openapi.json")
+    closed += ("gradio_api/dev/reload", "gradio_api/queue/status", "gradio_api/deep_link?session_hash=a", "gradio_api/vibe-code/")
+    closed += ("gradio_api/run-history/buckets", "gradio_api/proxy=https://example.hf.space/", "gradio_api/runs")
+    closed += tuple(f"gradio_api/file={path}" for path in ("/etc/passwd", "README.md", server.private_folder() / IN_USE))
+    assert {path: httpx.get(f"{server.url}/{path}", timeout=60).status_code for path in closed} == dict.fromkeys(closed, 404)
+    for path in (
+        "login",
+        "gradio_api/run/guarded",
+        "gradio_api/call/guarded",
+        "gradio_api/component_server",
+        "gradio_api/cancel",
+    ):
+        assert httpx.post(f"{server.url}/{path}", json={}).status_code == 404
 
 
 def test_ten_requests_at_once_are_all_answered(server, clips):
