@@ -29,17 +29,16 @@ from crashchat.analysis import analyze_clip, blank_result, window_settings
 from crashchat.cards import page_html
 from crashchat.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
 from crashchat.config import Decode
+from crashchat.errors import CrashChatError, error_line
 from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
-from crashchat.layouts import CheckpointError
-from crashchat.predictions import PredictionError
 from crashchat.tasks import LINGUISTIC, PERCEPTION
-from crashchat.windows import FAILED, WindowError, WindowSettings
+from crashchat.windows import FAILED, WindowSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEO_SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv".split())
 
 
-class AnalyzeError(Exception):
+class AnalyzeError(CrashChatError):
     """A run that cannot start; the message says why and what to do."""
 
 
@@ -284,8 +283,8 @@ def run(arguments: argparse.Namespace) -> int:
         except BrokenPipeError:  # the reader of the stream has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would stumble over it once more at exit
             return 1
-        except (AnalyzeError, CheckpointError, WindowError, PredictionError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+        except (CrashChatError, OSError) as error:
+            print(f"error: {error_line(error)}", file=sys.stderr)
             return 2
         counts = Counter(result["status"] for result in results)
         print(", ".join(f"{count} {status}" for status, count in counts.items()))

@@ -11,26 +11,66 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlama3Config
 
 from crashchat.attention import BRANCH_ATTENTION
 from crashchat.batches import VideoSettings
+from crashchat.config import MAX_FPS, MAX_FRAMES
+from crashchat.errors import abbreviate, writing
 from crashchat.files import write_json_atomic
-from crashchat.layouts import CheckpointError, detect_layout, native_config, read_weights, rename_key
+from crashchat.json_files import Lenient, checked, read_json
+from crashchat.layouts import CheckpointError, VisionFields, detect_layout, file_in, native_config, rename_key
 from crashchat.model import CrashChatModel, choose_device, choose_dtype
 from crashchat.sequence import image_token_id
 from crashchat.vision import VisionSettings
+from crashchat.weights import check_finite, read_weights
 
 PROCESSOR_FILE = "preprocessor_config.json"
+MERGE_SIZE = 2  # what the model makes one token of, a side
+# What a tokenizer is read from; whatever is there of it.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "additional_chat_templates",
+)
+
+
+class Sampling(Lenient):
+    """Of a checkpoint's processor settings, what says which frames are taken."""
+
+    fps: Annotated[float, Field(gt=0, le=MAX_FPS)] | None = None
+    max_frames: Annotated[int, Field(gt=0, le=MAX_FRAMES)] | None = None
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """A checkpoint's tokenizer. Raises CheckpointError where the folder has none."""
-    if not (Path(folder) / "tokenizer_config.json").is_file():
+    """A checkpoint's tokenizer. Raises CheckpointError where the folder has none, or one that is damaged or brings code."""
+    if not (Path(folder) / "tokenizer_config.json").exists():
         raise CheckpointError(f"{folder}: no tokenizer_config.json; a checkpoint folder holds its tokenizer")
-    return AutoTokenizer.from_pretrained(str(folder))
+    for name in TOKENIZER_FILES:
+        path = file_in(folder, name)
+        if path.is_dir():
+            for inner in path.iterdir():
+                file_in(folder, f"{name}/{inner.name}")
+        elif path.suffix == ".json" and path.exists():
+            values = read_json(path, CheckpointError, "an object, of a tokenizer")
+            if not isinstance(values, dict):
+                raise CheckpointError(f"{path}: found {abbreviate(values)}, expected an object, of a tokenizer")
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    # transformers and tokenizers have errors of every kind for files that are JSON and no tokenizer, and plain Exceptions too.
+    except Exception as error:
+        words = abbreviate(" ".join(str(error).split()) or error, 300)
+        raise CheckpointError(f"{folder}: no tokenizer can be made of its files: {type(error).__name__}: {words}") from error
 
 
 def load_video_settings(
@@ -40,17 +80,24 @@ def load_video_settings(
     max_visual_tokens: int | None = None,
     token_compression: bool = True,
 ) -> VideoSettings:
-    """How a checkpoint wants its videos, from its preprocessor_config.json; what is given here wins."""
-    path = Path(folder) / PROCESSOR_FILE
-    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """How a checkpoint wants its videos, from its preprocessor_config.json; what is given here wins.
+
+    Raises CheckpointError naming the file and the key that is not as it should be.
+    """
+    path = file_in(folder, PROCESSOR_FILE)
+    values = read_json(path, CheckpointError, "processor settings") if path.exists() else {}
+    sampling = checked(Sampling, values, path, CheckpointError)
     known = {field.name for field in dataclasses.fields(VisionSettings)}
-    vision = {name: value for name, value in values.items() if name in known}
+    given = {name: value for name, value in values.items() if name in known}
     if max_visual_tokens is not None:
-        vision["max_tokens"] = max_visual_tokens
+        given["max_tokens"] = max_visual_tokens
+    vision = checked(VisionSettings, given, path, CheckpointError)
+    if vision.merge_size != MERGE_SIZE:
+        raise CheckpointError(f"{path}: merge_size: found {vision.merge_size}, expected {MERGE_SIZE}, as VideoLLaMA3 has it")
     return VideoSettings(
-        fps=fps or values.get("fps", VideoSettings.fps),
-        max_frames=max_frames or values.get("max_frames", VideoSettings.max_frames),
-        vision=VisionSettings(**vision),
+        fps=fps or sampling.fps or VideoSettings.fps,
+        max_frames=max_frames or sampling.max_frames or VideoSettings.max_frames,
+        vision=vision,
         token_compression=token_compression,
     )
 
@@ -61,11 +108,12 @@ def load_model(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     attention: str = BRANCH_ATTENTION,
-    vision: dict | None = None,
+    vision: VisionFields | None = None,
 ) -> CrashChatModel:
     """A checkpoint of any layout as a CrashChatModel, in evaluation mode.
 
-    Raises CheckpointError that lists the weights that are missing, unknown, or of the wrong shape.
+    Raises CheckpointError that lists the weights that are missing, unknown, or of the wrong shape, for weights that are not
+    finite, and for a tokenizer of another model.
     """
     device = device or choose_device()
     config = native_config(folder, image_token_id(tokenizer), vision)
@@ -74,9 +122,16 @@ def load_model(
     layout = detect_layout(list(weights), folder)
     print_once(f"{folder}: {layout} layout, {len(weights)} weights")
     weights = {rename_key(key, layout, "native"): value for key, value in weights.items()}
-    if config.tie_word_embeddings:
-        weights.setdefault("lm_head.weight", weights.get("model.language_model.embed_tokens.weight"))
+    embeddings = "model.language_model.embed_tokens.weight"
+    if config.tie_word_embeddings and embeddings in weights:
+        weights.setdefault("lm_head.weight", weights[embeddings])
     check_shapes({key: tuple(value.shape) for key, value in weights.items()}, config, folder)
+    for key, value in weights.items():
+        check_finite(key, value, folder)
+    last = max(tokenizer.get_vocab().values(), default=-1)
+    if last >= config.text_config.vocab_size:
+        size = config.text_config.vocab_size
+        raise CheckpointError(f"{folder}: its tokenizer goes up to token {last}, its weights hold {size}: not of one model")
     model, report = CrashChatModel.from_pretrained(
         None,
         config=config,
@@ -92,14 +147,18 @@ def load_model(
 
 
 def expected_shapes(config: VideoLlama3Config) -> dict[str, tuple[int, ...]]:
-    """{native key: shape} of a model with this config, which is made on the meta device."""
+    """{native key: shape} of a model with this config, which is made on the meta device: nothing is allocated."""
     with torch.device("meta"):
         return {key: tuple(value.shape) for key, value in CrashChatModel(config).state_dict().items()}
 
 
 def check_shapes(found: dict[str, tuple[int, ...]], config: VideoLlama3Config, folder: str | Path) -> None:
     """Raises CheckpointError that lists the native keys that are missing, unknown, or of another shape than the config's."""
-    expected = expected_shapes(config)
+    try:
+        expected = expected_shapes(config)
+    # Whatever transformers' modules say of sizes and names that go together in no model.
+    except Exception as error:
+        raise CheckpointError(f"{folder}/config.json: no model can be made of it: {abbreviate(error, 300)}") from error
     problems = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in found]
     problems += [f"unknown: {key}" for key in found if key not in expected]
     wrong = [key for key in found if key in expected and found[key] != expected[key]]
@@ -140,7 +199,7 @@ def save_checkpoint(
     model: CrashChatModel, tokenizer: PreTrainedTokenizerBase, settings: VideoSettings, folder: str | Path
 ) -> None:
     """Write one self-contained model folder: safetensors, config, tokenizer, processor settings. All of it or nothing."""
-    with new_folder(folder) as temporary:
+    with new_folder(folder) as temporary, writing(folder):
         model.save_pretrained(temporary, safe_serialization=True)
         tokenizer.save_pretrained(temporary)
         config = json.loads((temporary / "config.json").read_text())

@@ -5,6 +5,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from crashchat.errors import writing
+
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     """Write `data` to `path`, creating its folder; `path` is either its old self or complete, never in between."""
@@ -12,7 +14,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with writing(path), os.fdopen(handle, "wb") as file:
             file.write(data)
         # mkstemp makes files private to their owner; a result is meant to be shared like any other file.
         umask = os.umask(0)

@@ -34,8 +34,8 @@ from crashchat.analysis import MEBIBYTE, Analysis, Progress, analyze_clip
 from crashchat.analyze import VIDEO_SUFFIXES, AnalyzeError, add_model_options, cascade_of
 from crashchat.batches import read_span
 from crashchat.cascade import Cascade, Look
-from crashchat.layouts import CheckpointError
-from crashchat.windows import FAILED, WindowError, WindowSettings
+from crashchat.errors import CrashChatError, error_line
+from crashchat.windows import FAILED, WindowSettings
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PASSWORD = "CRASHCHAT_PASSWORD"
@@ -287,8 +287,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         password = read_password(arguments)
         cascade, windows = cascade_of(arguments)
-    except (AnalyzeError, CheckpointError, WindowError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (CrashChatError, OSError) as error:
+        print(f"error: {error_line(error)}", file=sys.stderr)
         return 2
     limits = Limits(int(arguments.max_mebibytes * MEBIBYTE), arguments.max_seconds, arguments.queue)
     with private_folder() as folder:

@@ -10,6 +10,8 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from crashchat.errors import CrashChatError
+
 # A clip is one file. Formats that are lists of other files or addresses would let a clip from somewhere have those read.
 _LISTS = {"hls", "dash", "concat", "sdp", "rtsp", "rtp", "imf", "image2", "lavfi"}
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(av.formats_available - _LISTS))}
@@ -19,7 +21,7 @@ EVEN = 0.2
 WHOLE = 0.9
 
 
-class VideoError(Exception):
+class VideoError(CrashChatError):
     """A video that can't be read; the message holds the path and the cause."""
 
     def __init__(self, path: str | Path, cause: str):

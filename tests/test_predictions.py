@@ -64,8 +64,8 @@ GOOD |= {"pred_start": None, "pred_end": 2.5}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[{", "not a JSON file"),
-        (b"\xff\xfe\x00", "not a JSON file"),
+        (b"[{", "not JSON"),
+        (b"\xff\xfe\x00", "not UTF-8 at byte 0"),
         (b"{}", "JSON dict, expected a list"),
         (b"[]", "no records"),
         (b"[3]", "entry 0 is a int"),
