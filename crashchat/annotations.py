@@ -14,11 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crashchat.errors import CrashChatError, abbreviate
+from crashchat.errors import CrashChatError, abbreviate, listed
 from crashchat.json_files import read_json
 from crashchat.tasks import TASKS, question_text, task_of_prompt
 
-MAX_PROBLEMS_SHOWN = 20
 MAX_PATH, MAX_NAME = 4000, 255  # bytes of a path, with room for the data folder's, and of one name in it
 
 
@@ -160,9 +159,7 @@ def load_annotations(
             elif first != index:
                 problems.append(f"{where}: asks of {name} what record {first} asks; delete one of the two")
     if problems:
-        shown = "\n  ".join(problems[:MAX_PROBLEMS_SHOWN])
-        more = f"\n  … and {len(problems) - MAX_PROBLEMS_SHOWN} more" if len(problems) > MAX_PROBLEMS_SHOWN else ""
-        raise AnnotationError(f"{len(problems)} annotation record(s) cannot be used:\n  {shown}{more}")
+        raise AnnotationError(f"{len(problems)} annotation record(s) cannot be used:{listed(problems)}")
     for video in videos.values():
         video.questions.sort(key=lambda question: order.get(question.task, len(order)))
     if not videos:

@@ -20,17 +20,19 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlama3Conf
 from crashchat.attention import BRANCH_ATTENTION
 from crashchat.batches import VideoSettings
 from crashchat.config import MAX_FPS, MAX_FRAMES
-from crashchat.errors import abbreviate, writing
+from crashchat.errors import abbreviate, listed, writing
 from crashchat.files import write_json_atomic
 from crashchat.json_files import Lenient, checked, read_json
 from crashchat.layouts import CheckpointError, VisionFields, detect_layout, file_in, native_config, rename_key
 from crashchat.model import CrashChatModel, choose_device, choose_dtype
 from crashchat.sequence import image_token_id
 from crashchat.vision import VisionSettings
-from crashchat.weights import check_finite, read_weights
+from crashchat.weights import read_weights
 
 PROCESSOR_FILE = "preprocessor_config.json"
 MERGE_SIZE = 2  # what the model makes one token of, a side
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+TEMPLATES = "additional_chat_templates"  # the one folder among them
 # What a tokenizer is read from; whatever is there of it.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -41,7 +43,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.json",
     "chat_template.jinja",
-    "additional_chat_templates",
+    TEMPLATES,
 )
 
 
@@ -54,23 +56,36 @@ class Sampling(Lenient):
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """A checkpoint's tokenizer. Raises CheckpointError where the folder has none, or one that is damaged or brings code."""
-    if not (Path(folder) / "tokenizer_config.json").exists():
+    paths = {name: file_in(folder, name) for name in TOKENIZER_FILES}
+    if not paths["tokenizer_config.json"].exists():
         raise CheckpointError(f"{folder}: no tokenizer_config.json; a checkpoint folder holds its tokenizer")
-    for name in TOKENIZER_FILES:
-        path = file_in(folder, name)
-        if path.is_dir():
+    if not paths["tokenizer.json"].exists() and not (paths["vocab.json"].exists() and paths["merges.txt"].exists()):
+        raise CheckpointError(f"{folder}: no tokenizer.json; a checkpoint folder holds its tokenizer")
+    for name, path in paths.items():
+        if name == TEMPLATES and path.is_dir():
             for inner in path.iterdir():
                 file_in(folder, f"{name}/{inner.name}")
         elif path.suffix == ".json" and path.exists():
             values = read_json(path, CheckpointError, "an object, of a tokenizer")
             if not isinstance(values, dict):
                 raise CheckpointError(f"{path}: found {abbreviate(values)}, expected an object, of a tokenizer")
+    files = f"{folder}: its tokenizer.json and tokenizer_config.json"
     try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        # The config is given, so that config.json, not checked here, is not read for it.
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), config=VideoLlama3Config(), trust_remote_code=False, local_files_only=True
+        )
+        ids = tokenizer.convert_tokens_to_ids([TURN_START, TURN_END])
     # transformers and tokenizers have errors of every kind for files that are JSON and no tokenizer, and plain Exceptions too.
     except Exception as error:
-        words = abbreviate(" ".join(str(error).split()) or error, 300)
-        raise CheckpointError(f"{folder}: no tokenizer can be made of its files: {type(error).__name__}: {words}") from error
+        words = abbreviate(" ".join(str(error).split()))
+        raise CheckpointError(f"{files} make no tokenizer: {type(error).__name__} {words}; fetch them again") from error
+    if tokenizer.eos_token != TURN_END or tokenizer.pad_token_id is None or None in ids or tokenizer.unk_token_id in ids:
+        raise CheckpointError(
+            f"{files} make a tokenizer with the end {abbreviate(tokenizer.eos_token)}, padding "
+            f"{abbreviate(tokenizer.pad_token)}, turns {ids}; expected the end {TURN_END!r}, some padding, and ids for {TURN_START!r} and {TURN_END!r}"
+        )
+    return tokenizer
 
 
 def load_video_settings(
@@ -126,12 +141,11 @@ def load_model(
     if config.tie_word_embeddings and embeddings in weights:
         weights.setdefault("lm_head.weight", weights[embeddings])
     check_shapes({key: tuple(value.shape) for key, value in weights.items()}, config, folder)
-    for key, value in weights.items():
-        check_finite(key, value, folder)
-    last = max(tokenizer.get_vocab().values(), default=-1)
-    if last >= config.text_config.vocab_size:
-        size = config.text_config.vocab_size
-        raise CheckpointError(f"{folder}: its tokenizer goes up to token {last}, its weights hold {size}: not of one model")
+    last, size = max(tokenizer.get_vocab().values()), config.text_config.vocab_size
+    if last >= size:
+        raise CheckpointError(
+            f"{folder}/tokenizer.json: goes up to token {last}, expected less than config.json's vocab_size {size}"
+        )
     model, report = CrashChatModel.from_pretrained(
         None,
         config=config,
@@ -164,10 +178,11 @@ def check_shapes(found: dict[str, tuple[int, ...]], config: VideoLlama3Config, f
     wrong = [key for key in found if key in expected and found[key] != expected[key]]
     problems += [f"shape of {key}: found {found[key]}, expected {expected[key]}" for key in wrong]
     if problems:
-        more = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
         if any("vision_model" in problem for problem in problems):
-            more.append("if its config.json has no vision config, so400m was assumed: give the right one with --vision-config")
-        raise CheckpointError(f"{folder}: its weights do not fit its config:\n  " + "\n  ".join(problems[:20] + more))
+            problems.append(
+                "if its config.json has no vision config, so400m was assumed: give the right one with --vision-config"
+            )
+        raise CheckpointError(f"{folder}: its weights do not fit its config.json:{listed(problems)}")
 
 
 @contextmanager

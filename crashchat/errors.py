@@ -27,6 +27,14 @@ def abbreviate(value: object, length: int = 120) -> str:
     return text if len(text) <= length else f"{text[:length]}… ({len(text):,} characters)"
 
 
+def listed(problems: list[str], most: int = 20) -> str:
+    """Problems for the end of a message: one on its line, several below it, each on its own."""
+    if len(problems) == 1:
+        return f" {problems[0]}"
+    more = [f"… and {len(problems) - most} more"] if len(problems) > most else []
+    return "".join(f"\n  {problem}" for problem in problems[:most] + more)
+
+
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
     """Within it, a full disk is an OSError that names `path`, whoever found it and whatever it says itself."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from crashchat.errors import CrashChatError, abbreviate
 
-SHOWN = 5  # problems of one file that a message names
+SHOWN = 3  # problems of one file that a message names
 
 Kind = TypeVar("Kind")
 

@@ -72,8 +72,8 @@ def _torch_tensors(path: Path, keys: set[str] | None) -> Iterator[tuple[str, Ten
     # stumbles in as many ways as there are bytes.
     except Exception as error:
         words = str(error).partition("\n")[0]
-        advice = "weights_only" in words or "Weights only" in words
-        said = "it holds more than tensors, or is no file of torch; nothing of it was run" if advice else words
+        advice = any(part in words for part in ("weights_only", "Weights only", "mmap"))
+        said = "it holds more than tensors, or is no file of torch; nothing of it was run" if advice else words[:160]
         raise CheckpointError(f"{path}: cannot be read as weights: {said}; fetch it again from where you trust") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: holds a {type(values).__name__}, expected {{key: tensor}}")
@@ -125,5 +125,10 @@ def _headers(path: Path) -> Iterator[tuple[str, tuple[int, ...], int]]:
 
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """All weights of a checkpoint folder under their own keys."""
-    return {key: tensor for path in weight_files(folder) for key, tensor in iterate_weights(path)}
+    """All weights of a checkpoint folder under their own keys. Raises CheckpointError for one that is not finite."""
+    weights = {}
+    for path in weight_files(folder):
+        for key, tensor in iterate_weights(path):
+            check_finite(key, tensor, path)
+            weights[key] = tensor
+    return weights

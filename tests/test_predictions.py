@@ -65,11 +65,11 @@ GOOD |= {"pred_start": None, "pred_end": 2.5}
     ("content", "message"),
     [
         (b"[{", "not JSON"),
-        (b"\xff\xfe\x00", "not UTF-8 at byte 0"),
+        (b"\xff\xfe\x00", "not JSON"),
         (b"{}", "JSON dict, expected a list"),
         (b"[]", "no records"),
         (b"[3]", "entry 0 is a int"),
-        ([{**GOOD, "gt_start": "1.0"}], "gt_start = '1.0', expected a number of seconds or null"),
+        ([{**GOOD, "gt_start": "1.0"}], "gt_start = '1.0', expected a number or null"),
         ([{**GOOD, "pred_end": True}], "pred_end = True"),
         ([{**GOOD, "video_path": None}], "video_path = None, expected a text"),
         ([{**GOOD, "data_id": [1]}], "data_id"),
