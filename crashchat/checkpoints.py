@@ -82,8 +82,8 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         raise CheckpointError(f"{files} make no tokenizer: {type(error).__name__} {words}; fetch them again") from error
     if tokenizer.eos_token != TURN_END or tokenizer.pad_token_id is None or None in ids or tokenizer.unk_token_id in ids:
         raise CheckpointError(
-            f"{files} make a tokenizer with the end {abbreviate(tokenizer.eos_token)}, padding "
-            f"{abbreviate(tokenizer.pad_token)}, turns {ids}; expected the end {TURN_END!r}, some padding, and ids for {TURN_START!r} and {TURN_END!r}"
+            f"{files} make a tokenizer with the end {abbreviate(tokenizer.eos_token)} and the padding "
+            f"{abbreviate(tokenizer.pad_token)}; expected the end {TURN_END!r}, some padding, and {TURN_START!r} for turns"
         )
     return tokenizer
 
@@ -132,6 +132,7 @@ def load_model(
     """
     device = device or choose_device()
     config = native_config(folder, image_token_id(tokenizer), vision)
+    check_tokenizer(tokenizer, config, folder)
     config.dtype = dtype or choose_dtype(device)
     weights = read_weights(folder)
     layout = detect_layout(list(weights), folder)
@@ -141,11 +142,6 @@ def load_model(
     if config.tie_word_embeddings and embeddings in weights:
         weights.setdefault("lm_head.weight", weights[embeddings])
     check_shapes({key: tuple(value.shape) for key, value in weights.items()}, config, folder)
-    last, size = max(tokenizer.get_vocab().values()), config.text_config.vocab_size
-    if last >= size:
-        raise CheckpointError(
-            f"{folder}/tokenizer.json: goes up to token {last}, expected less than config.json's vocab_size {size}"
-        )
     model, report = CrashChatModel.from_pretrained(
         None,
         config=config,
@@ -158,6 +154,13 @@ def load_model(
     if left:
         raise CheckpointError(f"{folder}: weights did not load: {left}")
     return model.to(device).eval()
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: VideoLlama3Config, folder: str | Path) -> None:
+    """Raises CheckpointError for a tokenizer with tokens that the model has no embedding of."""
+    last, size = max(tokenizer.get_vocab().values()), config.text_config.vocab_size
+    if last >= size:
+        raise CheckpointError(f"{folder}/tokenizer.json: goes up to token {last}, but vocab_size in config.json is {size}")
 
 
 def expected_shapes(config: VideoLlama3Config) -> dict[str, tuple[int, ...]]:

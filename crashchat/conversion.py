@@ -7,7 +7,15 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from crashchat.checkpoints import PROCESSOR_FILE, TOKENIZER_FILES, check_shapes, load_tokenizer, load_video_settings, new_folder
+from crashchat.checkpoints import (
+    PROCESSOR_FILE,
+    TOKENIZER_FILES,
+    check_shapes,
+    check_tokenizer,
+    load_tokenizer,
+    load_video_settings,
+    new_folder,
+)
 from crashchat.errors import writing
 from crashchat.files import write_json_atomic
 from crashchat.json_files import read_json
@@ -60,7 +68,9 @@ def convert(
     load_video_settings(source)
     if file_in(source, GENERATION_FILE).exists():
         read_json(source / GENERATION_FILE, CheckpointError, "generation settings")
-    config = native_config(source, image_token_id(load_tokenizer(source)), vision)
+    tokenizer = load_tokenizer(source)
+    config = native_config(source, image_token_id(tokenizer), vision)
+    check_tokenizer(tokenizer, config, source)
     table = weight_table(source)
     layout = detect_layout(list(table), source)
     native = {rename_key(key, layout, "native"): key for key in table}
