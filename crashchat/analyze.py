@@ -29,7 +29,7 @@ from crashchat.analysis import analyze_clip, blank_result, window_settings
 from crashchat.cards import page_html
 from crashchat.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
 from crashchat.config import Decode
-from crashchat.errors import CrashChatError, error_line
+from crashchat.errors import CrashChatError, exit_code
 from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from crashchat.tasks import LINGUISTIC, PERCEPTION
 from crashchat.windows import FAILED, WindowSettings
@@ -262,6 +262,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit code."""
+    return exit_code(lambda: _run(arguments), failed=2)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     out = arguments.out or (None if arguments.jsonl else Path("outputs") / "analysis")
     with contextlib.ExitStack() as stack:
         lines = None
@@ -283,9 +287,6 @@ def run(arguments: argparse.Namespace) -> int:
         except BrokenPipeError:  # the reader of the stream has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would stumble over it once more at exit
             return 1
-        except (CrashChatError, OSError) as error:
-            print(f"error: {error_line(error)}", file=sys.stderr)
-            return 2
         counts = Counter(result["status"] for result in results)
         print(", ".join(f"{count} {status}" for status, count in counts.items()))
         for result in results:

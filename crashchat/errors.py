@@ -1,11 +1,14 @@
 """What a user can mend, said in one line: the base of all such errors, and how a command ends with one."""
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tqdm import tqdm
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # How the two libraries that write weights say that a file could not be written: neither raises an OSError.
@@ -73,6 +76,9 @@ def exit_code(work: Callable[[], int | None], failed: int = 1) -> int:
         line = error_line(error)
         if line is None:
             raise
-        if not getattr(error, "everywhere", False) or int(os.environ.get("RANK", "0")) == 0:
-            print(f"error: {line}", file=sys.stderr)
-        return failed
+        told = not getattr(error, "everywhere", False) or int(os.environ.get("RANK", "0")) == 0
+    # Out here the error's frames are gone, and with them the progress bars that were open in them: the line comes last.
+    gc.collect()
+    if told:
+        tqdm.write(f"error: {line}", file=sys.stderr)
+    return failed

@@ -261,7 +261,8 @@ def run(*words, cwd: Path = ROOT) -> str:
     """Run a command that must fail without a traceback; returns its last line, which begins with `error:`."""
     done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=cwd, timeout=600)
     assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
-    line = next(line for line in reversed(done.stderr.strip().splitlines()) if line.startswith("error: "))
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: "), done.stderr[-1000:]
     return line
 
 
