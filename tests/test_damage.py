@@ -22,9 +22,11 @@ from crashchat.journals import PredictionJournal
 from crashchat.layouts import CheckpointError
 from crashchat.model import add_adapter
 from crashchat.predictions import read_predictions
+from crashchat.tasks import TASKS
 from tests.mutations import DEEP, EXECUTED, damage_checkpoint, damage_file, mutate_json
 from tests.test_annotations import record as question
 from tests.test_predictions import GOOD
+from tests.test_predictions import record as predicted
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -290,19 +292,24 @@ COMMANDS = {
     "output_dir={disk}/out max_steps=2 eval_steps=1 save_steps=1 num_workers=0 max_frames=4 lora_rank=4",
     "eval": "-m crashchat.evaluate configs/eval/crash_description.yaml model={base} data_dir={data} output_dir={disk}/out "
     "num_workers=0 max_frames=4 max_new_tokens=2",
+    "score": "scripts/eval/compute_crash_recognition_metrics.py --predictions {predictions} --out {disk}/out",
+    "report": "-m crashchat.report compare a={predictions} --data-dir {data} --out {disk}/out --no-meteor",
     "analyze": "-m crashchat analyze {data}/videos --model {base} --linguistic {adapter} --perception {adapter} --out {disk}/out",
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_full_disk_is_one_line(command, small_disk, tiny_base, adapter, tiny_data):
-    if command == "eval":  # its records are small: nothing is left for them
+def test_a_full_disk_is_one_line(command, small_disk, tiny_base, adapter, tiny_data, tmp_path):
+    asked = json.loads((tiny_data / TASKS["crash_recognition"].annotation_file("test")).read_text())
+    predictions = tmp_path / "predict.json"
+    predictions.write_text(json.dumps([predicted(n) | {"video_path": one["video"][0]} for n, one in enumerate(asked)]))
+    if command in ("eval", "score"):  # what they write is small: nothing is left for it
         with open(small_disk / "filler", "wb", buffering=0) as file:
             try:
                 while file.write(bytes(4096)):
                     pass
             except OSError:
                 pass
-    words = COMMANDS[command].format(base=tiny_base, adapter=adapter, disk=small_disk, data=tiny_data)
+    words = COMMANDS[command].format(base=tiny_base, adapter=adapter, disk=small_disk, data=tiny_data, predictions=predictions)
     line = run(*words.split())
     assert str(small_disk) in line and "no space left on device" in line
