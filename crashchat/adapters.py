@@ -139,6 +139,9 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
             raise CheckpointError(
                 f"{folder}: the adapter does not fit the base model: {plain} is {tuple(value.shape)}, expected {expected}"
             )
+    lacking = [key for key in shapes if f".{PROJECTOR}." in key and f"{PEFT_PREFIX}{key}" not in weights]
+    if lacking:
+        raise CheckpointError(f"{folder}: the adapter's projector lacks {lacking[:5]}")
     if isinstance(model, PeftModel):
         if name in model.peft_config:
             raise CheckpointError(f"{folder}: the model has an adapter {name!r} already; load this one under another name")

@@ -76,7 +76,7 @@ class _Settings(BaseModel):
     def _known(cls, value):
         unknown = sorted(set(value) - set(TASKS))
         if unknown:
-            raise ValueError(f"unknown tasks {unknown}; known are {', '.join(TASKS)}")
+            raise ValueError(f"unknown tasks {abbreviate(unknown)}; known are {', '.join(TASKS)}")
         return value
 
 

@@ -219,6 +219,15 @@ def test_an_adapter_config_is_checked_before_anything_is_allocated(adapter, tmp_
         read_adapter(folder)
 
 
+def test_an_adapter_without_all_of_its_projector_is_named(adapter, tiny_base, tiny_tokenizer, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    weights = {key: value.clone() for key, value in load_file(folder / "adapter_model.safetensors").items()}
+    del weights[next(key for key in weights if key.endswith("projector.readout.0.bias"))]
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="projector lacks .*readout.0.bias"):
+        load_adapter(load_model(tiny_base, tiny_tokenizer, CPU), folder)
+
+
 def test_a_tokenizer_that_brings_code_is_refused_and_not_run(copy, tmp_path):
     values = json.loads((copy / "tokenizer_config.json").read_text())
     values |= {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil"}
