@@ -139,7 +139,9 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
             raise CheckpointError(
                 f"{folder}: the adapter does not fit the base model: {plain} is {tuple(value.shape)}, expected {expected}"
             )
-    lacking = [key for key in shapes if f".{PROJECTOR}." in key and f"{PEFT_PREFIX}{key}" not in weights]
+    # The base's own projector: not those that adapters already there have put beside it.
+    projector = [key for key in shapes if f".{PROJECTOR}." in key and ".modules_to_save." not in key]
+    lacking = [key for key in projector if f"{PEFT_PREFIX}{key}" not in weights]
     if lacking:
         raise CheckpointError(f"{folder}: the adapter's projector lacks {lacking[:5]}")
     if isinstance(model, PeftModel):

@@ -181,11 +181,9 @@ def check_shapes(found: dict[str, tuple[int, ...]], config: VideoLlama3Config, f
     wrong = [key for key in found if key in expected and found[key] != expected[key]]
     problems += [f"shape of {key}: found {found[key]}, expected {expected[key]}" for key in wrong]
     if problems:
-        if any("vision_model" in problem for problem in problems):
-            problems.append(
-                "if its config.json has no vision config, so400m was assumed: give the right one with --vision-config"
-            )
-        raise CheckpointError(f"{folder}: its weights do not fit its config.json:{listed(problems)}")
+        hint = " (if that has no vision config, so400m was assumed: give its own with --vision-config)"
+        hint = hint if any("vision_model" in problem for problem in problems) else ""
+        raise CheckpointError(f"{folder}: its weights do not fit its config.json{hint}:{listed(problems)}")
 
 
 @contextmanager
