@@ -28,16 +28,16 @@ from crashchat.adapters import CONFIG_FILE
 from crashchat.analysis import analyze_clip, as_text, blank_result, window_settings
 from crashchat.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
 from crashchat.config import Decode
-from crashchat.layouts import CheckpointError
+from crashchat.errors import CrashChatError, exit_code
 from crashchat.result_files import finished, has_failed, journal_path, name_clips, write_report, write_result
 from crashchat.tasks import LINGUISTIC, PERCEPTION
-from crashchat.windows import FAILED, WindowError, WindowSettings
+from crashchat.windows import FAILED, WindowSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEO_SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv .gif".split())
 
 
-class AnalyzeError(Exception):
+class AnalyzeError(CrashChatError):
     """A run that cannot start; the message says why and what to do."""
 
 
@@ -227,6 +227,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit code."""
+    return exit_code(lambda: _run(arguments), failed=2)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     out = arguments.out or (None if arguments.jsonl else Path("outputs") / "analysis")
     with contextlib.ExitStack() as stack:
         # stdout is for results alone; what loading a model has to say goes beside it.
@@ -249,9 +253,6 @@ def run(arguments: argparse.Namespace) -> int:
         except BrokenPipeError:  # the reader of the stream has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would stumble over it once more at exit
             return 1
-        except (AnalyzeError, CheckpointError, WindowError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
         counts = Counter(result["status"] for result in results)
         print(", ".join(f"{count} {status}" for status, count in counts.items()))
         for result in results:

@@ -14,12 +14,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from crashchat.errors import CrashChatError, writing
+
 # A killed holder's forked children (readers of videos) have its lock too; they notice within five seconds that it is gone.
 ORPHANS_END = 15.0
 
 
-class FolderError(Exception):
+class FolderError(CrashChatError):
     """A folder or file that cannot be written: it holds something already, or another process has it; the message names both."""
+
+    everywhere = True
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
@@ -33,7 +37,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     # Not mkstemp: its files are private to their owner, and a result is shared like any other file, as the umask says.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with writing(path), os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

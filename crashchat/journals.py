@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from crashchat.errors import writing
 from crashchat.files import write_json_atomic
+from crashchat.json_files import parse_json
 from crashchat.predictions import PredictionError, some
 
 
@@ -86,9 +88,10 @@ class PredictionJournal:
         self.done |= _ids([record])
 
     def _write(self, value: dict) -> None:
-        self._file.write(json.dumps(value).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self.path):
+            self._file.write(json.dumps(value).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -106,11 +109,14 @@ def _read_journal(path: Path) -> tuple[dict | None, list[dict], int]:
     values, good_bytes = [], 0
     for number, line in enumerate(lines, start=1):
         try:
-            value = json.loads(line)
+            value = parse_json(line, nan=True)
         except ValueError:
             value = None
         expected = "run" if number == 1 else "data_id"
-        if not line.endswith(b"\n") or not isinstance(value, dict) or expected not in value:
+        good = isinstance(value, dict) and expected in value
+        if good and expected == "data_id":
+            good = isinstance(value["data_id"], int | str)
+        if not line.endswith(b"\n") or not good:
             if number == len(lines):
                 break  # the line that was being written when the run died
             raise PredictionError(

@@ -15,15 +15,13 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from crashchat.annotations import AnnotationError
 from crashchat.clips import clip_cards
+from crashchat.errors import exit_code, writing
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bootstrap import paired
-from crashchat.metrics.meteor import MetricError
 from crashchat.metrics.score import add_extras, extras_of, is_count, scores
 from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.plots import data_uri, losses_png, probabilities_png, thresholds_png, time_errors_png
-from crashchat.predictions import PredictionError
 from crashchat.runs import ReportError, asked_tasks, collect, described, look_free, parse_rows, partial_runs, sum_rows
 from crashchat.table_text import as_csv, as_markdown, as_text
 from crashchat.tables import (
@@ -182,16 +180,15 @@ def main(argv: list[str] | None = None) -> int:
     compare.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for report.html, metrics.json, comparison.*")
     add_extras(compare)
     arguments = parser.parse_args(argv)
-    try:
+
+    def compared() -> None:
         rows, extras = parse_rows(arguments.rows), extras_of(arguments)
-        told = write_report(rows, arguments.data_dir, arguments.out, arguments.losses, arguments.split, extras)
-    except (ReportError, PredictionError, AnnotationError, MetricError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(told)
-    for name in ("comparison.md", "comparison.csv", "metrics.json", "report.html"):
-        print(arguments.out / name)
-    return 0
+        with writing(arguments.out):
+            print(write_report(rows, arguments.data_dir, arguments.out, arguments.losses, arguments.split, extras))
+        for name in ("comparison.md", "comparison.csv", "metrics.json", "report.html"):
+            print(arguments.out / name)
+
+    return exit_code(compared)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from crashchat.annotations import load_annotations
+from crashchat.errors import CrashChatError
 from crashchat.metrics.lookfree import LOOKFREE, METADATA, NO_ACCIDENT, Metadata, Training, guesses, read_metadata
 from crashchat.metrics.score import read_crash_starts, task_sums
 from crashchat.metrics.sums import Sums
@@ -11,7 +12,7 @@ from crashchat.predictions import Records, prediction_path, read_predictions, re
 from crashchat.tasks import TASKS
 
 
-class ReportError(Exception):
+class ReportError(CrashChatError):
     """A report that cannot be made; the message names the row or file, the cause, and what to do."""
 
 

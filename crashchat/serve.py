@@ -29,9 +29,9 @@ from crashchat.analysis import MEBIBYTE
 from crashchat.analyze import AnalyzeError, add_model_options, cascade_of
 from crashchat.connections import Connection
 from crashchat.desk import Busy, Desk, Limits
+from crashchat.errors import CrashChatError, error_line
 from crashchat.gate import Gate
-from crashchat.layouts import CheckpointError
-from crashchat.windows import FAILED, WindowError
+from crashchat.windows import FAILED
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PASSWORD = "CRASHCHAT_PASSWORD"
@@ -117,8 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         password = read_password(arguments)
         cascade, windows = cascade_of(arguments)
-    except (AnalyzeError, CheckpointError, WindowError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (CrashChatError, OSError) as error:
+        print(f"error: {error_line(error)}", file=sys.stderr)
         return 2
     limits = Limits(int(arguments.max_mebibytes * MEBIBYTE), arguments.max_seconds, arguments.queue)
     with private_folder() as folder:

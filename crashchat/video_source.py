@@ -10,6 +10,8 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from crashchat.errors import CrashChatError
+
 # Of one picture: 8K video has 33 million, and a decoder takes memory for all of them. A file of 1 MB may promise 256 million.
 MOST_PIXELS = 36_000_000
 # The longer side by the shorter: a picture of one line may be as wide as a million pixels once it is as high as a film strip.
@@ -29,7 +31,7 @@ EVEN = 0.2
 WHOLE = 0.9
 
 
-class VideoError(Exception):
+class VideoError(CrashChatError):
     """A video that can't be read; the message holds the path and the cause."""
 
     def __init__(self, path: str | Path, cause: str):

@@ -14,13 +14,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from crashchat.errors import CrashChatError
 from crashchat.tasks import TASKS
 
 CRASH, NO_CRASH, UNDECIDED, FAILED = "crash", "no crash", "undecided", "failed"
 LEAD = 2.0  # seconds shown before and after an event of a long recording
 
 
-class WindowError(Exception):
+class WindowError(CrashChatError):
     """Window settings that cannot be used; the message says which and what to do."""
 
 

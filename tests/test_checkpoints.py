@@ -272,6 +272,9 @@ def test_nothing_is_written_outside_the_destination(tiny_base, tmp_path):
     (source / "generation_config.json").unlink(missing_ok=True)
     (source / "generation_config.json").symlink_to(tmp_path / "victim.json")
     (source / "model.py").write_text("raise SystemExit")
+    assert "a link out of its folder" in convert(source, tmp_path / "out", "--to", "local", ok=False)
+    assert not (tmp_path / "out").exists()
+    (source / "generation_config.json").unlink()
     convert(source, tmp_path / "out", "--to", "local")
     assert (tmp_path / "victim.json").read_text() == "kept" and list((tmp_path / "elsewhere").iterdir()) == []
     assert not (tmp_path / "out" / "generation_config.json").is_symlink() and not (tmp_path / "out" / "model.py").exists()
