@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import queue
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -15,10 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-
-import psutil
 
 from crashchat.synthetic import make_demo_set
 
@@ -64,6 +62,15 @@ def drawing(campaign: str, seed: int, number: int) -> random.Random:
 # ------------------------------------------------------------------------------------------------------------- processes
 
 
+def peak(pid: int) -> int:
+    """Most bytes that a process ever held; 0 where it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
 class Running:
     """A real process at the project's root, its output in `log`. Whatever it starts is found by a mark, orphans too."""
 
@@ -81,32 +88,33 @@ class Running:
                 start_new_session=True,
             )
 
-    def alive(self) -> list[psutil.Process]:
-        """All processes of this run that have not ended."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+    def alive(self) -> list[int]:
+        """The processes of this run that have not ended."""
+        mark, found = f"{MARK}={self.mark}".encode(), []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                with contextlib.suppress(OSError):  # it has just ended, or is another user's
+                    if mark in (folder / "environ").read_bytes():
+                        found.append(int(folder.name))
         return found
 
     def kill(self) -> None:
-        """End all of them; new ones that are started meanwhile too."""
-        while processes := self.alive():
-            for process in processes:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            psutil.wait_procs(processes, timeout=10)
+        """End all of them, those that are started meanwhile too."""
+        while pids := self.alive():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.poll()
+            time.sleep(0.05)
         self.process.wait()
 
     def wait(self, seconds: float = SLOWEST) -> str:
         """Wait for the end; returns what is wrong: that it hangs or takes too much memory. It is then killed."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
-            with contextlib.suppress(psutil.Error):
-                if (size := psutil.Process(self.process.pid).memory_info().rss) > MOST_MEMORY:
-                    self.kill()
-                    return f"takes {size / 1024**3:.1f} GiB"
+            if peak(self.process.pid) > MOST_MEMORY:
+                self.kill()
+                return "takes more than 4 GiB of memory"
             if time.monotonic() > end:
                 self.kill()
                 return f"has not ended in {seconds:.0f} s"
@@ -214,13 +222,13 @@ class Workers:
         end = time.monotonic() + seconds
         try:
             while not connection.poll(0.1) and not wrong:
-                if self.peak(process.pid) > MOST_MEMORY:
+                if peak(process.pid) > MOST_MEMORY:
                     wrong = "takes more than 4 GiB of memory"
                 elif time.monotonic() > end:
                     wrong = f"has not ended in {seconds:.0f} s"
             if not wrong:
                 verdict = connection.recv()
-                if self.peak(process.pid) <= MOST_MEMORY:
+                if peak(process.pid) <= MOST_MEMORY:
                     return verdict
                 wrong = "took more than 4 GiB of memory"
         except EOFError:
@@ -229,15 +237,6 @@ class Workers:
         process.kill()
         process.join()
         return "", wrong
-
-    @staticmethod
-    def peak(pid: int) -> int:
-        """Most bytes that a process ever held."""
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        return 0
 
     def close(self) -> None:
         """Let the workers go."""
@@ -275,24 +274,27 @@ class Bench:
         self.folder = folder
         self.workers = Workers(folder, workers)
 
-    @cached_property
+    @property
     def data(self) -> Path:
         """6 training, 3 validation and 6 test clips with their annotations."""
-        folder = self.folder / "data"
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            make_demo_set(folder, train=6, val=3, test=6, seed=7, workers=1)
-        return folder
+        return self.folder / "data"
 
-    @cached_property
+    @property
     def adapter(self) -> Path:
         """An adapter on ckpt/tiny_base, trained for two steps."""
-        out = self.folder / "adapter"
-        self.done(training(self.data, out, 1, "max_steps=2"), "adapter")
-        return out
+        return self.folder / "adapter"
 
-    def done(self, words: Iterable[object], name: str) -> Running:
-        """Run what must succeed. Raises RuntimeError where it does not."""
+    def prepare(self, adapter: bool = False) -> None:
+        """Make the data and, where it is asked for, the adapter, unless they are there."""
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            make_demo_set(self.data, train=6, val=3, test=6, seed=7, workers=1)
+        if adapter and not self.adapter.is_dir():
+            self.done(training(self.data, self.adapter, 1, "max_steps=2"), "adapter")
+
+    def done(self, words: Iterable[object], name: str, look: Callable[[Running], int] = lambda running: 0) -> int:
+        """Run what must succeed; returns what `look` says of it meanwhile. Raises RuntimeError where it fails."""
         running = Running(words, self.folder / "logs" / f"{name}.log")
+        seen = look(running)
         if wrong := running.wait() or (f"exit code {running.code}" if running.code else ""):
             raise RuntimeError(f"{name}, undisturbed: {wrong}\n{running.output()[-3000:]}")
-        return running
+        return seen

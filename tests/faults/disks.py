@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from tests.faults.bench import Bench, Row, Running, drawing, unclear
-from tests.faults.kills import ENTRIES, files_of, undisturbed
+from tests.faults.kills import ENTRIES, files_of, prepare, undisturbed
 
 # Arguments: disk, size in bytes, folder for logs and copies, command.
 SCRIPT = """
@@ -27,6 +27,11 @@ cp -a "$disk/." "$folder/room"
 PAGE = 4096
 CACHE = "feature cache"
 NAMES = ("train", "evaluate", "merge", "convert", "analyze --resume", "synthetic", CACHE)
+
+
+def _entry(name: str) -> str:
+    """The entry point that fills this disk."""
+    return "evaluate" if name == CACHE else name
 
 
 def corrupt(folder: Path) -> str:
@@ -51,8 +56,7 @@ def fill_once(bench: Bench, seed: int, number: int) -> tuple[str, str]:
     """One command on one full disk: how it ended, and what is wrong."""
     draw = drawing("disks", seed, number)
     name = NAMES[number % len(NAMES)]
-    entry = ENTRIES["evaluate" if name == CACHE else name]
-    whole, _ = undisturbed(bench, "evaluate" if name == CACHE else name)
+    entry, (whole, _) = ENTRIES[_entry(name)], undisturbed(bench, _entry(name))
     folder = bench.folder / "disks" / str(number)
     for part in ("full", "room", "disk"):
         (folder / part).mkdir(parents=True)
@@ -93,12 +97,8 @@ def fill_once(bench: Bench, seed: int, number: int) -> tuple[str, str]:
 def run(bench: Bench, seed: int, numbers: Iterable[int]) -> Row:
     """Two at a time, each the command that its number picks."""
     row, numbers = Row("full disk, then room again"), list(numbers)
-    names = dict.fromkeys(NAMES[number % len(NAMES)] for number in numbers)
-    if names.keys() & {"evaluate", "merge", CACHE}:
-        bench.adapter  # noqa: B018 - made before two ask for it
-    bench.data  # noqa: B018
+    prepare(bench, {_entry(NAMES[number % len(NAMES)]) for number in numbers})
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda name: undisturbed(bench, "evaluate" if name == CACHE else name), names.keys() - {CACHE}))
         for number, (kind, loss) in zip(numbers, pool.map(lambda number: fill_once(bench, seed, number), numbers), strict=True):
             row.add(number, kind, loss)
     return row

@@ -44,7 +44,7 @@ def run(bench: Bench, seed: int, numbers: Iterable[int]) -> Row:
     """One at a time on each core. What differs from run to run is the machine, not a seed."""
     row, numbers = Row("2 processes, starved at their end"), list(numbers)
     (bench.folder / "exits").mkdir()
-    bench.data  # noqa: B018 - made before two ask for it
+    bench.prepare()
     cores: queue.SimpleQueue[int] = queue.SimpleQueue()
     for core in sorted(os.sched_getaffinity(0))[:2]:
         cores.put(core)

@@ -29,15 +29,15 @@ def run(kind: str, bench: Bench, seed: int, numbers: Iterable[int]) -> Row:
     """kind: a key of JUDGES."""
     work = bench.folder / kind
     work.mkdir()
-    adapter = bench.adapter if kind == "checkpoints" else None
+    bench.prepare(adapter=kind == "checkpoints")
     row = Row(f"{kind} with a fault")
-    jobs = {number: (kind, seed, number, work, bench.data, adapter) for number in numbers}
+    jobs = {number: (kind, seed, number, work, bench.data, bench.adapter) for number in numbers}
     for number, ended, loss in bench.workers.map(judge, jobs, SECONDS):
         row.add(number, ended, loss)
     return row
 
 
-def judge(kind: str, seed: int, number: int, work: Path, data: Path, adapter: Path | None) -> Verdict:
+def judge(kind: str, seed: int, number: int, work: Path, data: Path, adapter: Path) -> Verdict:
     """Damage one file and use it."""
     draw = drawing(kind, seed, number)
     folder = work / str(number)
@@ -59,7 +59,7 @@ def _write(path: Path, text: str | bytes) -> str:
     return f"{path.name}: {repr(text)[:100]}"
 
 
-def _annotations(draw, folder: Path, data: Path, adapter: Path | None) -> tuple[int, str, str, str]:
+def _annotations(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, str, str, str]:
     """A test annotation file, read by an evaluation."""
     task = draw.choice(list(TASKS))
     name = TASKS[task].annotation_file("test")
@@ -76,7 +76,7 @@ def _annotations(draw, folder: Path, data: Path, adapter: Path | None) -> tuple[
     return code, said, wrong, what
 
 
-def _configs(draw, folder: Path, data: Path, adapter: Path | None) -> tuple[int, str, str, str]:
+def _configs(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, str, str, str]:
     """A training's settings. What is accepted ends at a folder without annotations, before anything slow."""
     values = TrainConfig(output_dir=folder / "out", base_model=TINY_BASE, data_dir=data).model_dump(mode="json")
     path = folder / "config.yaml"
@@ -90,7 +90,7 @@ def _configs(draw, folder: Path, data: Path, adapter: Path | None) -> tuple[int,
     return 0 if "no annotation file" in said else code, said, f"accepts {odd}" if odd else "", what
 
 
-def _predictions(draw, folder: Path, data: Path, adapter: Path | None) -> tuple[int, str, str, str]:
+def _predictions(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, str, str, str]:
     """A prediction file, scored."""
     task = TASKS[draw.choice(list(TASKS))]
     records = []
@@ -124,7 +124,7 @@ def _numbers(value: object, name: str = "scores"):
         yield name, value
 
 
-def _checkpoints(draw, folder: Path, data: Path, adapter: Path | None) -> tuple[int, str, str, str]:
+def _checkpoints(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, str, str, str]:
     """A base or adapter folder, evaluated, converted, merged or used to analyze a clip."""
     base, trained, out = shutil.copytree(TINY_BASE, folder / "base"), folder / "adapter", folder / "out"
     trained.mkdir()

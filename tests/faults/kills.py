@@ -27,14 +27,13 @@ class Entry:
     """A command that writes a result.
 
     words: of the command, given the bench, the result's path and the number of processes. compare: (result, undisturbed result)
-    -> the difference, empty where there is none. processes: numbers that it runs on; those after a kill may be others where
-    `mixed`. again: whether the command is also given where the result is complete.
+    -> the difference, empty where there is none. processes: numbers that it runs on, before a kill and after. again: whether
+    the command is also given where the result is complete.
     """
 
     words: Callable[[Bench, Path, int], list]
     compare: Callable[[Path, Path], str]
     processes: tuple[int, ...] = (1,)
-    mixed: bool = False
     again: bool = True
 
 
@@ -74,7 +73,7 @@ def same_predictions(out: Path, whole: Path) -> str:
             chances = [record.pop("crash_probability", 0.0) for record in (found, expected)]
             if found != expected or abs(chances[0] - chances[1]) > 1e-4:
                 return f"{name}: a record differs: {found.get('error') or found['raw_response']!r}"[:300]
-    left = sorted(name for name in files_of(out) if name.endswith("jsonl") or Path(name).name.startswith("."))
+    left = sorted(name for name in files_of(out) if Path(name).name.startswith("."))
     return f"left behind: {left[:5]}" if left else ""
 
 
@@ -128,15 +127,15 @@ def _synthetic(bench: Bench, out: Path, processes: int) -> list:
 ENTRIES = {
     "train": Entry(_train, same_training),
     "train on 2 processes": Entry(_train, same_training, (2,)),
-    "evaluate": Entry(_evaluate, same_predictions, (1, 2, 3), mixed=True),
+    "evaluate": Entry(_evaluate, same_predictions, (1, 2, 3)),
     "analyze --resume": Entry(_analyze, same_analysis),
     "merge": Entry(_merge, same_files, again=False),
-    "evaluate on 2 processes": Entry(_evaluate, same_predictions, (2, 3), mixed=True),
     "merge --to local": Entry(_merge_local, same_files, again=False),
     "convert": Entry(_convert, same_files, again=False),
     "synthetic": Entry(_synthetic, same_files),
-    "train on 2 processes, again": Entry(_train, same_training, (2,)),
 }
+# Entry points by number; those of several processes twice, as there is more that can be killed.
+TURNS = (*ENTRIES, "train on 2 processes", "evaluate")
 
 
 def _look(folder: Path) -> frozenset:
@@ -169,12 +168,16 @@ def undisturbed(bench: Bench, name: str) -> tuple[Path, int]:
         shutil.rmtree(folder, ignore_errors=True)
         place = folder / "place"
         place.mkdir(parents=True)
-        running = Running(entry.words(bench, place / "out", entry.processes[0]), folder / "log")
-        changes = watch(running, place)
-        if wrong := running.wait() or (f"exit code {running.code}" if running.code else ""):
-            raise RuntimeError(f"{name}, undisturbed: {wrong}\n{running.output()[-3000:]}")
+        changes = bench.done(entry.words(bench, place / "out", entry.processes[0]), name, lambda running: watch(running, place))
         count.write_text(str(changes))
     return folder / "place" / "out", int(count.read_text())
+
+
+def prepare(bench: Bench, names: set[str]) -> None:
+    """Make the undisturbed results of some entry points, two at a time, and before them what they need."""
+    bench.prepare(adapter=bool(names - {"train", "train on 2 processes", "analyze --resume", "convert", "synthetic"}))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: undisturbed(bench, name), sorted(names)))
 
 
 def _strike(running: Running, draw: random.Random, processes: int) -> tuple[str, str]:
@@ -183,10 +186,10 @@ def _strike(running: Running, draw: random.Random, processes: int) -> tuple[str,
     if whom == "all":
         running.kill()
         return whom, ""
-    others = [process for process in running.alive() if process.pid != running.process.pid]
+    others = [pid for pid in running.alive() if pid != running.process.pid]
     if whom == "one process" and others:
         with contextlib.suppress(OSError):
-            os.kill(draw.choice(others).pid, signal.SIGKILL)
+            os.kill(draw.choice(others), signal.SIGKILL)
     else:
         running.process.kill()
         running.process.wait()
@@ -200,7 +203,8 @@ def _strike(running: Running, draw: random.Random, processes: int) -> tuple[str,
 def kill_once(bench: Bench, seed: int, number: int) -> tuple[str, str]:
     """One kill and the run after it: what kind it was, and what is wrong."""
     draw = drawing("kills", seed, number)
-    name, entry = list(ENTRIES.items())[number % len(ENTRIES)]
+    name = TURNS[number % len(TURNS)]
+    entry = ENTRIES[name]
     whole, changes = undisturbed(bench, name)
     folder = bench.folder / "kills" / str(number)
     place = folder / "place"
@@ -227,18 +231,14 @@ def kill_once(bench: Bench, seed: int, number: int) -> tuple[str, str]:
     if wrong:
         return "", f"{where}: {wrong}; see {folder}"
     shutil.rmtree(folder)
-    return f"{name.removesuffix(', again')}{'' if in_time else ' (ended before the kill)'}", ""
+    return f"{name}{'' if in_time else ' (ended before the kill)'}", ""
 
 
 def run(bench: Bench, seed: int, numbers: Iterable[int]) -> Row:
     """Two at a time, each at the entry point that its number picks."""
     row, numbers = Row("kill -9 at a moment of writing, then the same command"), list(numbers)
-    names = list(dict.fromkeys(list(ENTRIES)[number % len(ENTRIES)] for number in numbers))
-    if any("evaluate" in name or "merge" in name for name in names):
-        bench.adapter  # noqa: B018 - made before two ask for it
-    bench.data  # noqa: B018
+    prepare(bench, {TURNS[number % len(TURNS)] for number in numbers})
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda name: undisturbed(bench, name), names))
         for number, (kind, loss) in zip(numbers, pool.map(lambda number: kill_once(bench, seed, number), numbers), strict=True):
             row.add(number, kind, loss)
     return row

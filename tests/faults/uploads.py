@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.faults.bench import ROOT, SLOWEST, TINY_BASE, Bench, Row, Running, drawing
+from tests.faults.bench import ROOT, SLOWEST, TINY_BASE, Bench, Row, Running, drawing, peak
 from tests.flashes import frames, write_video
 from tests.test_serve import free_port
 
@@ -108,15 +108,15 @@ class Crowd:
 def run(bench: Bench, seed: int, numbers: Iterable[int]) -> Row:
     """All of them from CLIENTS clients; then the server must have little memory, no clip, and an end."""
     crowd, numbers = Crowd(bench.folder / "uploads"), list(numbers)
-    row, peak = Row(f"uploads from {CLIENTS} clients, asked again after a 503"), 0
+    row, taken = Row(f"uploads from {CLIENTS} clients, asked again after a 503"), 0
     try:
         with ThreadPoolExecutor(CLIENTS) as pool:
             for number, (kind, loss) in zip(numbers, pool.map(lambda number: crowd.send(seed, number), numbers), strict=True):
                 row.add(number, kind, loss)
-        peak = bench.workers.peak(crowd.server.process.pid)
+        taken = peak(crowd.server.process.pid)
     finally:
         wrong = crowd.stop()
-    if wrong or peak > MOST_MEMORY:
-        row.losses.append((None, f"the server afterwards: {wrong or f'took {peak / 1e9:.1f} GB'}"))
-    row.what += f"; the server took {peak / 1e9:.1f} GB"
+    if wrong or taken > MOST_MEMORY:
+        row.losses.append((None, f"the server afterwards: {wrong or f'took {taken / 1e9:.1f} GB'}"))
+    row.what += f"; the server took {taken / 1e9:.1f} GB"
     return row
