@@ -16,10 +16,10 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from safetensors.torch import save_file
 from torch import Tensor
 
-from crashchat.checkpoints import new_folder, print_once
-from crashchat.files import write_json_atomic
+from crashchat.files import new_folder, write_json_atomic
 from crashchat.layouts import CheckpointError, iterate_weights, rename_key
 from crashchat.model import PROJECTOR, CrashChatModel, base_of
+from crashchat.processes import print_once
 
 CONFIG_FILE, LORA_FILE, PROJECTOR_FILE = "adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"
 PEFT_PREFIX = "base_model.model."

@@ -5,11 +5,6 @@ Any layout of layouts.py is read; what is written is transformers' own.
 
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,9 +12,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlama3Conf
 
 from crashchat.attention import BRANCH_ATTENTION
 from crashchat.batches import VideoSettings
-from crashchat.files import write_json_atomic
+from crashchat.files import new_folder, write_json_atomic
 from crashchat.layouts import CheckpointError, detect_layout, native_config, read_weights, rename_key
-from crashchat.model import CrashChatModel, choose_device, choose_dtype
+from crashchat.model import CrashChatModel
+from crashchat.processes import choose_device, choose_dtype, print_once
 from crashchat.sequence import image_token_id
 from crashchat.vision import VisionSettings
 
@@ -111,31 +107,6 @@ def check_shapes(found: dict[str, tuple[int, ...]], config: VideoLlama3Config, f
         raise CheckpointError(f"{folder}: its weights do not fit its config:\n  " + "\n  ".join(problems[:20] + more))
 
 
-@contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when all went well, and vanishes when not.
-
-    Raises CheckpointError where `folder` already holds something.
-    """
-    folder = Path(folder)
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise CheckpointError(f"{folder} is not empty; name another folder, or remove it first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield temporary
-        # mkdtemp and safetensors make things private; a model is shared like any other file.
-        os.chmod(temporary, 0o755)
-        for path in temporary.iterdir():
-            os.chmod(path, 0o644)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
-
-
 def save_checkpoint(
     model: CrashChatModel, tokenizer: PreTrainedTokenizerBase, settings: VideoSettings, folder: str | Path
 ) -> None:
@@ -149,9 +120,3 @@ def save_checkpoint(
         write_json_atomic(temporary / "config.json", config)
         processor = {"fps": settings.fps, "max_frames": settings.max_frames, **dataclasses.asdict(settings.vision)}
         write_json_atomic(temporary / PROCESSOR_FILE, processor)
-
-
-def print_once(line: str) -> None:
-    """Print from the first process alone."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(line)

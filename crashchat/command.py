@@ -1,7 +1,6 @@
 """The command line that training and evaluation share: a YAML file, key=value overrides, one line for what a user can mend."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 
@@ -9,8 +8,10 @@ import torch.distributed as dist
 
 from crashchat.annotations import AnnotationError
 from crashchat.config import Config, ConfigError, describe, load_config
+from crashchat.files import FolderError
 from crashchat.layouts import CheckpointError
 from crashchat.predictions import PredictionError
+from crashchat.processes import rank
 from crashchat.sequence import SequenceError
 from crashchat.video import VideoError
 
@@ -33,9 +34,9 @@ def run_command(
     arguments = parser.parse_args(argv)
     try:
         work(load_config(kind, arguments.config, arguments.overrides))
-    except (AnnotationError, CheckpointError, ConfigError) as error:
+    except (AnnotationError, CheckpointError, ConfigError, FolderError) as error:
         # Every process finds these alike: the first one says so.
-        if int(os.environ.get("RANK", "0")) == 0:
+        if rank() == 0:
             print(f"error: {error}", file=sys.stderr)
         return 1
     except (PredictionError, SequenceError, VideoError) as error:

@@ -112,6 +112,8 @@ class TrainConfig(_Settings):
     """Recompute the language model's activations in the backward pass to save memory."""
     deepspeed: Path | None = None
     """A DeepSpeed config, e.g. configs/deepspeed/zero1.json; none: plain data parallelism."""
+    trust_checkpoint: bool = False
+    """Go on from a DeepSpeed checkpoint though others could have written it: it holds pickled code, which is run."""
     cache_videos: int = Field(default=0, ge=0)
     """Decoded videos each reader keeps in memory, for sets small enough."""
     logging_steps: int = Field(default=1, gt=0)

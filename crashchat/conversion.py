@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from crashchat.checkpoints import check_shapes, load_tokenizer, new_folder
-from crashchat.files import write_json_atomic
+from crashchat.checkpoints import check_shapes, load_tokenizer
+from crashchat.files import new_folder, write_json_atomic
 from crashchat.layouts import detect_layout, iterate_weights, native_config, released_config, rename_key, weight_table
 from crashchat.sequence import image_token_id
 
@@ -54,7 +54,7 @@ def convert(
     """Write the checkpoint `source` to `out` in another layout; returns the layout it was in. All of it or nothing.
 
     vision: the vision encoder's settings, for a checkpoint without them that is not the released size. Raises CheckpointError
-    for keys that are unknown or missing, and shapes that do not fit the config, each listed.
+    for keys that are unknown or missing, and shapes that do not fit the config, each listed; FolderError where `out` is not new.
     """
     config = native_config(source, image_token_id(load_tokenizer(source)), vision)
     table = weight_table(source)

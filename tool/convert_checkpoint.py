@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from crashchat.adapters import CONFIG_FILE, write_adapter, write_released_adapter
 from crashchat.conversion import DTYPES, convert
+from crashchat.files import FolderError
 from crashchat.layouts import LAYOUTS, CheckpointError, read_vision_config
 from crashchat.sequence import SequenceError
 
@@ -39,7 +40,7 @@ def main() -> int:
         vision = read_vision_config(arguments.vision_config)
         dtype = DTYPES[arguments.dtype] if arguments.dtype else None
         layout = convert(arguments.source, arguments.out, arguments.to, vision, dtype)
-    except (CheckpointError, SequenceError) as error:
+    except (CheckpointError, FolderError, SequenceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{arguments.out}: {arguments.to} layout, converted from {layout}")

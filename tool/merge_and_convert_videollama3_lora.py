@@ -10,7 +10,6 @@ released form.
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -20,17 +19,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from crashchat.adapters import load_adapter
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.conversion import DTYPES, convert
+from crashchat.files import FolderError, check_new, scratch_folder
 from crashchat.layouts import LAYOUTS, CheckpointError, read_vision_config, stored_dtype
 from crashchat.sequence import SequenceError
 
 
 def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype, to: str = "native", vision: dict | None = None) -> None:
-    """Write `base` with `adapter` folded in to `out`, in the layout `to`. Raises CheckpointError where they do not fit.
+    """Write `base` with `adapter` folded in to `out`, in the layout `to`. Raises CheckpointError where they do not fit,
+    and FolderError where `out` cannot be new.
 
     vision: the vision encoder's settings, for a base without them that is not the released size.
     """
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out} is not empty; name another folder, or remove it first")
+    check_new(out)
     tokenizer = load_tokenizer(base)
     # In float32, whatever the result's type: the sum of base and LoRA is rounded once.
     model = load_model(base, tokenizer, torch.device("cpu"), torch.float32, vision=vision)
@@ -38,9 +38,8 @@ def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype, to: str = "n
     if to == "native":
         save_checkpoint(merged.to(dtype), tokenizer, load_video_settings(base), out)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        native = Path(folder) / "native"
+    with scratch_folder(out.with_name(f"{out.name}-native")) as scratch:
+        native = scratch / "native"
         save_checkpoint(merged.to(dtype), tokenizer, load_video_settings(base), native)
         convert(native, out, to)
 
@@ -59,7 +58,7 @@ def main() -> int:
         dtype = DTYPES[arguments.dtype] if arguments.dtype else stored_dtype(arguments.base)
         vision = read_vision_config(arguments.vision_config)
         merge(arguments.base, arguments.adapter, arguments.out, dtype, arguments.to, vision)
-    except (CheckpointError, SequenceError) as error:
+    except (CheckpointError, FolderError, SequenceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{arguments.out}: merged, {arguments.to} layout")
