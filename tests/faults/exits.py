@@ -19,24 +19,25 @@ def exit_once(bench: Bench, number: int) -> tuple[str, str]:
     kind = KINDS[number % len(KINDS)]
     out = bench.folder / "exits" / str(number)
     if kind == "evaluation":
-        words, result = evaluation(bench.data, TINY_BASE, out, 2, "limit=2"), "**/*_predict.json"
+        words, begun, result = evaluation(bench.data, TINY_BASE, out, 2, "limit=2"), "**/*.jsonl", "**/*_predict.json"
     else:
         stage = [f"deepspeed=configs/deepspeed/zero{kind[-1]}.json"] if "ZeRO" in kind else []
-        words, result = training(bench.data, out, 2, *SHORT, *stage), "adapter_model.safetensors"
-    log = out.with_suffix(".log")
+        words, begun, result = training(bench.data, out, 2, *SHORT, *stage), "checkpoint-*", "adapter_model.safetensors"
+
+    def there(pattern: str) -> bool:
+        return any(out.glob(pattern))
+
     try:
-        done = run_starved([str(word) for word in words], SLOWEST, cwd=ROOT, env=os.environ | ENVIRONMENT)
+        words = [str(word) for word in words]
+        done = run_starved(words, lambda: there(begun), SLOWEST, cwd=ROOT, env=os.environ | ENVIRONMENT)
     except subprocess.TimeoutExpired:
         return "", f"{kind}: has not ended in {SLOWEST:.0f} s"
-    log.write_text(done.stdout + done.stderr)
-    wrong = f"exit code {done.returncode}" if done.returncode else ""
-    if "terminate called" in done.stderr or "Signal 6" in done.stderr:
-        wrong += ", SIGABRT"
-    there = bool(list(out.glob(result)))
-    if wrong or not there:
-        return "", f"{kind}: {wrong or 'exit code 0'}, its result is {'there' if there else 'missing'}; see {log}"
+    if done.returncode or not there(result):
+        log = out.with_suffix(".log")
+        log.write_text(done.stdout)
+        abort = ", SIGABRT" if "Signal 6" in done.stdout or "terminate called" in done.stdout else ""
+        return "", f"{kind}: exit code {done.returncode}{abort}, its result is {'' if there(result) else 'not '}there; see {log}"
     shutil.rmtree(out)
-    log.unlink()
     return kind, ""
 
 
