@@ -15,6 +15,7 @@ from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 from crashchat.adapters import load_adapter
 from crashchat.checkpoints import check_shapes, expected_shapes, load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.conversion import convert as convert_layout
+from crashchat.files import FolderError
 from crashchat.generate import answer_from_prefix, prefill
 from crashchat.layouts import LAYOUTS, SO400M, CheckpointError, detect_layout, rename_key, stored_dtype
 from crashchat.model import add_adapter
@@ -50,7 +51,7 @@ def test_saved_folder_is_transformers_own(tiny_base, tiny_tokenizer, tmp_path):
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["architectures"] == [type(native).__name__]
     assert load_video_settings(tmp_path / "saved") == settings
     assert load_tokenizer(tmp_path / "saved").get_vocab() == tiny_tokenizer.get_vocab()
-    with pytest.raises(CheckpointError, match="is not empty"):
+    with pytest.raises(FolderError, match="is not empty"):
         save_checkpoint(model, tiny_tokenizer, settings, tmp_path / "saved")
 
 
