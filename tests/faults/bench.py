@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import queue
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -135,7 +136,8 @@ def unclear(code: int, output: str) -> str:
     """What is wrong with the end of a command that failed: no line says `error: …`, or a traceback does. Empty: nothing."""
     lines = output.strip().splitlines()
     if "Traceback (most recent call last)" in output:
-        return f"a traceback: {next((line for line in reversed(lines) if line[:1].isalpha() and ': ' in line), '')[:200]}"
+        errors = re.findall(r"^[\w.]*(?:Error|Exception|Exit)\b.*", output, re.MULTILINE)
+        return f"a traceback: {(errors or lines)[-1][:200]}"
     if code < 0:
         return f"ended by signal {-code}"
     if code and not any(line.startswith("error: ") for line in lines[-40:]):
