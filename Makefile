@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo
+.PHONY: help setup lint test faults demo
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -12,6 +12,9 @@ lint: ## check style, put imports and layout right
 
 test: ## style and the whole test suite, as continuous integration runs it
 	bash scripts/test.sh
+
+faults: ## breaks clips, files, runs, disks and servers on purpose; half an hour (docs/reliability.md)
+	bash -c 'source scripts/setup.sh && exec "$$PYTHON" -m tests.faults $(FAULTS)'
 
 demo: ## from synthetic clips to a scored report
 	bash scripts/demo.sh

@@ -20,7 +20,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from crashchat.attention import branch_attention, parts_of
 from crashchat.masks import block_mask, dense_mask
-from crashchat.model import choose_device, choose_dtype
+from crashchat.processes import choose_device, choose_dtype
 
 BRANCHES = [74, 143, 79, 261, 111, 136]  # tokens of the six questions with their answers, in ckpt/tiny_base's tokenizer
 

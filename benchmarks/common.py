@@ -29,7 +29,8 @@ from crashchat.batches import VideoSettings
 from crashchat.checkpoints import load_tokenizer
 from crashchat.files import write_json_atomic
 from crashchat.layouts import SO400M
-from crashchat.model import CrashChatModel, add_adapter, choose_device, choose_dtype
+from crashchat.model import CrashChatModel, add_adapter
+from crashchat.processes import choose_device, choose_dtype
 from crashchat.vision import VisionSettings
 
 ROOT = Path(__file__).resolve().parents[1]

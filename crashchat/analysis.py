@@ -69,9 +69,16 @@ def _sampling(cascade: Cascade, windows: WindowSettings) -> dict:
     }
 
 
-def shown_path(path: Path) -> str:
-    """A path as text; bytes that are no UTF-8 are replaced."""
+def as_text(path: str | Path) -> str:
+    """A path, or a message with one in it, as text that can be written: bytes that are no UTF-8 are replaced."""
     return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return os.path.getsize(path) if os.path.isfile(path) else None
+    except OSError:
+        return None  # removed just now: reading will say what is wrong
 
 
 def blank_result(name: str, path: Path, cascade: Cascade, windows: WindowSettings) -> dict:
@@ -80,8 +87,8 @@ def blank_result(name: str, path: Path, cascade: Cascade, windows: WindowSetting
     return {
         "format": FORMAT,
         "name": name,
-        "path": shown_path(path),
-        "bytes": path.stat().st_size if path.is_file() else None,
+        "path": as_text(path),
+        "bytes": _size(path),
         "seconds": None,
         "status": FAILED,
         "error": None,
@@ -108,11 +115,11 @@ def analyze_clip(
     """Look at one clip, or at a recording window by window; only a few windows are in memory at a time.
 
     journal: windows that are done are kept there as they are made, and taken from there. draw: whether to draw film strips.
-    Never raises for what the clip does: status `failed` and `error` tell of it, and an unexpected fault is printed with its
-    trace besides. A clip longer than max_seconds fails. Raises PredictionError for a journal of another run.
+    Never raises: status `failed` and `error` tell of a clip that cannot be read, of a journal that cannot be written or is of
+    another run, and an unexpected fault is printed with its trace besides. A clip longer than max_seconds fails.
     """
     started = time.monotonic()
-    result = blank_result(name or path.stem, path, cascade, windows)
+    result = blank_result(name or as_text(path.stem), path, cascade, windows)
     analysis = Analysis(result)
     try:
         progress(0.0, "reading the file")
@@ -122,7 +129,8 @@ def analyze_clip(
             raise VideoError(path, f"lasts {seconds:.0f} s, the limit is {max_seconds:.0f} s")
         if source.timeline is None and (max_seconds is not None or (seconds or 0) > windows.whole_up_to):
             raise VideoError(path, f"its frames carry no times; {REMEDY}")
-        if seconds is not None and len(spans := plan(round(seconds, 3), windows)) > 1:
+        frames = source.timeline.pts if source.timeline else []
+        if seconds is not None and len(spans := plan(round(seconds, 3), windows, frames)) > 1:
             result["seconds"] = round(seconds, 3)
             settings = {key: result[key] for key in ("path", "bytes", "model", "sampling")}
             with PredictionJournal(journal, settings) if journal else contextlib.nullcontext() as kept:
@@ -145,12 +153,14 @@ def analyze_clip(
             analysis.strips = [_strip_of(path, source, event["shown"]) for event in result["events"]]
     except VideoError as error:
         result["error"] = error.cause
-    except PredictionError:
-        raise
+    except PredictionError as error:
+        result["error"] = as_text(str(error))
+    except OSError as error:  # of the video they are VideoErrors
+        result["error"] = as_text(f"{error.filename or journal}: can't be read or written ({error.strerror})")
     except Exception as error:
         # A clip that trips something unforeseen must not end the run of a folder or the server; it is told, here and there.
         traceback.print_exc()
-        result["error"] = f"{type(error).__name__}: {error}"
+        result["error"] = as_text(f"{type(error).__name__}: {error}")
     if result["error"] is not None:
         result.update(status=FAILED, events=[])
     result["took_seconds"] = round(time.monotonic() - started, 3)

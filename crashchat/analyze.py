@@ -25,72 +25,46 @@ from typing import get_args
 from tqdm import tqdm
 
 from crashchat.adapters import CONFIG_FILE
-from crashchat.analysis import analyze_clip, blank_result, window_settings
-from crashchat.cards import page_html
+from crashchat.analysis import analyze_clip, as_text, blank_result, window_settings
 from crashchat.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
 from crashchat.config import Decode
-from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
-from crashchat.layouts import CheckpointError
-from crashchat.predictions import PredictionError
+from crashchat.errors import CrashChatError, exit_code
+from crashchat.result_files import finished, has_failed, journal_path, name_clips, write_report, write_result
 from crashchat.tasks import LINGUISTIC, PERCEPTION
-from crashchat.windows import FAILED, WindowError, WindowSettings
+from crashchat.windows import FAILED, WindowSettings
 
 ROOT = Path(__file__).resolve().parents[1]
-VIDEO_SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv".split())
+VIDEO_SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv .gif".split())
 
 
-class AnalyzeError(Exception):
+class AnalyzeError(CrashChatError):
     """A run that cannot start; the message says why and what to do."""
 
 
 def find_clips(words: Iterable[str]) -> list[Path]:
     """The clips that files, folders and globs name, in their order, none twice.
 
-    What names nothing stays as it is written, to be reported as a clip that failed.
+    What names nothing, or is a folder that cannot be listed, stays as it is written, to be reported as a clip that failed.
     """
     found: dict[Path, None] = {}
     for word in words:
         path = Path(word)
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and not file.is_dir())
-            found |= dict.fromkeys(inside or [path])
-        elif not path.exists() and glob.has_magic(word):
+        # os.path: the methods of Path raise OSError for a name that is too long.
+        if os.path.isdir(path):
+            found |= dict.fromkeys(_videos_below(path) or [path])
+        elif not os.path.exists(path) and glob.has_magic(word):
             found |= dict.fromkeys(Path(match) for match in sorted(glob.glob(word, recursive=True)) or [word])
         else:
             found[path] = None
     return list(found)
 
 
-def name_clips(paths: list[Path]) -> dict[Path, str]:
-    """{path: name of its result files}: the file's own, with its folders where two share one."""
-    same = Counter(path.stem for path in paths)
-    names: dict[Path, str] = {}
-    for path in paths:
-        parts = [part for part in path.parts if part not in ("/", "..", ".")]
-        name = path.stem if same[path.stem] == 1 else "__".join(parts)
-        while name in names.values() or name in ("report", ""):
-            name += "_"
-        names[path] = name
-    return names
-
-
-def strip_paths(out: Path, result: dict) -> list[Path]:
-    """Where a result's film strips lie: <name>.jpg, or <name>.event1.jpg … of a recording."""
-    if len(result["windows"]) > 1:
-        return [out / f"{result['name']}.event{number}.jpg" for number in range(1, len(result["events"]) + 1)]
-    return [out / f"{result['name']}.jpg"] if result["windows"] else []
-
-
-def _finished(path: Path, expected: dict) -> dict | None:
-    """A result of an earlier run that is still good: of the same file, model and sampling, and not failed."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    same = ("format", "name", "path", "bytes", "model", "sampling")
-    good = isinstance(result, dict) and all(result.get(key) == expected[key] for key in same)
-    failed = good and (result["status"] == FAILED or any(window["error"] for window in result["windows"]))
-    return result if good and not failed else None
+def _videos_below(folder: Path) -> list[Path]:
+    unlisted: list[Path] = []
+    below = os.walk(folder, onerror=lambda error: unlisted.append(Path(error.filename)))
+    files = [Path(inside, name) for inside, _, names in below for name in names]
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    return sorted([*videos, *unlisted])
 
 
 def analyze(
@@ -102,10 +76,10 @@ def analyze(
     jobs: int = 2,
     tell: Callable[[dict], None] = lambda result: None,
 ) -> list[dict]:
-    """Look at all clips; write their files and the report to `out` (None: nothing is written). tell: given each result.
+    """Look at all clips and write their files to `out` (None: nothing is written). tell: given each result.
 
     jobs: clips in work at a time: one is read while the model looks at another. resume: take over what an earlier run has done.
-    Raises PredictionError where a journal to resume is of a run with another model or settings.
+    A clip that cannot be read, or whose files cannot be written, fails alone.
     """
     names = name_clips(paths)
     # A recording is one clip for a long time, so that parts of clips count.
@@ -123,28 +97,27 @@ def analyze(
 
     def one(path: Path) -> dict:
         name = names[path]
-        file = out / f"{name}.json" if out else None
-        done = _finished(file, blank_result(name, path, cascade, windows)) if file and resume else None
-        if done:
+        blank = blank_result(name, path, cascade, windows)
+        if out and resume and (done := finished(out, blank)):
             return done
-        journal = out / f"{name}.windows.part.jsonl" if out else None
-        if journal and not resume:
-            journal.unlink(missing_ok=True)
-        analysis = analyze_clip(
-            cascade,
-            path,
-            windows,
-            name,
-            journal,
-            partial(show, name),
-            out is not None,
-        )
-        if out:
-            for strip, target in zip(analysis.strips, strip_paths(out, analysis.result), strict=True):
-                if strip:
-                    write_bytes_atomic(target, strip)
-            write_json_atomic(file, analysis.result)
-            journal.unlink(missing_ok=True)
+        journal = journal_path(out, name) if out else None
+        try:
+            if journal and not resume:
+                journal.unlink(missing_ok=True)
+            analysis = analyze_clip(
+                cascade,
+                path,
+                windows,
+                name=name,
+                journal=journal,
+                progress=partial(show, name),
+                draw=out is not None,
+            )
+            if out:
+                write_result(out, analysis)
+        except OSError as error:
+            file = error.filename2 or error.filename or out
+            return blank | {"error": as_text(f"its results can't be written: {file}: {error.strerror}")}
         return analysis.result
 
     results = []
@@ -160,15 +133,6 @@ def analyze(
             raise
     bar.refresh()
     bar.close()
-    if out:
-        analyses = []
-        for result in results:
-            strips = [path.read_bytes() if path.is_file() else None for path in strip_paths(out, result)]
-            analyses.append((result, strips))
-        links = {
-            result["name"]: os.path.relpath(path.absolute(), out.absolute()) for result, path in zip(results, paths, strict=True)
-        }
-        write_text_atomic(out / "report.html", page_html(analyses, links))
     return results
 
 
@@ -237,13 +201,13 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
         model,
         linguistic,
         perception,
-        arguments.fps,
-        arguments.max_frames,
-        arguments.max_visual_tokens,
-        not arguments.no_token_compression,
-        arguments.max_new_tokens,
-        arguments.decode,
-        arguments.vision_config,
+        fps=arguments.fps,
+        max_frames=arguments.max_frames,
+        max_visual_tokens=arguments.max_visual_tokens,
+        token_compression=not arguments.no_token_compression,
+        max_new_tokens=arguments.max_new_tokens,
+        decode=arguments.decode,
+        vision_config=arguments.vision_config,
     )
     gaps = {"whole_up_to": arguments.whole_up_to, "merge_gap": arguments.merge_gap}
     return cascade, window_settings(cascade, arguments.window, arguments.stride, **gaps)
@@ -263,30 +227,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit code."""
+    return exit_code(lambda: _run(arguments), failed=2)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     out = arguments.out or (None if arguments.jsonl else Path("outputs") / "analysis")
     with contextlib.ExitStack() as stack:
-        lines = None
-        if arguments.jsonl == "-":
-            lines = sys.stdout
-        elif arguments.jsonl:
-            lines = stack.enter_context(open(arguments.jsonl, "w", encoding="utf-8"))
         # stdout is for results alone; what loading a model has to say goes beside it.
+        stdout = sys.stdout
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-
-        def tell(result: dict) -> None:
-            if lines:
-                print(json.dumps(result, ensure_ascii=False), file=lines, flush=True)
-
         try:
+            lines = None
+            if arguments.jsonl:
+                lines = stdout if arguments.jsonl == "-" else stack.enter_context(open(arguments.jsonl, "w", encoding="utf-8"))
+
+            def tell(result: dict) -> None:
+                if lines:
+                    print(json.dumps(result, ensure_ascii=False), file=lines, flush=True)
+
             paths = find_clips(arguments.paths)
             cascade, windows = cascade_of(arguments)
-            results = analyze(cascade, paths, windows, out, arguments.resume, arguments.jobs, tell)
+            if out:
+                out.mkdir(parents=True, exist_ok=True)
+            results = analyze(cascade, paths, windows, out, resume=arguments.resume, jobs=arguments.jobs, tell=tell)
         except BrokenPipeError:  # the reader of the stream has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would stumble over it once more at exit
             return 1
-        except (AnalyzeError, CheckpointError, WindowError, PredictionError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
         counts = Counter(result["status"] for result in results)
         print(", ".join(f"{count} {status}" for status, count in counts.items()))
         for result in results:
@@ -296,6 +262,9 @@ def run(arguments: argparse.Namespace) -> int:
             elif lost:
                 print(f"failed: {result['path']}: {len(lost)} of {len(result['windows'])} windows; first: {lost[0]['error']}")
         if out:
-            print(f"report: {out / 'report.html'}")
-    failed = any(result["status"] == FAILED or any(window["error"] for window in result["windows"]) for result in results)
-    return 1 if failed else 0
+            try:
+                print(f"report: {write_report(out, paths, results)}")
+            except OSError as error:
+                print(f"error: no report: {error}", file=sys.stderr)
+                return 1
+    return 1 if any(map(has_failed, results)) else 0

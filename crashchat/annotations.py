@@ -9,18 +9,22 @@ A released file is a list of records, one a question:
 the file and the record, and all such records are named at once: nothing is dropped.
 """
 
-import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crashchat.errors import CrashChatError, abbreviate, listed
+from crashchat.json_files import read_json
 from crashchat.tasks import TASKS, question_text, task_of_prompt
 
-MAX_PROBLEMS_SHOWN = 20
+MAX_PATH, MAX_NAME = 4000, 255  # bytes of a path, with room for the data folder's, and of one name in it
 
 
-class AnnotationError(Exception):
+class AnnotationError(CrashChatError):
     """One or more annotation records that cannot be used; the message names every one."""
+
+    everywhere = True
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,8 @@ def annotation_paths(data_dir: str | Path, tasks: Iterable[str], split: str) -> 
 
 
 def read_records(path: Path) -> list:
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror}; check the path") from error
-    except ValueError as error:
-        raise AnnotationError(f"{path}: not JSON ({error}); expected a list of records") from error
+    """The records of an annotation file. Raises AnnotationError for a file that does not hold a list of some."""
+    records = read_json(path, AnnotationError, "a list of records")
     if not isinstance(records, list):
         raise AnnotationError(f"{path}: found a {type(records).__name__}, expected a list of records")
     if not records:
@@ -85,9 +85,18 @@ def parse_record(record: object) -> tuple[str, str, str, str | None]:
     if isinstance(video, list) and len(video) == 1:
         video = video[0]
     if not isinstance(video, str) or not video:
-        raise ValueError(f"'video' is {record.get('video')!r}, expected a list of one path")
+        raise ValueError(f"'video' is {abbreviate(record.get('video'))}, expected a list of one path")
+    try:
+        sizes = [len(os.fsencode(part)) for part in (video, *Path(video).parts)]
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        sizes = [0]
+    if not 0 < sizes[0] <= MAX_PATH or max(sizes[1:], default=0) > MAX_NAME or "\0" in video:
+        raise ValueError(
+            f"'video' is {abbreviate(video)} ({len(video):,} characters), expected a path that a file can have: at most "
+            f"{MAX_PATH:,} bytes, {MAX_NAME} a name"
+        )
     if Path(video).is_absolute() or ".." in Path(video).parts:
-        raise ValueError(f"'video' is {video!r}, expected a path below the data folder")
+        raise ValueError(f"'video' is {abbreviate(video)}, expected a path below the data folder")
     turns = record.get("conversations")
     if (
         not isinstance(turns, list)
@@ -101,7 +110,7 @@ def parse_record(record: object) -> tuple[str, str, str, str | None]:
         raise ValueError("the question or the answer is empty")
     source = record.get("source")
     if source is not None and not isinstance(source, str):
-        raise ValueError(f"'source' is {source!r}, expected a text")
+        raise ValueError(f"'source' is {abbreviate(source)}, expected a text")
     return video, question, answer, source
 
 
@@ -115,13 +124,15 @@ def load_annotations(
     paths: annotation files, single-task or multi-task alike; a question that two of them hold is kept once.
     data_dir: the folder that the annotated video paths start from.
     tasks: keep only these tasks' questions, in TASKS' order; None keeps every question, general ones too.
-    Raises AnnotationError that lists the records that cannot be used, and the questions answered in two ways.
+    Raises AnnotationError that lists the records that cannot be used, the questions that one file asks twice, and those answered
+    in two ways.
     """
     wanted = None if tasks is None else set(tasks)
     order = {name: rank for rank, name in enumerate(TASKS)}
     videos: dict[str, VideoQAs] = {}
     problems: list[str] = []
     for path in map(Path, paths):
+        asked: dict[tuple[str, str], int] = {}  # in this file: (video, question) -> its record
         for index, record in enumerate(read_records(path)):
             where = f"{path}, record {index}"
             try:
@@ -139,14 +150,16 @@ def load_annotations(
             video = videos.setdefault(name, VideoQAs(name, Path(data_dir) / name, source))
             question = Question(text, answer, task.name if task else None, index)
             same = next((known for known in video.questions if known.text == text), None)
+            first = asked.setdefault((name, text), index)
             if same is None:
                 video.questions.append(question)
             elif same.answer != answer:
-                problems.append(f"{where}: {name} already has the answer {same.answer!r} to this question, not {answer!r}")
+                given = f"the answer {abbreviate(same.answer)} to this question, not {abbreviate(answer)}"
+                problems.append(f"{where}: {name} already has {given}")
+            elif first != index:
+                problems.append(f"{where}: asks of {name} what record {first} asks; delete one of the two")
     if problems:
-        shown = "\n  ".join(problems[:MAX_PROBLEMS_SHOWN])
-        more = f"\n  … and {len(problems) - MAX_PROBLEMS_SHOWN} more" if len(problems) > MAX_PROBLEMS_SHOWN else ""
-        raise AnnotationError(f"{len(problems)} annotation record(s) cannot be used:\n  {shown}{more}")
+        raise AnnotationError(f"{len(problems)} annotation record(s) cannot be used:{listed(problems)}")
     for video in videos.values():
         video.questions.sort(key=lambda question: order.get(question.task, len(order)))
     if not videos:

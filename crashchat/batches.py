@@ -8,6 +8,7 @@ step is always exactly `global_batch_size` questions, on any number of processes
 
 import random
 import sys
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from crashchat.model import CrashChatModel
 from crashchat.packing import PackedBatch, pack, split_by_tokens
 from crashchat.sequence import Branch, SequenceError, build_sequence
 from crashchat.video import Clip, Source, VideoError, read_clip
+from crashchat.video_source import check_file
 from crashchat.vision import VisionSettings, VisualTokens, resize_frames, visual_tokens
 
 
@@ -47,6 +49,7 @@ def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache |
     With its features instead of pixels, if `cache` has them; if not, with the key to store them under. Raises VideoError
     for a file that cannot be read.
     """
+    check_file(path)
     key = None
     if cache is not None:
         try:
@@ -81,8 +84,17 @@ def tokens_of_clip(clip: Clip, settings: VideoSettings) -> VisualTokens:
 def open_feature_cache(
     folder: Path | None, limit_gb: float, model: CrashChatModel, settings: VideoSettings
 ) -> FeatureCache | None:
-    """The feature cache in `folder` for this model's vision encoder and these settings; None where no folder is given."""
-    return FeatureCache(folder, limit_gb, model.model.vision_model, asdict(settings)) if folder else None
+    """The feature cache in `folder` for this model's vision encoder and these settings; None where no folder is given.
+
+    None also where the folder cannot be made: that is warned about, and no reason to stop.
+    """
+    if folder is None:
+        return None
+    try:
+        return FeatureCache(folder, limit_gb, model.model.vision_model, asdict(settings))
+    except OSError as error:
+        warnings.warn(f"{folder}: no feature cache can be made there, the run goes on without ({error.strerror})", stacklevel=2)
+        return None
 
 
 MOST_VIDEOS = 16  # answered at once: what a killed run has to do again

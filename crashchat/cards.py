@@ -33,7 +33,8 @@ def clock(seconds: float, precise: bool = True) -> str:
 def ticks(start: float, end: float) -> list[float]:
     """About six round times on an axis, in seconds."""
     steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400]
-    step = next((step for step in steps if (end - start) / step <= 9), steps[-1])
+    longest = -(-(end - start) // (9 * steps[-1])) * steps[-1]
+    step = next((step for step in steps if (end - start) / step <= 9), longest)
     first = -(-start // step)
     return [round(number * step, 3) for number in range(int(first), int(end / step + 1e-6) + 1)]
 

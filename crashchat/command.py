@@ -1,18 +1,12 @@
 """The command line that training and evaluation share: a YAML file, key=value overrides, one line for what a user can mend."""
 
 import argparse
-import os
-import sys
 from collections.abc import Callable
 
 import torch.distributed as dist
 
-from crashchat.annotations import AnnotationError
-from crashchat.config import Config, ConfigError, describe, load_config
-from crashchat.layouts import CheckpointError
-from crashchat.predictions import PredictionError
-from crashchat.sequence import SequenceError
-from crashchat.video import VideoError
+from crashchat.config import Config, describe, load_config
+from crashchat.errors import exit_code, writing
 
 
 def run_command(
@@ -31,17 +25,14 @@ def run_command(
     parser.add_argument("config", help="a YAML file in configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file's")
     arguments = parser.parse_args(argv)
+
+    def configured() -> None:
+        config = load_config(kind, arguments.config, arguments.overrides)
+        with writing(config.output_dir):
+            work(config)
+
     try:
-        work(load_config(kind, arguments.config, arguments.overrides))
-    except (AnnotationError, CheckpointError, ConfigError) as error:
-        # Every process finds these alike: the first one says so.
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (PredictionError, SequenceError, VideoError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return exit_code(configured)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-    return 0

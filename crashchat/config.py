@@ -6,19 +6,27 @@ from typing import Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from crashchat.errors import CrashChatError, abbreviate
 from crashchat.files import write_text_atomic
+from crashchat.json_files import problems
 from crashchat.tasks import TASKS
 
 Decode = Literal["free", "constrained"]
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 
 
-class ConfigError(Exception):
+# Bounds beyond which a value is a slip of the finger, or damage; far above what any run wants.
+MAX_FPS, MAX_FRAMES, MAX_TOKENS, MAX_RANK, MAX_STEPS = 1000, 100_000, 2**24, 4096, 10**9
+
+
+class ConfigError(CrashChatError):
     """Settings that are unknown, of the wrong type or contradict each other; the message names file and key."""
+
+    everywhere = True
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     data_dir: Path = Path("data")
     """Folder of the annotation files; the videos' annotated paths start from it."""
@@ -28,26 +36,35 @@ class _Settings(BaseModel):
     """Annotation files by split, e.g. the released multi-task ones; empty: the single-task files of `tasks` in data_dir."""
     vision_config: Path | None = None
     """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not of the released size."""
-    fps: float | None = Field(default=None, gt=0)
+    fps: float | None = Field(default=None, gt=0, le=MAX_FPS)
     """Frames a second taken from a video; none: what the model's processor settings say, else 10."""
-    max_frames: int | None = Field(default=None, gt=0)
+    max_frames: int | None = Field(default=None, gt=0, le=MAX_FRAMES)
     """Frames of a video at most; none: what the model's processor settings say, else 96."""
-    max_visual_tokens: int = Field(default=10240, gt=0)
+    max_visual_tokens: int = Field(default=10240, gt=0, le=MAX_TOKENS)
     """Visual tokens of a video at most, before compression."""
     token_compression: bool = True
     """Drop the tokens that do not change from frame to frame (SPEC.md, step 5)."""
-    max_length: int = Field(default=16384, gt=0)
+    max_length: int = Field(default=16384, gt=0, le=MAX_TOKENS)
     """Tokens of one question's sample at most: video, question and answer."""
-    max_tokens_per_batch: int = Field(default=32768, gt=0)
+    max_tokens_per_batch: int = Field(default=32768, gt=0, le=MAX_TOKENS)
     """Tokens that go through the model at a time; a video and all its questions stay together, even if they are more."""
     feature_cache: Path | None = None
     """Folder of vision features kept from run to run; none: every video is decoded and encoded each time it is seen."""
-    feature_cache_gb: float = Field(default=100, gt=0)
+    feature_cache_gb: float = Field(default=100, gt=0, le=10**9)
     """Size of that folder at most, in 10^9 bytes (a full-size video takes up to 24 million); the longest unused go first."""
-    num_workers: int = Field(default=2, ge=0)
+    num_workers: int = Field(default=2, ge=0, le=1024)
     """Processes that read videos ahead of the model; 0 reads in the main process."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the weights' initialisation, the order of questions and dropout."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value, info):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("expected no true or false")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("expected a text without NUL")
+        return value
 
     @field_validator("tasks", "training_answers", mode="before", check_fields=False)
     @classmethod
@@ -59,7 +76,7 @@ class _Settings(BaseModel):
     def _known(cls, value):
         unknown = sorted(set(value) - set(TASKS))
         if unknown:
-            raise ValueError(f"unknown tasks {unknown}; known are {', '.join(TASKS)}")
+            raise ValueError(f"unknown tasks {abbreviate(unknown)}; known are {', '.join(TASKS)}")
         return value
 
 
@@ -72,39 +89,39 @@ class TrainConfig(_Settings):
     """Folder of the base checkpoint."""
     finetune: Literal["lora", "full"] = "lora"
     """lora trains LoRA and the projector on a frozen base; full trains every weight (only for tiny models)."""
-    lora_rank: int = Field(default=64, gt=0)
+    lora_rank: int = Field(default=64, gt=0, le=MAX_RANK)
     """LoRA's r."""
-    lora_alpha: int = Field(default=16, gt=0)
+    lora_alpha: int = Field(default=16, gt=0, le=10**6)
     """LoRA's alpha."""
     lora_dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout before LoRA's A."""
-    learning_rate: float = Field(default=1e-5, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0, le=10)
     """Peak learning rate of LoRA (of everything, with finetune=full)."""
     projector_learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate of the projector."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
     """AdamW's weight decay."""
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of all steps in which the learning rate rises; it then falls along a cosine."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=10**9)
     """Gradients are clipped to this norm."""
-    epochs: float = Field(default=10, gt=0)
+    epochs: float = Field(default=10, gt=0, le=10**6)
     """Passes over the training questions."""
-    max_steps: int | None = Field(default=None, gt=0)
+    max_steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     """Optimizer steps, instead of epochs."""
-    global_batch_size: int = Field(default=24, gt=0)
+    global_batch_size: int = Field(default=24, gt=0, le=10**6)
     """Questions an optimizer step learns from, over all processes."""
     group_by_video: bool = True
     """Questions on one video follow each other and share its prefix; false shuffles questions, as the reference does."""
-    eval_steps: int = Field(default=50, gt=0)
+    eval_steps: int = Field(default=50, gt=0, le=MAX_STEPS)
     """Validation loss every so many steps."""
-    save_steps: int = Field(default=50, gt=0)
+    save_steps: int = Field(default=50, gt=0, le=MAX_STEPS)
     """Checkpoint every so many steps; a multiple of eval_steps, since the best one is chosen by eval_loss."""
-    save_total_limit: int = Field(default=5, gt=0)
+    save_total_limit: int = Field(default=5, gt=0, le=10**6)
     """Checkpoints kept."""
-    early_stopping_patience: int | None = Field(default=3, gt=0)
+    early_stopping_patience: int | None = Field(default=3, gt=0, le=MAX_STEPS)
     """Validations without improvement after which training stops; none: never."""
-    early_stopping_threshold: float = Field(default=0.001, ge=0)
+    early_stopping_threshold: float = Field(default=0.001, ge=0, le=10**6)
     """How much lower eval_loss must be to count as an improvement."""
     attention: Literal["branch_attention", "flex_attention"] = "branch_attention"
     """How the language model attends: part by part with SDPA (attention.py), or FlexAttention with a BlockMask (GPU only)."""
@@ -112,9 +129,11 @@ class TrainConfig(_Settings):
     """Recompute the language model's activations in the backward pass to save memory."""
     deepspeed: Path | None = None
     """A DeepSpeed config, e.g. configs/deepspeed/zero1.json; none: plain data parallelism."""
-    cache_videos: int = Field(default=0, ge=0)
+    trust_checkpoint: bool = False
+    """Go on from a DeepSpeed checkpoint though others could have written it: it holds pickled code, which is run."""
+    cache_videos: int = Field(default=0, ge=0, le=10**6)
     """Decoded videos each reader keeps in memory, for sets small enough."""
-    logging_steps: int = Field(default=1, gt=0)
+    logging_steps: int = Field(default=1, gt=0, le=MAX_STEPS)
     """Training loss is logged every so many steps."""
 
     @model_validator(mode="after")
@@ -141,15 +160,15 @@ class EvalConfig(_Settings):
     """Which annotation files are asked."""
     output_dir: Path = Path("outputs")
     """Where <task>_evaluation_results/ goes."""
-    max_visual_tokens: int = Field(default=16384, gt=0)
+    max_visual_tokens: int = Field(default=16384, gt=0, le=MAX_TOKENS)
     """Visual tokens of a video at most, before compression."""
-    max_new_tokens: int = Field(default=256, gt=0)
+    max_new_tokens: int = Field(default=256, gt=0, le=10**5)
     """Tokens of an answer at most."""
     decode: Decode = "free"
     """constrained: recognition says Yes or No, times have the annotations' form and lie within the video (constraints.py)."""
     training_answers: list[str] = Field(default_factory=list)
     """Tasks whose answer must be one of the training split's, word for word; needs decode=constrained."""
-    limit: int | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, gt=0, le=10**9)
     """Ask only about the first so many videos."""
 
     @model_validator(mode="after")
@@ -162,18 +181,47 @@ class EvalConfig(_Settings):
 Config = TypeVar("Config", bound=_Settings)
 
 
-def _read_yaml(path: Path) -> dict:
+class _Loader(yaml.SafeLoader):
+    """YAML as SafeLoader reads it, but a key that is there twice is an error instead of the last one's."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for index, key in enumerate(keys) if key in keys[:index]]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {abbreviate(twice[0])} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str | bytes, where: str) -> object:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return yaml.load(text, _Loader)
+    # ValueError: what looks like a date or a number and is none, or isn't UTF-8.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ConfigError(f"{where}: not YAML: {said[:300]}") from error
+
+
+def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict:
+    """A file's values, those of its base below them; above: the files that it is the base of."""
+    try:
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); configs are in {CONFIG_DIR}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+    values = _yaml(data, str(path))
+    if values is None:
+        values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found a {type(values).__name__}, expected `key: value` lines")
     base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str) or not base or "\0" in base:
+        raise ConfigError(f"{path}: base: found {abbreviate(base)}, expected the name of a file beside it")
+    above = (*above, path.resolve())
+    if (path.parent / base).resolve() in above:
+        raise ConfigError(f"{path}: base: {base!r} is based on this file itself; expected a file that is not")
     # A file says only what differs from its base, a file beside it.
-    return {**(_read_yaml(path.parent / base) if base else {}), **values}
+    return {**_read_yaml(path.parent / base, above), **values}
 
 
 def parse_overrides(overrides: list[str]) -> dict:
@@ -182,34 +230,26 @@ def parse_overrides(overrides: list[str]) -> dict:
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{word!r} is not key=value, e.g. epochs=2")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{word!r}: the value is not YAML: {error}") from error
+            raise ConfigError(f"{abbreviate(word)} is not key=value, e.g. epochs=2")
+        values[key] = _yaml(text, abbreviate(word))
     return values
 
 
 def load_config(kind: type[Config], path: str | Path | None, overrides: list[str] | None = None) -> Config:
     """Settings of a YAML file (with its `base:` file below it) and `key=value` overrides on top.
 
-    Raises ConfigError naming the file and every key that is unknown, of the wrong type, or contradicts another.
+    Raises ConfigError naming the file and every key that is unknown, of the wrong type, out of bounds, or contradicts another.
     """
     values = _read_yaml(Path(path)) if path else {}
     values |= parse_overrides(overrides or [])
+    unknown = [abbreviate(key) for key in values if key not in kind.model_fields]
+    if unknown:
+        known = ", ".join(sorted(kind.model_fields))
+        raise ConfigError(f"{path or 'overrides'}: unknown key {', '.join(unknown)}; known are {known}")
     try:
-        return kind(**values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            key = ".".join(map(str, problem["loc"])) or "settings"
-            if problem["type"] == "extra_forbidden":
-                lines.append(f"{key}: unknown key; known are {', '.join(sorted(kind.model_fields))}")
-            elif problem["type"] == "missing":
-                lines.append(f"{key}: must be given, as {key}=…")
-            else:
-                lines.append(f"{key}: {problem['msg']}, found {problem['input']!r}"[:400])
-        raise ConfigError(f"{path or 'overrides'}:\n  " + "\n  ".join(lines)) from error
+        raise ConfigError(f"{path or 'overrides'}: {'; '.join(problems(error))}") from error
 
 
 def save_config(config: _Settings, path: str | Path) -> None:

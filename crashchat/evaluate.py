@@ -5,10 +5,10 @@ Run by scripts/eval/eval_video_*.sh through torchrun; alone, one process:
     python -m crashchat.evaluate configs/eval/all_tasks.yaml model=outputs/demo/merged data_dir=data/demo
 
 Videos are shared among the processes; each is decoded and encoded once for all its questions. Answers are written as they are
-made: a killed run, started again, goes on where it stopped.
+made: a killed run, started again, goes on where it stopped, and tries again the videos that could not be read.
 """
 
-import os
+import contextlib
 import sys
 from pathlib import Path
 
@@ -25,10 +25,12 @@ from crashchat.command import run_command
 from crashchat.config import EvalConfig, save_config
 from crashchat.constraints import Choices
 from crashchat.feature_cache import FeatureCache
+from crashchat.files import held
 from crashchat.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
 from crashchat.metrics.score import read_crash_starts
-from crashchat.model import base_of, local_device
+from crashchat.model import base_of
 from crashchat.predictions import make_record, prediction_path
+from crashchat.processes import local_device, print_once, process_count, rank, run_process
 from crashchat.tasks import TASKS
 from crashchat.verdict import Answer
 from crashchat.video import VideoError
@@ -110,20 +112,34 @@ def record_of(
 
 
 def evaluate(config: EvalConfig) -> list[Path]:
-    """Ask all configured tasks of a split; returns the prediction files. Resumes what a killed run left."""
-    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1 and not dist.is_initialized():
+    """Ask all configured tasks of a split; returns the prediction files. Resumes what a killed run left.
+
+    Raises FolderError where another run answers one of the tasks with a model of this name.
+    """
+    if process_count() > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")  # only to wait for each other: answers go to files
-    device = local_device()
     paths = config.annotation_files.get(config.split) or annotation_paths(config.data_dir, config.tasks, config.split)
     videos = load_annotations(paths, config.data_dir, config.tasks)[: config.limit]
     tasks = [name for name in TASKS if any(video.answer_of(name) is not None for video in videos)]
     files = {task: prediction_path(config.output_dir, task, model_name(config), config.split) for task in tasks}
+    with contextlib.ExitStack() as stack:
+        if rank() == 0:  # has the journals for all processes
+            for path in files.values():
+                stack.enter_context(held(path.with_name(f".{path.name}.lock"), str(path)))
+        _answer(config, videos, files)
+    return list(files.values())
+
+
+def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) -> None:
+    """Ask what no journal holds yet, and make each task's journals its prediction file."""
+    first, processes = rank() == 0, process_count()
+    device = local_device()
     run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER)
     expected = {
-        task: [question.data_id for video in videos for question in video.questions if question.task == task] for task in tasks
+        task: [question.data_id for video in videos for question in video.questions if question.task == task] for task in files
     }
-
+    if processes > 1:
+        dist.barrier()  # the first process has the journals: no other run adds to them
     done = {task: done_ids(path, run) for task, path in files.items()}
     open_questions = {
         video.name: [question for question in video.questions if question.data_id not in done[question.task]] for video in videos
@@ -131,25 +147,24 @@ def evaluate(config: EvalConfig) -> list[Path]:
     left = [video for video in videos if open_questions[video.name]]
     if processes > 1:
         dist.barrier()  # every process has read the journals before any adds to one
-    if rank == 0:
+    if first:
         resumed = f", {len(videos) - len(left)} answered before" if len(left) < len(videos) else ""
-        print(f"{len(videos)} videos, {sum(map(len, expected.values()))} questions on {', '.join(tasks)}{resumed}")
+        print(f"{len(videos)} videos, {sum(map(len, expected.values()))} questions on {', '.join(files)}{resumed}")
 
     if left:
         answerer = load_answerer(config, device)
-        if rank == 0:
-            print(f"device {device}, dtype {answerer.model.dtype}, {processes} process(es)")
+        print_once(f"device {device}, dtype {answerer.model.dtype}, {processes} process(es)")
         intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
         starts = read_crash_starts(intervals) if intervals.is_file() else {}
-        journals = {task: PredictionJournal(journal_path(path, rank), run) for task, path in files.items()}
-        mine = left[rank::processes]
+        journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
+        mine = left[rank() :: processes]
         reader = DataLoader(
             VideoReader(mine, answerer.settings, answerer.feature_cache),
             batch_size=None,
             num_workers=config.num_workers,
             prefetch_factor=2 if config.num_workers else None,
         )
-        progress = tqdm(total=len(mine), desc="videos", disable=rank != 0)
+        progress = tqdm(total=len(mine), desc="videos", disable=not first)
         for together in in_batches(reader, config.max_tokens_per_batch):
             readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
             asked = [[Asked(question.text, question.task) for question in open_questions[video.name]] for video, _ in readable]
@@ -171,7 +186,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
 
     if processes > 1:
         dist.barrier()
-    if rank == 0:
+    if first:
         for task, path in files.items():
             if find_journals(path):
                 records = merge_journals(find_journals(path), path, expected[task])
@@ -182,7 +197,6 @@ def evaluate(config: EvalConfig) -> list[Path]:
                 )
                 print(f"{path}: {len(records)} records, {unparsed} do not parse, {failed} of videos that cannot be read")
                 save_config(config, path.with_name(f"{path.stem}_{RESOLVED_CONFIG}"))
-    return list(files.values())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -191,4 +205,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

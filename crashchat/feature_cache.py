@@ -7,6 +7,8 @@
 The key is made of the video's bytes, sampling, preprocessing and the encoder's weights: change one and the entry is another. On a
 hit the video is neither decoded nor encoded. When the folder would grow past its limit, the entries unused for longest go.
 Entries appear complete (renamed into place), so readers need no lock; a damaged one is removed, warned about and made again.
+A folder that cannot be written or read (full, read-only, gone) is warned about once and passed by: what is not
+stored is made again. It is never the videos' fault.
 """
 
 import hashlib
@@ -39,34 +41,47 @@ class FeatureCache:
     def __init__(self, folder: Path, limit_gb: float, encoder: nn.Module, settings: dict):
         """limit_gb: size of all entries at most, in 10^9 bytes. encoder: the vision tower, with whatever adapter is on it.
 
-        settings: how videos are sampled and preprocessed, as JSON values.
+        settings: how videos are sampled and preprocessed, as JSON values. Raises OSError where the folder cannot be made.
         """
         self.folder = folder.absolute()
         self.limit = int(limit_gb * 1e9)
         self.dtype = next(encoder.parameters()).dtype
         self.run = json.dumps({"format": FORMAT, "encoder": encoder_hash(encoder), "settings": settings}, sort_keys=True)
+        self._warned = torch.zeros(1, dtype=torch.bool).share_memory_()  # with the processes that read videos for this one
         self.folder.mkdir(parents=True, exist_ok=True)
 
+    def _pass_by(self, error: Exception) -> None:
+        """Warn of a cache that does not work; once, as the disk is the same for all videos."""
+        if not self._warned:
+            self._warned.fill_(True)
+            cause = getattr(error, "strerror", None) or error
+            warnings.warn(f"{self.folder}: the feature cache can't be used, videos are read without it ({cause})", stacklevel=3)
+
     def key(self, path: str | Path) -> str:
-        """The entry's name for a video file, wherever it lies. Raises OSError where the file cannot be read."""
+        """The entry's name for a video file, wherever it lies. Raises OSError where the video itself cannot be read."""
         return _digest(f"{self.run} {self._content(Path(path))}".encode())
 
     def _content(self, path: Path) -> str:
         """Hash of a file's bytes, remembered as long as its size and times stay."""
         status = path.stat()
         now = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        memo = self.folder / "contents" / f"{_digest(str(path.absolute()).encode())}.json"
+        memo = self.folder / "contents" / f"{_digest(os.fsencode(path.absolute()))}.json"
         try:
             known = json.loads(memo.read_text(encoding="utf-8"))
             if known["file"] == now:
                 return known["content"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            pass  # not seen before, or unreadable: hashed (again) below
+            pass  # not seen before, or damaged: hashed (again) below
+        except OSError as error:
+            self._pass_by(error)
         digest = hashlib.blake2b(digest_size=32)
         with open(path, "rb") as file:
             while block := file.read(HASH_BLOCK):
                 digest.update(block)
-        write_json_atomic(memo, {"file": now, "content": digest.hexdigest()})
+        try:
+            write_json_atomic(memo, {"file": now, "content": digest.hexdigest()})
+        except OSError as error:
+            self._pass_by(error)
         return digest.hexdigest()
 
     def _entry(self, key: str) -> Path:
@@ -74,11 +89,16 @@ class FeatureCache:
 
     def load(self, key: str) -> VisualTokens | None:
         """The stored video with its features and no pixels, or None. A damaged entry is removed, with a warning."""
-        path = self._entry(key)
         try:
-            data = path.read_bytes()
+            return self._load(self._entry(key))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            self._pass_by(error)
+            return None
+
+    def _load(self, path: Path) -> VisualTokens | None:
+        data = path.read_bytes()
         try:
             stored = load(data)
             checksum = int(stored.pop("checksum"))
@@ -100,12 +120,14 @@ class FeatureCache:
             os.utime(path)  # used now: what was used last is evicted last
         except FileNotFoundError:
             pass  # evicted by another process since it was read
+        except OSError as error:
+            self._pass_by(error)
         return visual
 
     def store(self, key: str, visual: VisualTokens, features: Tensor) -> None:
         """Keep the features float[K, vision hidden] of a video's kept tokens; other entries make room for them.
 
-        A full disk or an entry larger than the limit is warned about, and the run goes on without storing it.
+        An entry larger than the limit is warned about, and the run goes on without storing it.
         """
         tensors = {
             "features": features.detach().to("cpu", self.dtype).contiguous(),
@@ -120,18 +142,18 @@ class FeatureCache:
         if len(data) > self.limit:
             warnings.warn(f"an entry of {len(data):,} bytes is over feature_cache_gb={self.limit / 1e9:g}", stacklevel=2)
             return
-        with FileLock(self.folder / "lock"):
-            if path.exists():
-                return  # another process was faster
-            total = self._total()
-            if total + len(data) > self.limit:
-                total = self._make_room(len(data))
-            try:
+        try:
+            with FileLock(self.folder / "lock"):
+                if path.exists():
+                    return  # another process was faster
+                total = self._total()
+                if total + len(data) > self.limit:
+                    total = self._make_room(len(data))
                 # Counted before it is there: a process killed in between leaves the sum too large, never too small.
                 write_text_atomic(self.folder / "size", str(total + len(data)))
                 write_bytes_atomic(path, data)
-            except OSError as error:
-                warnings.warn(f"{path}: could not be stored ({error.strerror})", stacklevel=2)
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+            self._pass_by(error)
 
     def _total(self) -> int:
         try:
@@ -143,6 +165,8 @@ class FeatureCache:
         """Remove the entries unused for longest until `wanted` bytes fit, with some slack; returns the bytes left."""
         entries = []
         for path in self.folder.glob("??/*"):
+            if path.is_dir():
+                continue  # not of our making
             if path.name.startswith("."):  # left by a process killed while it wrote: nobody else writes now
                 path.unlink(missing_ok=True)
                 continue

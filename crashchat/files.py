@@ -1,27 +1,51 @@
-"""Writing files so that a reader never sees half of one: a temporary file beside the target, then a rename."""
+"""Files and folders that are never half written, nor by two at once: a lock, a temporary beside the target, then a rename."""
 
+import errno
 import json
 import os
+import re
+import secrets
+import shutil
+import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from crashchat.errors import CrashChatError, writing
+
+# A killed holder's forked children (readers of videos) have its lock too; they notice within five seconds that it is gone.
+ORPHANS_END = 15.0
+
+
+class FolderError(CrashChatError):
+    """A folder or file that cannot be written: it holds something already, or another process has it; the message names both."""
+
+    everywhere = True
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path`, creating its folder; `path` is either its old self or complete, never in between."""
+    """Write `data` to `path`, creating its folder; `path` is either its old self or complete, never in between.
+
+    When this returns it is on disk: a power cut does not undo it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    # Not mkstemp: its files are private to their owner, and a result is shared like any other file, as the umask says.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with writing(path), os.fdopen(handle, "wb") as file:
             file.write(data)
-        # mkstemp makes files private to their owner; a result is meant to be shared like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink()
         raise
+    sync(path.parent)
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
@@ -32,3 +56,106 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 def write_json_atomic(path: str | Path, value: object) -> None:
     """Write `value` as JSON with one space of indent (see write_bytes_atomic). Raises TypeError for what JSON cannot hold."""
     write_text_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Return once a file's bytes, or a folder's list of names, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some network file systems cannot do it for a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Return once a folder and all below it are on disk."""
+    for path in [*folder.rglob("*"), folder, folder.parent]:
+        sync(path)
+
+
+@contextmanager
+def held(lock: Path, what: str) -> Iterator[None]:
+    """Have `what` to oneself, until the end of the block or of the process, by a lock on the file `lock`.
+
+    Raises FolderError, which names the process that has it, where another one does.
+    """
+    file_lock = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file_lock.acquire(timeout=0)
+    except Timeout:
+        try:
+            file_lock.acquire(timeout=0 if _lives(_holder(lock)) else ORPHANS_END)
+        except Timeout as error:
+            raise FolderError(
+                f"{what} is in use by {_holder(lock)}; wait until that ends, end it, or name another place"
+            ) from error
+    except OSError as error:
+        raise FolderError(f"{what} cannot be written to: {error}") from error
+    try:
+        lock.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        lock.unlink()  # while it is held: who waits for it sees that this file is no longer the lock
+        file_lock.release()
+
+
+def _holder(lock: Path) -> str:
+    """What a lock's file says of who has it; it may have been let go or taken just now."""
+    try:
+        return lock.read_text() or "another process"
+    except FileNotFoundError:
+        return "another process"
+
+
+def _lives(holder: str) -> bool:
+    """Whether a lock's holder may still run; on another host that cannot be seen."""
+    found = re.fullmatch(r"process (\d+) on (.*)", holder)
+    return not found or found[2] != socket.gethostname() or Path(f"/proc/{found[1]}").exists()
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` for what `target` is made from, deleted at the end.
+
+    What a killed process left of an earlier one for the same target is deleted first. Raises FolderError where another process
+    makes the same target.
+    """
+    with held(target.with_name(f".{target.name}.lock"), str(target)):
+        left = re.compile(re.escape(f".{target.name}.") + r"made_[a-z0-9_]{8}")
+        for folder in [path for path in target.parent.iterdir() if left.fullmatch(path.name)]:
+            print(f"{folder}: deleted, left by a process that was killed")
+            shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.made_") as folder:
+            yield Path(folder)
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when all went well, on disk in full, and vanishes when not.
+
+    Raises FolderError where `folder` already holds something, or another process makes it.
+    """
+    folder = Path(folder)
+    check_new(folder)
+    with scratch_folder(folder) as scratch:
+        made = scratch / folder.name
+        made.mkdir()
+        yield made
+        for path in made.iterdir():  # safetensors makes files private; a model is shared like any other file
+            os.chmod(path, 0o644)
+        sync_tree(made)
+        check_new(folder)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(made, folder)
+        sync(folder.parent)
+
+
+def check_new(folder: Path) -> None:
+    """Raises FolderError where `folder` already holds something, or is a link."""
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise FolderError(f"{folder} is not empty; name another folder, or remove it first")

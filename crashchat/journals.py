@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from crashchat.errors import writing
 from crashchat.files import write_json_atomic
+from crashchat.json_files import parse_json
 from crashchat.predictions import PredictionError, some
 
 
@@ -31,6 +33,7 @@ def find_journals(final_path: str | Path) -> list[Path]:
 def done_ids(final_path: str | Path, run: dict | None = None) -> set:
     """The data_ids in all journals beside `final_path`: what need not be done again, with however many processes now.
 
+    A record with an `error` is not done: what kept its video from being read may be gone.
     Raises PredictionError for a journal that is damaged or of another run (see PredictionJournal).
     """
     done: set = set()
@@ -38,8 +41,12 @@ def done_ids(final_path: str | Path, run: dict | None = None) -> set:
         begun_by, records, good_bytes = _read_journal(path)
         if good_bytes:
             _check_run(path, begun_by, run)
-        done |= {record["data_id"] for record in records}
+        done |= _ids(records)
     return done
+
+
+def _ids(records: list[dict]) -> set:
+    return {record["data_id"] for record in records if "error" not in record}
 
 
 def _check_run(path: Path, begun_by: dict | None, run: dict | None) -> None:
@@ -53,8 +60,8 @@ def _check_run(path: Path, begun_by: dict | None, run: dict | None) -> None:
 class PredictionJournal:
     """Records on disk as they are made, one JSON line each, so that a killed run goes on where it stopped.
 
-    Each process writes its own. Opening an existing journal reads it: `done` is the set of data_ids it holds and
-    `records` the records; a last line that was being written when the run died is cut off (that answer is made again).
+    Each process writes its own. Opening an existing journal reads it: `records` are its records, `done` the set of their data_ids
+    but for those with an `error`; a last line that was being written when the run died is cut off (that answer is made again).
     run: what the answers depend on (model, settings; any JSON). It is the journal's first line, and a journal of
     another run is refused, because half of one model's answers and half of another's are nobody's.
     Raises PredictionError when the journal is of another run or damaged before its last line.
@@ -66,7 +73,7 @@ class PredictionJournal:
         begun_by, self.records, good_bytes = _read_journal(self.path) if self.path.exists() else (None, [], 0)
         if good_bytes:
             _check_run(self.path, begun_by, run)
-        self.done = {record["data_id"] for record in self.records}
+        self.done = _ids(self.records)
         self._file = open(self.path, "ab")
         self._file.truncate(good_bytes)
         if not good_bytes:
@@ -78,12 +85,13 @@ class PredictionJournal:
             raise PredictionError(f"{self.path}: data_id {record['data_id']!r} is already in the journal")
         self._write(record)
         self.records.append(record)
-        self.done.add(record["data_id"])
+        self.done |= _ids([record])
 
     def _write(self, value: dict) -> None:
-        self._file.write(json.dumps(value).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self.path):
+            self._file.write(json.dumps(value).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -101,11 +109,14 @@ def _read_journal(path: Path) -> tuple[dict | None, list[dict], int]:
     values, good_bytes = [], 0
     for number, line in enumerate(lines, start=1):
         try:
-            value = json.loads(line)
+            value = parse_json(line, nan=True)
         except ValueError:
             value = None
         expected = "run" if number == 1 else "data_id"
-        if not line.endswith(b"\n") or not isinstance(value, dict) or expected not in value:
+        good = isinstance(value, dict) and expected in value
+        if good and expected == "data_id":
+            good = isinstance(value["data_id"], int | str)
+        if not line.endswith(b"\n") or not good:
             if number == len(lines):
                 break  # the line that was being written when the run died
             raise PredictionError(
@@ -119,7 +130,8 @@ def _read_journal(path: Path) -> tuple[dict | None, list[dict], int]:
 def merge_journals(paths: Iterable[str | Path], final_path: str | Path, expected_ids: Iterable | None = None) -> list[dict]:
     """Join the journals of all processes into the prediction file, sorted by data_id and written whole; returns it.
 
-    A data_id in several journals must be the same record in each. expected_ids: the data_ids the file must have.
+    A data_id that comes up again must be the same record; only one with an `error` gives way to what was made after it, or to an
+    answer. expected_ids: the data_ids the file must have.
     Journals are left in place. Raises PredictionError for a journal that is missing, damaged or of another run than
     the first, for contradicting records, and for records missing from or not in expected_ids; then nothing is written.
     """
@@ -139,7 +151,9 @@ def merge_journals(paths: Iterable[str | Path], final_path: str | Path, expected
             )
         for record in records:
             known = merged.setdefault(record["data_id"], record)
-            if known != record:
+            if "error" in known:
+                merged[record["data_id"]] = record
+            elif "error" not in record and known != record:
                 raise PredictionError(
                     f"{path}: data_id {record['data_id']!r} has another answer in an earlier journal of {final_path}; "
                     f"delete the journals to start over"

@@ -1,17 +1,17 @@
-"""The three layouts of VideoLLaMA3 checkpoints met in the wild: their keys, their configs, their weight files.
+"""The three layouts of VideoLLaMA3 checkpoints met in the wild: their keys and their configs.
 
 They differ in the prefixes of four parts (SPEC.md, Model), in what config.json says, and in nothing else.
 """
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Annotated, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from pydantic import Field
 from transformers import VideoLlama3Config
+
+from crashchat.errors import CrashChatError, abbreviate
+from crashchat.json_files import Lenient, checked, read_json
 
 # Part -> prefix of its keys. The longest prefix that fits decides, so that `model.` (language) comes last.
 LAYOUTS: dict[str, dict[str, str]] = {
@@ -38,6 +38,94 @@ LAYOUTS: dict[str, dict[str, str]] = {
 LANGUAGE_PARTS = ("embed_tokens.", "layers.", "norm.")
 
 NATIVE_TYPE, RELEASED_TYPE = "video_llama_3", "videollama3_qwen2"
+# Far above every model there is: what a damaged config asks for beyond is never allocated.
+Width = Annotated[int, Field(ge=1, le=2**24)]
+Layers = Annotated[int, Field(ge=1, le=1024)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Small = Annotated[float, Field(gt=0, lt=1)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)] | list[Annotated[int, Field(ge=0, lt=2**31)]] | None
+
+
+class Rope(Lenient, extra="allow"):
+    """Rotary positions; kinds other than the default have settings of their own."""
+
+    rope_type: str = "default"
+    rope_theta: Annotated[float, Field(gt=0, le=1e12)]
+
+
+class VisionFields(Lenient):
+    """What config.json says of the vision encoder."""
+
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Layers
+    patch_size: Annotated[int, Field(ge=1, le=256)]
+    num_channels: Literal[3] = 3
+    hidden_act: str = "gelu_pytorch_tanh"
+    layer_norm_eps: Small = 1e-6
+    attention_dropout: Share = 0.0
+
+
+class TextFields(Lenient):
+    """What config.json says of the language model, in all layouts. Whatever the weights do not show must be there."""
+
+    vocab_size: Width
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Layers
+    num_key_value_heads: Layers
+    hidden_act: str
+    max_position_embeddings: Width
+    initializer_range: Small = 0.02
+    rms_norm_eps: Small
+    attention_dropout: Share = 0.0
+    bos_token_id: TokenId = None
+    eos_token_id: TokenId = None
+    pad_token_id: TokenId = None
+    rope_theta: Annotated[float, Field(gt=0, le=1e12)] | None = None
+    rope_scaling: None = None
+    use_sliding_window: Literal[False] = False
+
+
+class NativeText(TextFields):
+    """The language model in transformers' own form."""
+
+    rope_parameters: Rope | None = None
+    tie_word_embeddings: bool = False
+
+
+class ConfigFields(Lenient):
+    """Any config.json."""
+
+    model_type: str
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    torch_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    tie_word_embeddings: bool = False
+    quantization_config: None = None
+
+    @property
+    def stored(self) -> torch.dtype:
+        """The type of the weights; float32 where nothing is said."""
+        return getattr(torch, self.dtype or self.torch_dtype or "float32")
+
+
+class NativeFields(ConfigFields):
+    """transformers' own config.json."""
+
+    text_config: NativeText
+    vision_config: VisionFields
+
+
+class ReleasedFields(ConfigFields, TextFields):
+    """config.json of the hub and local layouts."""
+
+    vision_encoder_config: VisionFields | None = None
+    vision_config: VisionFields | None = None
+
+
+NATIVE_TYPE, RELEASED_TYPE = "video_llama_3", "videollama3_qwen2"
 # The vision encoder of every released VideoLLaMA3; the local layout's config.json has no vision config.
 SO400M = {
     "hidden_size": 1152,
@@ -50,26 +138,14 @@ SO400M = {
     "layer_norm_eps": 1e-6,
     "attention_dropout": 0.0,
 }
-TEXT_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "attention_dropout",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
+ROPE_FIELDS = {"rope_theta", "rope_scaling", "rope_parameters"}
+TEXT_FIELDS = tuple(name for name in TextFields.model_fields if name not in (*ROPE_FIELDS, "use_sliding_window"))
 
 
-class CheckpointError(Exception):
+class CheckpointError(CrashChatError):
     """A checkpoint that cannot be used; the message names the folder, what was found and what was expected."""
+
+    everywhere = True
 
 
 def detect_layout(keys: list[str], where: str | Path) -> str:
@@ -93,66 +169,83 @@ def rename_key(key: str, source: str, target: str) -> str:
     raise CheckpointError(f"the key {key!r} belongs to no part of the {source} layout")
 
 
-def read_config(folder: str | Path) -> dict:
-    """A checkpoint's config.json. Raises CheckpointError where there is none."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {folder}: {path} is missing; see ckpt/README.md for what to put there")
+def file_in(folder: str | Path, name: str) -> Path:
+    """The path of a checkpoint folder's file, whether it is there or not.
+
+    Raises CheckpointError for a link out of the folder, through which a folder that came from elsewhere could have another file
+    of this machine copied into a checkpoint. The hub's cache keeps its files in blobs/ beside snapshots/: that is no way out.
+    """
+    path, home = Path(folder) / name, Path(folder).resolve()
+    if not path.is_symlink():
+        return path
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from error
-    if values.get("model_type") not in (NATIVE_TYPE, RELEASED_TYPE):
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+        raise CheckpointError(f"{path}: a link that leads nowhere; put the file itself there") from error
+    if not target.is_relative_to(home) and target.parent != home.parent.parent / "blobs":
+        advice = "put the file itself there, or link the whole folder"
+        raise CheckpointError(f"{path}: a link out of its folder, to {target}; {advice}")
+    return path
+
+
+def read_config(folder: str | Path) -> NativeFields | ReleasedFields:
+    """A checkpoint's config.json. Raises CheckpointError where there is none, or one that is no VideoLLaMA3's."""
+    path = file_in(folder, "config.json")
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint at {folder}: {path} is missing; see ckpt/README.md for what to put there")
+    values = read_json(path, CheckpointError, "a checkpoint's config")
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if kind not in (NATIVE_TYPE, RELEASED_TYPE):
         raise CheckpointError(
-            f"{path}: model_type {values.get('model_type')!r}, expected {NATIVE_TYPE} (native) or {RELEASED_TYPE} (hub and local)"
+            f"{path}: model_type {abbreviate(kind)}, expected {NATIVE_TYPE!r} (native) or {RELEASED_TYPE!r} (hub and local)"
         )
-    return values
+    return checked(NativeFields if kind == NATIVE_TYPE else ReleasedFields, values, path, CheckpointError)
 
 
 def stored_dtype(folder: str | Path) -> torch.dtype:
     """The type of a checkpoint's weights as its config says; float32 where it says nothing."""
-    config = read_config(folder)
-    name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    if name not in ("float32", "bfloat16", "float16"):
-        raise CheckpointError(f"{folder}/config.json: dtype {name!r}, expected float32, bfloat16 or float16")
-    return getattr(torch, name)
+    return read_config(folder).stored
 
 
-def read_vision_config(path: str | Path | None) -> dict | None:
+def read_vision_config(path: str | Path | None) -> VisionFields | None:
     """The vision encoder's settings from a JSON file, for a checkpoint whose config has none; None without a path."""
     if path is None:
         return None
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    return checked(VisionFields, read_json(path, CheckpointError, "a vision encoder's config"), path, CheckpointError)
 
 
-def native_config(folder: str | Path, image_token: int, vision: dict | None = None) -> VideoLlama3Config:
+def native_config(folder: str | Path, image_token: int, vision: VisionFields | None = None) -> VideoLlama3Config:
     """A checkpoint's config in transformers' own form.
 
     image_token: the id that stands for a visual token. vision: the vision encoder's settings, for a checkpoint whose config has
     none and that is not the released size (so400m): numbers of heads cannot be read off weights and are never guessed.
     """
-    values = read_config(folder)
-    if values["model_type"] == NATIVE_TYPE:
-        config = VideoLlama3Config(**values)
+    fields = read_config(folder)
+    path = Path(folder) / "config.json"
+    if isinstance(fields, NativeFields):
+        text, seen = fields.text_config, fields.vision_config
+        rope = text.rope_parameters.model_dump() if text.rope_parameters else None
+        tied = fields.tie_word_embeddings or text.tie_word_embeddings
     else:
-        found = vision or values.get("vision_encoder_config") or values.get("vision_config") or SO400M
-        rope = {"rope_type": "default", "rope_theta": values.get("rope_theta", 10000.0)}
-        if values.get("rope_scaling"):
-            raise CheckpointError(f"{folder}/config.json: rope_scaling {values['rope_scaling']}, expected none")
+        text, rope, tied = fields, None, fields.tie_word_embeddings
+        seen = vision or fields.vision_encoder_config or fields.vision_config or VisionFields(**SO400M)
+    if rope is None and text.rope_theta is None:
+        raise CheckpointError(f"{path}: rope_theta is missing; it cannot be read off the weights")
+    try:
         config = VideoLlama3Config(
             text_config={
                 "model_type": "qwen2",
-                "rope_parameters": rope,
-                **{name: values[name] for name in TEXT_FIELDS if name in values},
+                "rope_parameters": rope or {"rope_type": "default", "rope_theta": text.rope_theta},
+                **text.model_dump(include=set(TEXT_FIELDS)),
             },
-            vision_config={name: found[name] for name in SO400M if name in found},
-            tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
+            vision_config=seen.model_dump(),
+            tie_word_embeddings=tied,
         )
-        config.text_config.tie_word_embeddings = config.tie_word_embeddings
-        config.dtype = stored_dtype(folder)
+    # Its checks go on in transformers, which has errors of many kinds for what it cannot make a model of.
+    except Exception as error:
+        raise CheckpointError(f"{path}: no model can be made of it: {abbreviate(error)}") from error
+    config.text_config.tie_word_embeddings = config.tie_word_embeddings
+    config.dtype = fields.stored
     # The one placeholder of the text (SPEC.md, step 6) stands for video tokens here.
     config.video_token_id = config.image_token_id = image_token
     return config
@@ -180,76 +273,3 @@ def released_config(config: VideoLlama3Config) -> dict:
             **{name: vision[name] for name in SO400M},
         },
     }
-
-
-def weight_files(folder: str | Path) -> list[Path]:
-    """The files that hold a checkpoint's weights. Raises CheckpointError where there are none, or one is missing."""
-    folder = Path(folder)
-    for single in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{single}.index.json"
-        if index.is_file():
-            try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
-                raise CheckpointError(f"{index}: not an index with a weight_map: {error!r}") from error
-            # A name is a file of this folder, never a way out of it.
-            missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
-            if missing:
-                raise CheckpointError(f"{index} names {missing}, which the folder does not hold; fetch it again")
-            return [folder / name for name in names]
-        if (folder / single).is_file():
-            return [folder / single]
-    raise CheckpointError(f"{folder}: no weights (model.safetensors or pytorch_model.bin, one file or with an index)")
-
-
-def iterate_weights(path: Path, keys: set[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-    """(key, tensor) of one weight file, memory-mapped, one tensor in memory at a time. No pickled code is run."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():
-                    if keys is None or key in keys:
-                        yield key, file.get_tensor(key)
-        else:
-            for key, tensor in torch.load(path, map_location="cpu", weights_only=True, mmap=True).items():
-                if not isinstance(tensor, Tensor):
-                    raise CheckpointError(f"{path}: {key!r} is a {type(tensor).__name__}, expected a tensor")
-                if keys is None or key in keys:
-                    yield key, tensor
-    # UnpicklingError: a pickle that holds anything but tensors, which weights_only refuses to run.
-    except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError, AttributeError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as weights: {error}") from error
-
-
-def weight_table(folder: str | Path) -> dict[str, tuple[Path, tuple[int, ...], int]]:
-    """{key: (file, shape, bytes)} of a checkpoint, without holding its weights. Raises CheckpointError for a key in two files."""
-    table: dict[str, tuple[Path, tuple[int, ...], int]] = {}
-    for path in weight_files(folder):
-        for key, shape, size in _headers(path):
-            if key in table:
-                raise CheckpointError(f"{folder}: the weight {key!r} is in both {table[key][0].name} and {path.name}")
-            table[key] = (path, shape, size)
-    return table
-
-
-def _headers(path: Path) -> Iterator[tuple[str, tuple[int, ...], int]]:
-    """(key, shape, bytes) of one weight file's tensors; of safetensors, the header alone is read."""
-    if path.suffix != ".safetensors":  # mapped, and only looked at: nothing is held
-        yield from ((key, tuple(tensor.shape), tensor.nbytes) for key, tensor in iterate_weights(path))
-        return
-    try:
-        with safe_open(path, framework="pt"):  # checks that header and file fit each other
-            pass
-        with open(path, "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    except (SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as weights: {error}") from error
-    header.pop("__metadata__", None)
-    for key, entry in header.items():
-        begin, end = entry["data_offsets"]
-        yield key, tuple(entry["shape"]), end - begin
-
-
-def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """All weights of a checkpoint folder under their own keys."""
-    return {key: tensor for path in weight_files(folder) for key, tensor in iterate_weights(path)}

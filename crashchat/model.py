@@ -4,7 +4,6 @@ pixel_values_videos -> vision_model (frozen) -> projector (trained) -> kept toke
 input_ids -> embed_tokens ---------------------------------------------------------- + -> language_model (LoRA) -> loss
 """
 
-import os
 import re
 from dataclasses import dataclass
 
@@ -157,22 +156,6 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
             attention_mask={"full_attention": mask},
             use_cache=False,
         ).last_hidden_state
-
-
-def choose_device() -> torch.device:
-    """A GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def local_device() -> torch.device:
-    """This process's device under torchrun: its own GPU (LOCAL_RANK), or the CPU."""
-    device = choose_device()
-    return torch.device(device.type, int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
-
-
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU, float32 on a CPU."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def add_adapter(model: CrashChatModel, rank: int, alpha: int, dropout: float, name: str = "default") -> PeftModel:

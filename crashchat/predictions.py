@@ -11,20 +11,22 @@ against 'No'), `error` (why the video could not be read; raw_response is then ''
 An answer that does not parse is None in its pred fields, never a made-up value.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from crashchat.annotations import VideoQAs, load_annotations
+from crashchat.errors import CrashChatError, abbreviate
+from crashchat.json_files import read_json
 from crashchat.tasks import FILE_PREFIX, PERCEPTION, TASKS, Task
 
 Records = dict[str, dict[str, list[dict]]]  # of several models: {model: {task: prediction records}}
 COMMON_FIELDS = ("data_id", "video_path", "prompt", "raw_response")
+MAX_INTEGER = 2**53  # what a float holds to the last digit
 _SHOWN = 5  # how many offenders an error message names
 
 
-class PredictionError(Exception):
+class PredictionError(CrashChatError):
     """A prediction file or journal that cannot be used; the message names the file, the fault and the way out."""
 
 
@@ -127,12 +129,7 @@ def read_predictions(path: str | Path, task_name: str | None = None, annotations
     annotations, of a run that stopped before its end or was asked something else. AnnotationError for bad annotations.
     """
     path = Path(path)
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise PredictionError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
-    except ValueError as cause:  # undecodable bytes or no JSON
-        raise PredictionError(f"{path}: not a JSON file ({cause}); expected a JSON list of prediction records") from cause
+    records = read_json(path, PredictionError, "a list of prediction records", nan=True)
     if not isinstance(records, list):
         raise PredictionError(f"{path}: holds a JSON {type(records).__name__}, expected a list of prediction records")
     if not records:
@@ -145,7 +142,8 @@ def read_predictions(path: str | Path, task_name: str | None = None, annotations
         task_name = found
     if task_name is None:
         raise PredictionError(
-            f"{path}: the first record has the fields {', '.join(records[0])}, which are of none of the tasks {', '.join(TASKS)}"
+            f"{path}: the first record has the fields {abbreviate(list(records[0]))}, which are of none of the tasks "
+            f"{', '.join(TASKS)}"
         )
     task = TASKS[task_name]
     if found not in (None, task_name):
@@ -153,7 +151,7 @@ def read_predictions(path: str | Path, task_name: str | None = None, annotations
     for index, record in enumerate(records):
         fault = _fault(task, record)
         if fault:
-            raise PredictionError(f"{path}: record {index} (data_id {record.get('data_id')!r}) {fault}")
+            raise PredictionError(f"{path}: record {index} (data_id {abbreviate(record.get('data_id'))}) {fault}")
     _check_one_model(path, records)
     _check_unique(path, "data_ids", [record["data_id"] for record in records])
     _check_unique(path, "videos", [record["video_path"] for record in records])
@@ -167,18 +165,24 @@ def _fault(task: Task, record: dict) -> str | None:
     missing = [key for key in (*COMMON_FIELDS, *task.gt_fields, *task.pred_fields) if key not in record]
     if missing:
         return f"lacks {', '.join(missing)}; a {task.name} record has them all"
-    if not isinstance(record["data_id"], int | str):
+    if not isinstance(record["data_id"], int | str) or isinstance(record["data_id"], bool):
         return "has a data_id that is neither a number nor a text"
     wanted = int | float if task.group == PERCEPTION else str
-    times = (*task.gt_fields, *task.pred_fields)
-    kinds = {"video_path": str, **dict.fromkeys(times, wanted | None)}
-    if "crash_start" in record:
-        kinds["crash_start"] = int | float | None
+    kinds = dict.fromkeys(("video_path", "prompt", "raw_response"), str)
+    kinds |= dict.fromkeys((*task.gt_fields, *task.pred_fields), wanted | None)
+    optional = {"crash_start": int | float | None, "crash_probability": int | float | None}
+    optional |= dict.fromkeys(("model", "source", "error"), str | None)
+    kinds |= {key: kind for key, kind in optional.items() if key in record}
     for key, kind in kinds.items():
-        # bool is an int to Python; a time it is not.
-        if not isinstance(record[key], kind) or isinstance(record[key], bool):
-            expected = "a text" if kind in (str, str | None) else "a number of seconds"
-            return f"has {key} = {record[key]!r}, expected {expected}{'' if kind is str else ' or null'}"
+        # bool is an int to Python; a time it is not. Nor is an integer that no float can hold.
+        value = record[key]
+        huge = isinstance(value, int) and abs(value) > MAX_INTEGER
+        if not isinstance(value, kind) or isinstance(value, bool) or huge:
+            expected = "a text" if kind in (str, str | None) else "a number"
+            return f"has {key} = {abbreviate(value)}, expected {expected}{'' if kind is str else ' or null'}"
+    probability = record.get("crash_probability")
+    if probability is not None and not 0 <= probability <= 1:
+        return f"has crash_probability = {abbreviate(probability)}, expected 0 to 1, or null"
     return None
 
 
@@ -221,5 +225,5 @@ def unasked(records: list[dict], videos: Iterable[VideoQAs]) -> tuple[list[str],
 
 def some(keys: Iterable) -> str:
     """The first few of some keys, for a message."""
-    keys = [str(key) for key in keys]
+    keys = [str(key) if len(str(key)) <= 200 else abbreviate(key) for key in keys]
     return ", ".join(keys[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")

@@ -13,19 +13,17 @@ import json
 import sys
 from pathlib import Path
 
-from crashchat.annotations import AnnotationError
 from crashchat.clips import clip_cards
 from crashchat.columns import TITLES
 from crashchat.comparison import make_comparison
+from crashchat.errors import exit_code, writing
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.html import TEMPLATES, data_uri
 from crashchat.losses import losses_png
 from crashchat.metric_tables import metric_tables
-from crashchat.metrics.meteor import MetricError
 from crashchat.metrics.score import add_extras, extras_of
 from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.plots import probabilities_png, thresholds_png, time_errors_png
-from crashchat.predictions import PredictionError
 from crashchat.runs import ReportError, parse_rows
 from crashchat.table_text import as_csv, as_markdown, as_text
 from crashchat.tables import breakdown_tables, difference_tables, kind_of, published_tables, strategy_tables
@@ -129,16 +127,15 @@ def main(argv: list[str] | None = None) -> int:
     compare.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for report.html, metrics.json, comparison.*")
     add_extras(compare)
     arguments = parser.parse_args(argv)
-    try:
+
+    def compared() -> None:
         rows, extras = parse_rows(arguments.rows), extras_of(arguments)
-        told = write_report(rows, arguments.data_dir, arguments.out, arguments.losses, arguments.split, extras)
-    except (ReportError, PredictionError, AnnotationError, MetricError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(told)
-    for name in ("comparison.md", "comparison.csv", "metrics.json", "report.html"):
-        print(arguments.out / name)
-    return 0
+        with writing(arguments.out):
+            print(write_report(rows, arguments.data_dir, arguments.out, arguments.losses, arguments.split, extras))
+        for name in ("comparison.md", "comparison.csv", "metrics.json", "report.html"):
+            print(arguments.out / name)
+
+    return exit_code(compared)
 
 
 if __name__ == "__main__":

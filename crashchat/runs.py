@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from crashchat.errors import CrashChatError
 from crashchat.metrics.lookfree import LOOKFREE
 from crashchat.predictions import Records, prediction_path, read_predictions, results_folder, task_of_record, video_name
 from crashchat.tasks import TASKS
 
 
-class ReportError(Exception):
+class ReportError(CrashChatError):
     """A report that cannot be made; the message names the row or file, the cause, and what to do."""
 
 

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from crashchat.errors import CrashChatError
+
 IMAGE_TOKEN = "<image>"
 IGNORED = -100  # label of a token that is not learnt
 PREFIX = 0  # branch id of the prefix
 
 
-class SequenceError(Exception):
+class SequenceError(CrashChatError):
     """A sample that cannot be turned into a sequence; the message says why and what to do."""
 
 

@@ -10,209 +10,39 @@ of the page until it is closed. Nothing is asked of, or told to, any other host.
 """
 
 import argparse
-import base64
 import os
-import secrets
 import shutil
 import signal
 import sys
 import tempfile
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, HTTPException, UploadFile
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import FileResponse
 from filelock import FileLock, Timeout
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from crashchat.analysis import MEBIBYTE, Analysis, Progress, analyze_clip
-from crashchat.analyze import VIDEO_SUFFIXES, AnalyzeError, add_model_options, cascade_of
-from crashchat.batches import read_span
-from crashchat.cascade import Cascade, Look
-from crashchat.layouts import CheckpointError
-from crashchat.windows import FAILED, WindowError, WindowSettings
+from crashchat.analysis import MEBIBYTE
+from crashchat.analyze import AnalyzeError, add_model_options, cascade_of
+from crashchat.connections import Connection
+from crashchat.desk import Busy, Desk, Limits
+from crashchat.errors import CrashChatError, error_line
+from crashchat.gate import Gate
+from crashchat.windows import FAILED
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PASSWORD = "CRASHCHAT_PASSWORD"
 PREFIX, IN_USE = "crashchat-", "in_use.lock"  # of private folders, and the file in them that a running server holds locked
-# Only this server may be asked by its page. Gradio's own code is inline and evaluated.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'self'"
-)
-
-
-class Busy(Exception):
-    """More clips are waiting than the queue holds."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the server takes in.
-
-    max_bytes, max_seconds: of an upload. queue: clips and questions waiting or in work. kept: clips open in pages.
-    """
-
-    max_bytes: int = 512 * MEBIBYTE
-    max_seconds: float = 600.0
-    queue: int = 16
-    kept: int = 8
-
-
-@dataclass
-class Open:
-    """A clip that a page has open."""
-
-    token: str
-    path: Path
-    analysis: Analysis
-
-
-class Desk:
-    """Takes clips in, has them looked at, keeps what pages have open. Threads share it.
-
-    folder: private; everything in it is the server's own.
-    """
-
-    def __init__(self, cascade: Cascade, windows: WindowSettings, folder: Path, limits: Limits):
-        self.cascade, self.windows, self.folder, self.limits = cascade, windows, folder, limits
-        self._inside = 0
-        self._lock = threading.Lock()
-        self._open: OrderedDict[str, Open] = OrderedDict()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """A place in the queue; the model itself takes one clip at a time. Raises Busy where none is left."""
-        with self._lock:
-            if self._inside >= self.limits.queue:
-                raise Busy(f"{self._inside} clips are waiting already; try again later")
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-
-    def place(self, name: str) -> Path:
-        """A new file in the private folder for an upload of this name."""
-        suffix = Path(name).suffix.lower()
-        return self.folder / f"{secrets.token_urlsafe(16)}{suffix if suffix in VIDEO_SUFFIXES else '.video'}"
-
-    def look_at(self, path: Path, name: str, progress: Progress = lambda share, step: None, draw: bool = True) -> Analysis:
-        """Analyze an upload under the name it came with. Raises Busy."""
-        with self.turn():
-            analysis = analyze_clip(
-                self.cascade, path, self.windows, Path(name).stem[:200] or "clip", None, progress, draw, self.limits.max_seconds
-            )
-        analysis.result["path"] = Path(name).name[:200]  # where it lies here is nobody's business
-        return analysis
-
-    def keep(self, session: str, path: Path, analysis: Analysis) -> Open:
-        """Keep a clip for its page; the page's last one, and the longest unused where there are too many, are dropped."""
-        self.drop(session)
-        opened = Open(secrets.token_urlsafe(16), path, analysis)
-        with self._lock:
-            self._open[session] = opened
-            oldest = next(iter(self._open)) if len(self._open) > self.limits.kept else None
-        if oldest is not None:
-            self.drop(oldest)
-        return opened
-
-    def drop(self, session: str | None) -> None:
-        """Forget a page's clip and delete its file."""
-        with self._lock:
-            opened = self._open.pop(session, None)
-        if opened:
-            opened.path.unlink(missing_ok=True)
-
-    def opened(self, session: str | None) -> Open | None:
-        """The clip that a page has open."""
-        with self._lock:
-            if session in self._open:
-                self._open.move_to_end(session)
-            return self._open.get(session)
-
-    def file(self, token: str) -> Path | None:
-        """The file of an open clip, by its token."""
-        with self._lock:
-            return next((opened.path for opened in self._open.values() if secrets.compare_digest(opened.token, token)), None)
-
-    def subject(self, opened: Open) -> tuple[float, float]:
-        """What free questions are about: the clip, or of a recording the window of its surest event."""
-        result = opened.analysis.result
-        best = max(result["events"], key=lambda event: event["crash_probability"], default=None)
-        window = result["windows"][best["window"] if best else 0]
-        return window["start"], window["end"]
-
-    def ask(self, opened: Open, question: str, voice: str | None) -> str:
-        """The answer to a free question on an open clip; its prefix is computed for the first one alone. Raises Busy."""
-        with self.turn():
-            look = opened.analysis.look
-            if look is None:  # a recording: its windows were let go
-                look = opened.analysis.look = Look([read_span(opened.path, self.cascade.answerer.settings, self.subject(opened))])
-            return self.cascade.ask(look, question, voice)
-
-
-class Gate:
-    """What every request passes before anything else: password, body size, origin. Plain ASGI."""
-
-    def __init__(self, app, max_bytes: int, password: str | None):
-        self.app, self.max_bytes, self.password = app, max_bytes, password
-
-    async def __call__(self, scope, receive, send):
-        """Let the request through, or answer it with what is wrong."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(scope["method"], headers)
-        if refusal:
-            return await refusal(scope, receive, send)
-
-        async def send_with_policy(message):
-            if message["type"] == "http.response.start":
-                message = message | {"headers": [*message["headers"], (b"content-security-policy", POLICY.encode())]}
-            await send(message)
-
-        await self.app(scope, receive, send_with_policy)
-
-    def _refusal(self, method: str, headers: dict[str, str]) -> PlainTextResponse | None:
-        if self.password and not self._knows_password(headers.get("authorization", "")):
-            challenge = {"WWW-Authenticate": 'Basic realm="CrashChat", charset="UTF-8"'}
-            return PlainTextResponse("a password is needed\n", 401, challenge)
-        if method in ("GET", "HEAD", "OPTIONS"):
-            return None
-        # Another site's page must not use the server through its reader's browser.
-        origin = headers.get("origin")
-        if origin and urlsplit(origin).netloc != headers.get("host"):
-            return PlainTextResponse("requests from other sites' pages are refused\n", 403)
-        length = headers.get("content-length")
-        if length is None and "transfer-encoding" in headers:
-            return PlainTextResponse("send the body with a Content-Length\n", 411)
-        if length is not None and int(length) > self.max_bytes + MEBIBYTE:  # what a form adds to its file
-            most = self.max_bytes / MEBIBYTE
-            return PlainTextResponse(f"the clip has {int(length) / MEBIBYTE:.0f} MiB, the limit is {most:.0f} MiB\n", 413)
-        return None
-
-    def _knows_password(self, authorization: str) -> bool:
-        scheme, _, value = authorization.partition(" ")
-        try:
-            given = base64.b64decode(value, validate=True).partition(b":")[2]
-        except ValueError:
-            return False
-        return scheme.lower() == "basic" and secrets.compare_digest(given, self.password.encode())
 
 
 def create_app(desk: Desk, password: str | None = None, hosts: list[str] | None = None) -> FastAPI:
     """The endpoint and the page. hosts: names the server is called by (None: any), against pages that borrow its address."""
     from crashchat.page import build_page, mount
 
-    # FastAPI's own documentation pages load their scripts from another host.
-    app = FastAPI(title="CrashChat", docs_url=None, redoc_url=None)
+    app = FastAPI(title="CrashChat", openapi_url=None)
 
     @app.get("/api/health")
     def health() -> dict:
@@ -243,7 +73,7 @@ def create_app(desk: Desk, password: str | None = None, hosts: list[str] | None 
         return FileResponse(path)
 
     app = mount(app, build_page(desk), desk)
-    app.add_middleware(Gate, max_bytes=desk.limits.max_bytes, password=password)
+    app.add_middleware(Gate, limits=desk.limits, password=password)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     return app
@@ -287,8 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         password = read_password(arguments)
         cascade, windows = cascade_of(arguments)
-    except (AnalyzeError, CheckpointError, WindowError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (CrashChatError, OSError) as error:
+        print(f"error: {error_line(error)}", file=sys.stderr)
         return 2
     limits = Limits(int(arguments.max_mebibytes * MEBIBYTE), arguments.max_seconds, arguments.queue)
     with private_folder() as folder:
@@ -297,8 +127,19 @@ def run(arguments: argparse.Namespace) -> int:
         # Uvicorn ends by the signal that stopped it; as an exception it lets the private folder be deleted.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops)", flush=True)
-        uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning", timeout_graceful_shutdown=3)
+        uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning", **connection_settings(limits))
     return 0
+
+
+def connection_settings(limits: Limits) -> dict:
+    """Uvicorn's settings."""
+    return {
+        "http": partial(Connection, limits=limits),
+        "ws": "none",
+        # What a proxy says of the client's address is believed only where uvicorn is told which proxy (FORWARDED_ALLOW_IPS).
+        "proxy_headers": "FORWARDED_ALLOW_IPS" in os.environ,
+        "timeout_graceful_shutdown": 3,
+    }
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from crashchat.drawing import HEIGHT, WIDTH, draw_scene
+from crashchat.errors import exit_code, writing
 from crashchat.files import write_json_atomic
 from crashchat.scene_texts import general_questions, task_answers
 from crashchat.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, Scene
@@ -157,15 +158,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="another seed, another set (default 0)")
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     arguments = parser.parse_args()
-    try:
-        if arguments.pretraining:
-            make_pretraining_set(arguments.out, arguments.pretraining, arguments.seed, arguments.workers)
-        else:
-            make_demo_set(arguments.out, arguments.train, arguments.val, arguments.test, arguments.seed, arguments.workers)
-    except FileExistsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    def make() -> None:
+        with writing(arguments.out):
+            if arguments.pretraining:
+                make_pretraining_set(arguments.out, arguments.pretraining, arguments.seed, arguments.workers)
+            else:
+                make_demo_set(arguments.out, arguments.train, arguments.val, arguments.test, arguments.seed, arguments.workers)
+
+    return exit_code(make)
 
 
 if __name__ == "__main__":

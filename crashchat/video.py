@@ -31,7 +31,7 @@ from crashchat.video_source import (
     Source,
     Timeline,
     VideoError,
-    check_whole,
+    check_timeline,
     open_container,
     probe,
     sample_indices,
@@ -197,7 +197,7 @@ def _read_decord(file: Path, source: Source, fps: float, max_frames: int, thread
         for start in range(0, len(indices), DECORD_CHUNK):
             frames = to_torch(reader.get_batch(indices[start : start + DECORD_CHUNK])).permute(0, 3, 1, 2)
             chunks.append(resize(frames, len(indices)))
-    except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, AssertionError) as error:
+    except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, AssertionError, UnicodeEncodeError) as error:
         logger.info("%s: decord can't read it, PyAV tries (%s)", file, str(error).strip().splitlines()[-1:])
         return None
     return Clip(str(file), torch.cat(chunks), seconds)
@@ -222,7 +222,7 @@ def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads:
         if source.timeline is not None and len(decoded.pts) < WHOLE * len(source.timeline.pts):
             found, expected = len(decoded.pts), len(source.timeline.pts)
             raise VideoError(file, f"damaged: {found} frames can be decoded of the {expected} in the file")
-        check_whole(file, decoded, source.promised_seconds)
+        check_timeline(file, decoded, source.promised_seconds)
         if timeline is not None and sample_indices(decoded.pts, decoded.end, fps, max_frames) == (indices, seconds):
             return Clip(str(file), torch.cat(frames), seconds)
         timeline = decoded

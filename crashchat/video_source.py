@@ -10,16 +10,28 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from crashchat.errors import CrashChatError
+
+# Of one picture: 8K video has 33 million, and a decoder takes memory for all of them. A file of 1 MB may promise 256 million.
+MOST_PIXELS = 36_000_000
+# The longer side by the shorter: a picture of one line may be as wide as a million pixels once it is as high as a film strip.
+MOST_OBLONG = 32
 # A clip is one file. Formats that are lists of other files or addresses would let a clip from somewhere have those read.
 _LISTS = {"hls", "dash", "concat", "sdp", "rtsp", "rtp", "imf", "image2", "lavfi"}
-_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(av.formats_available - _LISTS))}
+_FORMATS = ",".join(sorted(av.formats_available - _LISTS))
+# Opening may decode a picture already, so that the limit is needed there too.
+_DECODER_OPTIONS = {"max_pixels": str(MOST_PIXELS)}
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS} | _DECODER_OPTIONS
+# Seconds that one frame may stand. A time-lapse or a camera that records movement alone may wait for hours; what waits longer has
+# a damaged time stamp. So a recording's length is bounded by its packets.
+LONGEST_FRAME = 24 * 3600
 # Frame steps within this share of the usual one count as even. Clocks round: 120 fps in milliseconds is 8, 8, 9.
 EVEN = 0.2
 # A file that yields less than this share of what its header promises is cut off, not merely rounded.
 WHOLE = 0.9
 
 
-class VideoError(Exception):
+class VideoError(CrashChatError):
     """A video that can't be read; the message holds the path and the cause."""
 
     def __init__(self, path: str | Path, cause: str):
@@ -87,28 +99,36 @@ def sample_indices(
     # A step back in time shows nothing earlier than what was already on screen.
     slots = np.floor(np.maximum.accumulate(np.asarray(pts_seconds, dtype=np.float64)) * fps + slack)
     count = max(1, int(np.floor(end_seconds * fps + slack)))
-    outputs = np.arange(count)
-    if count > max_frames:
-        outputs = np.linspace(0, count - 1, max_frames, dtype=int)
+    # Never all `count` of them: times far apart would make that many gigabytes.
+    outputs = np.linspace(0, count - 1, max_frames, dtype=int) if count > max_frames else np.arange(count)
     # First source frame that belongs to a later slot, less one; nothing precedes the first frame.
     indices = np.maximum(np.searchsorted(slots, outputs, side="right") - 1, 0)
     return indices.tolist(), (outputs / fps).tolist()
 
 
-def probe(path: str | Path) -> Source:
-    """What a video file's headers and packets say, without decoding it.
-
-    Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable.
-    """
+def check_file(path: str | Path) -> None:
+    """Raises VideoError for a path that is no file with something in it: missing, empty, a folder, a device, too long a name."""
     file = Path(path)
-    if not file.exists():
-        raise VideoError(path, "no such file")
-    if not file.is_file():
-        raise VideoError(path, "not a regular file (a directory or a device); expected a video file")
     try:
+        if not file.exists():
+            raise VideoError(path, "no such file")
+        if not file.is_file():
+            raise VideoError(path, "not a regular file (a directory or a device); expected a video file")
         if file.stat().st_size == 0:
             raise VideoError(path, "the file is empty (0 bytes)")
-        return _probe(file)
+    except OSError as error:
+        raise VideoError(path, f"can't be read ({error.strerror})") from error
+
+
+def probe(path: str | Path) -> Source:
+    """What a video file's headers and packets say; one frame is decoded.
+
+    Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable, and for one whose
+    pictures (MOST_PIXELS, MOST_OBLONG) or time stamps (LONGEST_FRAME) are past all measure.
+    """
+    check_file(path)
+    try:
+        return _probe(Path(path))
     except FFmpegError as error:
         raise VideoError(path, f"not readable as a video, damaged or cut off ({error.strerror})") from error
     except OSError as error:
@@ -122,14 +142,42 @@ def open_container(file: Path) -> av.container.InputContainer:
 
 
 def video_stream(file: Path, container: av.container.InputContainer) -> av.VideoStream:
-    """The video stream to read. Cover art in a sound file and text rendered as a picture don't count."""
+    """The video stream to read. Cover art in a sound file and text rendered as a picture don't count.
+
+    Its decoder refuses pictures over MOST_PIXELS, before it takes memory for them. Raises VideoError.
+    """
     stream = container.streams.best("video")
     if container.format.name == "tty":
         raise VideoError(file, "a text file, not a video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
         raise VideoError(file, f"no video stream in it (found: {', '.join(kinds)})")
+    if stream.codec_context is None:
+        raise VideoError(file, "not readable as a video (Decoder not found)")
+    _check_size(file, stream.codec_context.width, stream.codec_context.height)
+    stream.codec_context.options = _DECODER_OPTIONS
     return stream
+
+
+def _check_size(file: Path, width: int, height: int) -> None:
+    most = f"expected {MOST_PIXELS:,} pixels (8K is 7680 x 4320) and sides of {MOST_OBLONG} to 1 at most"
+    if width * height > MOST_PIXELS or max(width, height) > MOST_OBLONG * min(width, height) > 0:
+        raise VideoError(file, f"its pictures are {width} x {height}, {most}; scale it: ffmpeg -i FILE -vf scale=1920:1080 OUT")
+
+
+def _first_frame(file: Path, packet: av.Packet, stream: av.VideoStream) -> av.VideoFrame | None:
+    """What a packet's decoding gives, where it gives a picture. Raises VideoError, and FFmpegError from the decoder."""
+    try:
+        frame = next(iter(packet.decode()), None)
+    except FFmpegError as error:
+        if stream.codec_context.width:
+            raise
+        # A size over the limit is not kept by the decoder that refused it.
+        cause = f"damaged, or its pictures have more than {MOST_PIXELS:,} pixels, which is the limit"
+        raise VideoError(file, f"not readable as a video: {cause} ({error.strerror})") from error
+    if frame is not None:
+        _check_size(file, frame.width, frame.height)
+    return frame
 
 
 def _probe(file: Path) -> Source:
@@ -143,7 +191,7 @@ def _probe(file: Path) -> Source:
                 packets.append((packet.pts, packet.duration))
                 order.append((packet.pts, packet.is_keyframe))
             if frame is None:  # Decoding goes on only until the first picture.
-                frame = next(iter(packet.decode()), None)
+                frame = _first_frame(file, packet, stream)
         if frame is None:
             raise VideoError(file, f"no frame of its {stream.codec_context.name} video can be decoded")
         timeline = None
@@ -151,7 +199,7 @@ def _probe(file: Path) -> Source:
             packets.sort()
             if all(before[0] < after[0] for before, after in pairwise(packets)):
                 timeline = timeline_of(packets, stream)
-                check_whole(file, timeline, promised)
+                check_timeline(file, timeline, promised)
         return Source(
             format=container.format.name,
             codec=stream.codec_context.name,
@@ -169,7 +217,7 @@ def _promised_seconds(container: av.container.InputContainer, stream: av.VideoSt
     """How long the header says the video lasts, in seconds; None where it doesn't say."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska, by stream
+    tag = re.fullmatch(r"(\d{1,9}):(\d{1,9}):(\d{1,9}(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska, by stream
     if tag:
         hours, minutes, seconds = tag.groups()
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
@@ -191,7 +239,15 @@ def timeline_of(times: list[tuple[int, int | None]], stream: av.VideoStream) -> 
     return Timeline([(pts - start) * tick for pts in ticks], (last_pts - start) * tick + last_seconds, ticks)
 
 
-def check_whole(file: Path, timeline: Timeline, promised: float | None) -> None:
-    """Raises VideoError where less video was found than its header promises."""
+def check_timeline(file: Path, timeline: Timeline, promised: float | None) -> None:
+    """Raises VideoError where less video was found than its header promises, or a frame stands for more than LONGEST_FRAME."""
+    starts = np.asarray([*timeline.pts, timeline.end])
+    longest = int(np.argmax(np.diff(starts)))
+    still = starts[longest + 1] - starts[longest]
+    if still > LONGEST_FRAME:
+        after = f"{starts[longest]:.2f} s"
+        raise VideoError(
+            file, f"damaged time stamps: nothing new for {still:.0f} s after {after}, expected {LONGEST_FRAME} s at most"
+        )
     if promised is not None and timeline.end < WHOLE * promised:
         raise VideoError(file, f"cut off: {timeline.end:.2f} s of video found, {promised:.2f} s promised by its header")

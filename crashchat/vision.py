@@ -2,28 +2,34 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
+import pydantic.dataclasses
 import torch
+from pydantic import ConfigDict, Field
 from torch.nn.functional import interpolate
 
 from crashchat.video import Clip
 
+MOST_TOKENS = 2**24  # of one video, a thousand times what any model takes in
+Side = Annotated[int, Field(strict=True, ge=1, le=256)]
+Tokens = Annotated[int, Field(strict=True, ge=1, le=MOST_TOKENS)]
 
-@dataclass(frozen=True)
+
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class VisionSettings:
-    """How frames become tokens; the defaults are the training recipe (evaluation takes max_tokens 16384)."""
+    """How frames become tokens; the defaults are the training recipe (evaluation takes max_tokens 16384).
 
-    patch_size: int = 14  # pixels a side of what the encoder sees as one patch
-    merge_size: int = 2  # patches a side that make one visual token
-    min_tokens: int = 16  # a frame is never smaller than this many tokens
-    max_tokens: int = 10240  # a whole video is at most this many tokens, as long as min_tokens allows
-    max_tokens_per_frame: int | None = None  # a frame is at most this many tokens; the released models set no such limit
-    compression_threshold: float = 0.1  # up to this mean change (normalised pixels x 255) a token is unchanged
+    Raises ValueError (pydantic's) for values of another kind, or out of bounds.
+    """
 
-    def __post_init__(self):
-        for name in ("patch_size", "merge_size", "min_tokens", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+    patch_size: Side = 14  # pixels a side of what the encoder sees as one patch
+    merge_size: Side = 2  # patches a side that make one visual token
+    min_tokens: Tokens = 16  # a frame is never smaller than this many tokens
+    max_tokens: Tokens = 10240  # a whole video is at most this many tokens, as long as min_tokens allows
+    max_tokens_per_frame: Tokens | None = None  # a frame is at most this many tokens; the released models set no such limit
+    # Up to this mean change (normalised pixels x 255) a token is unchanged.
+    compression_threshold: Annotated[float, Field(strict=True, ge=0, le=510)] = 0.1
 
     @property
     def factor(self) -> int:

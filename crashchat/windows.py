@@ -9,9 +9,12 @@
 A clip that is not cut is the case of one window.
 """
 
-from collections.abc import Callable
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from crashchat.errors import CrashChatError
 from crashchat.tasks import TASKS
 from crashchat.verdict import Verdict
 
@@ -19,7 +22,7 @@ CRASH, NO_CRASH, UNDECIDED, FAILED = "crash", "no crash", "undecided", "failed"
 LEAD = 2.0  # seconds shown before and after an event of a long recording
 
 
-class WindowError(Exception):
+class WindowError(CrashChatError):
     """Window settings that cannot be used; the message says which and what to do."""
 
 
@@ -45,18 +48,28 @@ class WindowSettings:
             raise WindowError(f"found merge_gap {self.merge_gap} and whole_up_to {self.whole_up_to}, expected 0 or more seconds")
 
 
-def plan(seconds: float, settings: WindowSettings) -> list[tuple[float, float]]:
+def plan(seconds: float, settings: WindowSettings, frames: Sequence[float]) -> list[tuple[float, float]]:
     """(start, end) of each window, in seconds; one that holds everything where the clip is short enough.
 
-    The last window ends with the recording and is as long as the others.
+    frames: when each frame begins, in order. A window in which none does would show the still picture that the one before it
+    ended with; it is left out, so that there are no more windows than the frames fill, however far apart they lie. The last
+    window ends with the recording and is as long as the others.
     """
     if seconds <= max(settings.whole_up_to, settings.length):
         return [(0.0, seconds)]
     spans, number = [], 0
     while number * settings.stride + settings.length < seconds:
         start = round(number * settings.stride, 3)
-        spans.append((start, round(start + settings.length, 3)))
-        number += 1
+        end = round(start + settings.length, 3)
+        # Rounding may leave a millisecond between two windows; what begins in it belongs to the latter.
+        following = bisect_left(frames, start - 1e-3)
+        if following == len(frames):
+            break
+        if frames[following] < end:
+            spans.append((start, end))
+            number += 1
+        else:
+            number = max(number + 1, math.floor((frames[following] - settings.length) / settings.stride))
     spans.append((round(seconds - settings.length, 3), round(seconds, 3)))
     return spans
 

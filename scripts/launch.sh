@@ -4,12 +4,24 @@
 # More nodes: set NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT, the same on each but NODE_RANK.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ $# -lt 2 || "$1" == -* || "$2" == -* ]]; then
+    sed -n '2,4s/^# \{0,1\}//p' scripts/launch.sh
+    [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]] && exit 0 || exit 2
+fi
 module=$1 config=$2
 shift 2
-if [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]; then exec "${PYTHON:-python}" -m "$module" --help; fi
+for word in "$@"; do
+    if [[ "$word" == "-h" || "$word" == "--help" ]]; then exec "${PYTHON:-python}" -m "$module" --help; fi
+done
 processes=1
 if [[ $# -gt 0 && "$1" =~ ^[0-9]+$ ]]; then processes=$1; shift; fi
 if [[ "$processes" -lt 1 ]]; then echo "error: the number of processes is $processes, expected 1 or more" >&2; exit 2; fi
+for word in "$@"; do
+    if [[ ! "$word" =~ ^[A-Za-z_]+= ]]; then
+        echo "error: found '$word', expected key=value, e.g. epochs=2; the number of processes comes before all of them" >&2
+        exit 2
+    fi
+done
 
 # Without a GPU, DeepSpeed must be told to stay on the CPU, and processes must share the cores rather than fight for them.
 if ! command -v nvidia-smi >/dev/null 2>&1; then
@@ -27,5 +39,7 @@ elif [[ "${NNODES:-1}" -gt 1 ]]; then
 else
     rendezvous=(--standalone)
 fi
+# This process becomes torchrun: its processes end with it, and know by this that it has not ended before they could ask.
+export CRASHCHAT_LAUNCHER=$$
 exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$processes" \
     -m "$module" "$config" "$@"

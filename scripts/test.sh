@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
+bash scripts/browser.sh
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 # One thread a process: the tests start several processes, and tiny matrices gain nothing from more.

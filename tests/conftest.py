@@ -1,5 +1,7 @@
 """What several test files share: the reference data beside the project, and the tiny base checkpoint."""
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,9 +63,57 @@ def flash_adapters(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
     return one, train_adapter(tiny_base, folder / "flash_perception", perception, steps=30, batch=4)
 
 
+@pytest.fixture
+def full_disk(tmp_path) -> Iterator[Path]:
+    """A file system of its own with no byte left."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        with pytest.raises(OSError, match="No space left"), open(folder / "filling", "wb", buffering=0) as filling:
+            while filling.write(bytes(4096)):
+                pass
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> dict[str, Path]:
+    """Clips to send to a server: with a flash, without, too long, and none at all."""
+    from tests.flashes import frames, write_video
+
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "broken.mp4").write_bytes(b"no video" * 100)
+    return {
+        "crash": write_video(folder / "crash.mp4", frames(90, 15, (5, 9))),
+        "calm": write_video(folder / "calm.mp4", frames(90, 15)),
+        "long": write_video(folder / "long.mp4", frames(90, 130)),
+        "broken": folder / "broken.mp4",
+    }
+
+
+@pytest.fixture(scope="session")
+def server(tiny_base, flash_adapters, tmp_path_factory):
+    """`crashchat serve` with the flash world's adapters, 1 MiB and 120 s at most."""
+    from tests.serving import Server
+    from tests.test_analyze import MODEL
+
+    linguistic, perception = map(str, flash_adapters)
+    model = [*MODEL, "--model", str(tiny_base), "--linguistic", linguistic, "--perception", perception]
+    running = Server(tmp_path_factory.mktemp("serve"), *model, "--max-seconds", "120", "--max-mebibytes", "1")
+    yield running
+    folder = running.private_folder()
+    running.stop()
+    assert not folder.exists()  # nothing is left behind
+
+
 @pytest.fixture(scope="session")
 def browser():
-    """A real headless Chromium."""
+    """A real headless Chromium; without one, tests are skipped on a developer's machine, and fail where CI is set."""
+    import os
     import shutil
 
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -75,6 +125,7 @@ def browser():
                 executable_path=program, args=[*quiet, "--disable-component-update", "--disable-sync"]
             )
         except sync_api.Error as error:
-            pytest.skip(f"no Chromium to start: {error.message.splitlines()[0]}")
+            missing = f"no Chromium to start: {error.message.splitlines()[0]} (bash scripts/browser.sh installs one)"
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
         yield opened
         opened.close()

@@ -15,10 +15,11 @@ import pytest
 
 from crashchat.__main__ import main
 from crashchat.analysis import SCHEMA
-from crashchat.analyze import ROOT, AnalyzeError, default_model, find_clips, name_clips
+from crashchat.analyze import ROOT, AnalyzeError, default_model, find_clips
 from crashchat.cards import clock, page_html, ticks
 from crashchat.html import link
 from crashchat.predictions import read_predictions
+from crashchat.result_files import name_clips
 from crashchat.tasks import GROUPS, TASKS
 from tests.flashes import frames, write_video
 from tests.test_video import H264, SCENE, TONE, ffmpeg
@@ -240,7 +241,7 @@ def test_an_hour_is_searched_in_little_memory_and_goes_on_after_a_kill(hour, mod
 def test_a_journal_of_other_settings_is_refused(hour, model, tmp_path, capsys):
     journal = tmp_path / "hour.windows.part.jsonl"
     journal.write_text('{"run": {"model": "another"}}\n')
-    assert main(["analyze", str(hour[0]), "--out", str(tmp_path), "--resume", *model]) == 2
+    assert main(["analyze", str(hour[0]), "--out", str(tmp_path), "--resume", *model]) == 1
     assert "was begun by another run" in capsys.readouterr().err
 
 

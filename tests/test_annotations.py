@@ -53,7 +53,17 @@ def test_general_questions_load_where_no_tasks_are_named(tmp_path):
     assert load_annotations([path], tmp_path)[0].questions[0].task is None
 
 
+def test_a_question_twice_in_one_file_is_named_with_both_records(tmp_path):
+    path = write(tmp_path / "one.json", record(), record("videos/b.mp4"), record())
+    with pytest.raises(AnnotationError, match="one.json, record 2: asks of videos/a.mp4 what record 0 asks"):
+        load_annotations([path], tmp_path)
+
+
 BROKEN = {
+    "too long a path": (record(video="v/" * 3000 + "a.mp4"), "expected a path that a file can have"),
+    "too long a name": (record(video="v" * 300), "expected a path that a file can have"),
+    "no path at all": (record(video="videos/a\0.mp4"), "expected a path that a file can have"),
+    "half a character": (record(video="videos/\ud800.mp4"), "expected a path that a file can have"),
     "not an object": (["x"], "record 1: found a list"),
     "no video": (record(video=[]), "'video' is"),
     "escaping path": (record(video="../../etc/passwd"), "below the data folder"),
@@ -83,7 +93,17 @@ def test_every_broken_record_is_named_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{}", "expected a list"), ("[]", "no records"), ("[{", "not JSON"), (None, "cannot be read")]
+    ("content", "message"),
+    [
+        ("{}", "expected a list"),
+        ("[]", "no records"),
+        ("[{", "not JSON"),
+        (None, "cannot be read"),
+        ("", r"is empty \(0 bytes\)"),
+        ("[" * 100_000, "nested too deeply"),
+        ('[{"video": "a", "video": "b"}]', "the key 'video' is there twice"),
+        ("[1" + "0" * 5000 + "]", "a number of thousands of digits"),
+    ],
 )
 def test_a_broken_file_is_named(tmp_path, content, message):
     path = tmp_path / "annotations.json"

@@ -165,10 +165,11 @@ def test_models_are_told_apart_by_content(cascade, tiny_base, flash_adapters, tm
 
 def test_windows_cover_a_recording_and_short_clips_are_not_cut():
     settings = WindowSettings(length=20, stride=15, whole_up_to=60)
-    assert plan(59.3, settings) == [(0.0, 59.3)]
-    spans = plan(72.5, settings)
+    seconds = [float(second) for second in range(80)]
+    assert plan(59.3, settings, seconds) == [(0.0, 59.3)]
+    spans = plan(72.5, settings, seconds)
     assert spans == [(0.0, 20.0), (15.0, 35.0), (30.0, 50.0), (45.0, 65.0), (52.5, 72.5)]
-    assert plan(80.0, settings)[-2:] == [(45.0, 65.0), (60.0, 80.0)]
+    assert plan(80.0, settings, seconds)[-2:] == [(45.0, 65.0), (60.0, 80.0)]
     with pytest.raises(WindowError, match="stride of 21 s with windows of 20 s"):
         WindowSettings(length=20, stride=21)
 

@@ -15,6 +15,7 @@ from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 from crashchat.adapters import load_adapter
 from crashchat.checkpoints import check_shapes, expected_shapes, load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.conversion import convert as convert_layout
+from crashchat.files import FolderError
 from crashchat.generate import answer_from_prefix, prefill
 from crashchat.layouts import LAYOUTS, SO400M, CheckpointError, detect_layout, rename_key, stored_dtype
 from crashchat.model import add_adapter
@@ -50,7 +51,7 @@ def test_saved_folder_is_transformers_own(tiny_base, tiny_tokenizer, tmp_path):
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["architectures"] == [type(native).__name__]
     assert load_video_settings(tmp_path / "saved") == settings
     assert load_tokenizer(tmp_path / "saved").get_vocab() == tiny_tokenizer.get_vocab()
-    with pytest.raises(CheckpointError, match="is not empty"):
+    with pytest.raises(FolderError, match="is not empty"):
         save_checkpoint(model, tiny_tokenizer, settings, tmp_path / "saved")
 
 
@@ -271,6 +272,9 @@ def test_nothing_is_written_outside_the_destination(tiny_base, tmp_path):
     (source / "generation_config.json").unlink(missing_ok=True)
     (source / "generation_config.json").symlink_to(tmp_path / "victim.json")
     (source / "model.py").write_text("raise SystemExit")
+    assert "a link out of its folder" in convert(source, tmp_path / "out", "--to", "local", ok=False)
+    assert not (tmp_path / "out").exists()
+    (source / "generation_config.json").unlink()
     convert(source, tmp_path / "out", "--to", "local")
     assert (tmp_path / "victim.json").read_text() == "kept" and list((tmp_path / "elsewhere").iterdir()) == []
     assert not (tmp_path / "out" / "generation_config.json").is_symlink() and not (tmp_path / "out" / "model.py").exists()

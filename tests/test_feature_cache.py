@@ -114,7 +114,7 @@ def test_the_key_is_content_settings_and_encoder(model, settings, tiny_base, tin
     assert encoder_hash(half.model.vision_model) != encoder_hash(model.model.vision_model)
     shutil.copy(second, video)
     assert cache.key(video) == cache.key(second)
-    with pytest.raises(batches.VideoError, match="gone.mp4: can't be read"):
+    with pytest.raises(batches.VideoError, match="gone.mp4: no such file"):
         read_visual_tokens(str(tmp_path / "gone.mp4"), settings, cache)
 
 

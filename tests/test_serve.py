@@ -2,14 +2,9 @@
 
 import http.client
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import jsonschema
@@ -18,79 +13,16 @@ from filelock import FileLock
 
 from crashchat.__main__ import main
 from crashchat.analysis import SCHEMA, window_settings
-from crashchat.analyze import ROOT
 from crashchat.cascade import load_cascade
-from crashchat.serve import IN_USE, Busy, Desk, Limits
-from tests.flashes import INTERVAL, frames, write_video
+from crashchat.desk import Busy, Desk, Limits
+from crashchat.serve import IN_USE
+from tests.flashes import INTERVAL
+from tests.serving import Server
 from tests.test_analyze import MODEL
 from tests.test_cascade import CPU
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
 PASSWORD = "correct horse"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Server:
-    """`crashchat serve` in a process of its own. tmp: the folder in which it makes its private one."""
-
-    def __init__(self, tmp: Path, *words: str, **environment: str):
-        self.port, self.tmp = free_port(), tmp
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "crashchat", "serve", "--port", str(self.port), *words]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp)} | environment
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                httpx.get(f"{self.url}/api/health", timeout=5)
-                return
-            except httpx.TransportError:
-                assert self.process.poll() is None and time.monotonic() < deadline, self.process.stderr.read().decode()
-                time.sleep(0.2)
-
-    def private_folder(self) -> Path:
-        (folder,) = self.tmp.glob("crashchat-*")
-        return folder
-
-    def clips(self) -> list[Path]:
-        """Video files in its private folder, wherever in it."""
-        return [path for path in self.private_folder().rglob("*") if path.suffix in (".mp4", ".video")]
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
-        self.process.stderr.close()
-
-    def analyze(self, clip: Path, **options) -> httpx.Response:
-        return httpx.post(f"{self.url}/api/analyze", files={"file": (clip.name, clip.read_bytes())}, timeout=120, **options)
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("clips")
-    (folder / "broken.mp4").write_bytes(b"no video" * 100)
-    return {
-        "crash": write_video(folder / "crash.mp4", frames(90, 15, (5, 9))),
-        "calm": write_video(folder / "calm.mp4", frames(90, 15)),
-        "long": write_video(folder / "long.mp4", frames(90, 130)),
-        "broken": folder / "broken.mp4",
-    }
-
-
-@pytest.fixture(scope="module")
-def server(tiny_base, flash_adapters, tmp_path_factory):
-    linguistic, perception = map(str, flash_adapters)
-    model = [*MODEL, "--model", str(tiny_base), "--linguistic", linguistic, "--perception", perception]
-    running = Server(tmp_path_factory.mktemp("serve"), *model, "--max-seconds", "120", "--max-mebibytes", "1")
-    yield running
-    folder = running.private_folder()
-    running.stop()
-    assert not folder.exists()  # nothing is left behind
 
 
 def test_the_endpoint_answers_as_analyze_does(server, clips):
@@ -117,9 +49,25 @@ def test_what_it_does_not_take_is_told(server, clips, tmp_path):
     chunked.request("POST", "/api/analyze", iter([b"x"] * 3), {"Transfer-Encoding": "chunked"}, encode_chunked=True)
     assert chunked.getresponse().status == 411
     assert httpx.get(f"{server.url}/clips/guess").status_code == 404
-    for path in ("/etc/passwd", str(ROOT / "README.md")):
-        assert httpx.get(f"{server.url}/gradio_api/file={path}").status_code == 403
+    missing = httpx.post(f"{server.url}/api/analyze", files={"other": ("clip.mp4", b"x")})
+    assert missing.status_code == 422 and [fault["loc"] for fault in missing.json()["detail"]] == [["body", "file"]]
     assert server.clips() == []
+
+
+def test_what_gradio_has_besides_the_page_is_closed(server):
+    closed = ("config", "openapi.json", "docs", "monitoring", "login", "gradio_api/info", "gradio_api/openapi.json")
+    closed += ("gradio_api/dev/reload", "gradio_api/queue/status", "gradio_api/deep_link?session_hash=a", "gradio_api/vibe-code/")
+    closed += ("gradio_api/run-history/buckets", "gradio_api/proxy=https://example.hf.space/", "gradio_api/runs")
+    closed += tuple(f"gradio_api/file={path}" for path in ("/etc/passwd", "README.md", server.private_folder() / IN_USE))
+    assert {path: httpx.get(f"{server.url}/{path}", timeout=60).status_code for path in closed} == dict.fromkeys(closed, 404)
+    for path in (
+        "login",
+        "gradio_api/run/guarded",
+        "gradio_api/call/guarded",
+        "gradio_api/component_server",
+        "gradio_api/cancel",
+    ):
+        assert httpx.post(f"{server.url}/{path}", json={}).status_code == 404
 
 
 def test_ten_requests_at_once_are_all_answered(server, clips):
@@ -203,7 +151,7 @@ def test_what_a_killed_server_left_is_deleted_by_the_next(tiny_base, tmp_path):
     killed = Server(tmp_path, *MODEL, "--model", str(tiny_base))
     left = killed.private_folder()
     killed.process.kill()
-    killed.process.communicate(timeout=30)
+    killed.process.wait(30)
     assert (left / IN_USE).is_file()
     others, running = tmp_path / "crashchat-of-others", tmp_path / "crashchat-running"
     others.mkdir()

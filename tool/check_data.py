@@ -22,6 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from crashchat.annotations import AnnotationError, parse_record, read_records
+from crashchat.errors import exit_code
 from crashchat.files import write_json_atomic
 from crashchat.tasks import FILE_PREFIX, SPLITS, TASKS, task_of_prompt
 
@@ -32,6 +33,7 @@ KINDS = {
     "unusable record": ERROR,
     "not the file's prompt": ERROR,
     "contradicting answers": ERROR,
+    "duplicated question": ERROR,
     "tasks disagree": ERROR,
     "video in two splits": ERROR,
     "missing video": ERROR,
@@ -42,7 +44,6 @@ KINDS = {
     "pre-crash time not before the crash": NOTE,  # metrics leave such records out
     "crash without localization": NOTE,
     "missing answer": NOTE,
-    "duplicated question": NOTE,
 }
 RECOGNITION = "crash_recognition"
 EXAMPLES = 3
@@ -232,6 +233,11 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help=f"list every finding, not the first {EXAMPLES} of a kind")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings there")
     arguments = parser.parse_args()
+    return exit_code(lambda: run(arguments), failed=2)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check and report; returns the exit code. Raises OSError where the findings cannot be written."""
     check = Check(arguments.data_dir)
     for split in dict.fromkeys(arguments.split or SPLITS):
         check.read_split(split, required=arguments.split is not None)

@@ -14,9 +14,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from crashchat.adapters import CONFIG_FILE, write_adapter, write_released_adapter
-from crashchat.conversion import DTYPES, convert
+from crashchat.conversion import convert
+from crashchat.errors import exit_code
 from crashchat.layouts import LAYOUTS, CheckpointError, read_vision_config
-from crashchat.sequence import SequenceError
+from crashchat.weights import DTYPES
 
 
 def main() -> int:
@@ -28,22 +29,21 @@ def main() -> int:
     parser.add_argument("--vision-config", type=Path, help="JSON of the vision encoder, where the source's config has none")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: as they are)")
     arguments = parser.parse_args()
-    try:
+
+    def converted() -> None:
         if (arguments.source / CONFIG_FILE).is_file():
             if arguments.to == "hub":
                 raise CheckpointError("an adapter has two forms: --to native (this project's) or --to local (the released one)")
             write = write_adapter if arguments.to == "native" else write_released_adapter
             write(arguments.source, arguments.out)
             print(f"{arguments.out}: adapter written")
-            return 0
+            return
         vision = read_vision_config(arguments.vision_config)
         dtype = DTYPES[arguments.dtype] if arguments.dtype else None
         layout = convert(arguments.source, arguments.out, arguments.to, vision, dtype)
-    except (CheckpointError, SequenceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{arguments.out}: {arguments.to} layout, converted from {layout}")
-    return 0
+        print(f"{arguments.out}: {arguments.to} layout, converted from {layout}")
+
+    return exit_code(converted)
 
 
 if __name__ == "__main__":

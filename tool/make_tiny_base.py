@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from crashchat.annotations import load_annotations
 from crashchat.batches import VideoSettings
 from crashchat.checkpoints import save_checkpoint
+from crashchat.errors import exit_code
 from crashchat.model import CrashChatModel
 from crashchat.sequence import IMAGE_TOKEN, image_token_id
 from crashchat.tasks import TASKS
@@ -84,26 +85,31 @@ def initialise(model: CrashChatModel, seed: int) -> None:
             nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
 
 
-def main() -> None:
-    """Command line."""
+def main() -> int:
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", nargs="+", type=Path, required=True, help="annotation files to learn words from")
     parser.add_argument("--out", type=Path, required=True, help="folder of the untrained model")
     parser.add_argument("--vocabulary", type=int, default=2048, help="tokens at most (default 2048)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    videos = load_annotations(arguments.annotations, ".")
+    return exit_code(lambda: make(arguments.annotations, arguments.out, arguments.vocabulary, arguments.seed))
+
+
+def make(annotations: list[Path], out: Path, vocabulary: int, seed: int) -> None:
+    """Learn a tokenizer of at most `vocabulary` tokens from annotation files, and write it with an untrained model to `out`."""
+    videos = load_annotations(annotations, ".")
     texts = [text for video in videos for question in video.questions for text in (question.text, question.answer)]
     # Each prompt many times over: its words become single tokens, so that six questions stay short.
     texts += [task.prompt for task in TASKS.values()] * 50 + [",Time 0.1s:"] * 500
-    tokenizer = train_tokenizer(texts, arguments.vocabulary)
+    tokenizer = train_tokenizer(texts, vocabulary)
     model = CrashChatModel(tiny_config(tokenizer))
-    initialise(model, arguments.seed)
+    initialise(model, seed)
     settings = VideoSettings(fps=4.0, max_frames=40, vision=VisionSettings(min_tokens=8, max_tokens_per_frame=8))
-    save_checkpoint(model, tokenizer, settings, arguments.out)
+    save_checkpoint(model, tokenizer, settings, out)
     size = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{arguments.out}: {size:,} parameters, {len(tokenizer):,} tokens")
+    print(f"{out}: {size:,} parameters, {len(tokenizer):,} tokens")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,7 +10,6 @@ released form.
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -19,29 +18,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from crashchat.adapters import load_adapter
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
-from crashchat.conversion import DTYPES, convert
-from crashchat.layouts import LAYOUTS, CheckpointError, read_vision_config, stored_dtype
-from crashchat.sequence import SequenceError
+from crashchat.conversion import convert
+from crashchat.errors import exit_code, writing
+from crashchat.files import check_new, scratch_folder
+from crashchat.layouts import LAYOUTS, VisionFields, read_vision_config, stored_dtype
+from crashchat.weights import DTYPES
 
 
-def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype, to: str = "native", vision: dict | None = None) -> None:
-    """Write `base` with `adapter` folded in to `out`, in the layout `to`. Raises CheckpointError where they do not fit.
+def merge(
+    base: Path, adapter: Path, out: Path, dtype: torch.dtype, to: str = "native", vision: VisionFields | None = None
+) -> None:
+    """Write `base` with `adapter` folded in to `out`, in the layout `to`. Raises CheckpointError where they do not fit,
+    and FolderError where `out` cannot be new.
 
     vision: the vision encoder's settings, for a base without them that is not the released size.
     """
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out} is not empty; name another folder, or remove it first")
-    tokenizer = load_tokenizer(base)
+    check_new(out)
+    tokenizer, settings = load_tokenizer(base), load_video_settings(base)
     # In float32, whatever the result's type: the sum of base and LoRA is rounded once.
     model = load_model(base, tokenizer, torch.device("cpu"), torch.float32, vision=vision)
     merged = load_adapter(model, adapter).merge_and_unload(progressbar=True, safe_merge=True)
     if to == "native":
-        save_checkpoint(merged.to(dtype), tokenizer, load_video_settings(base), out)
+        save_checkpoint(merged.to(dtype), tokenizer, settings, out)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        native = Path(folder) / "native"
-        save_checkpoint(merged.to(dtype), tokenizer, load_video_settings(base), native)
+    with scratch_folder(out.with_name(f"{out.name}-native")) as scratch:
+        native = scratch / "native"
+        save_checkpoint(merged.to(dtype), tokenizer, settings, native)
         convert(native, out, to)
 
 
@@ -55,15 +57,15 @@ def main() -> int:
     parser.add_argument("--to", choices=LAYOUTS, default="native", help="layout of the merged model (default native)")
     parser.add_argument("--vision-config", type=Path, help="JSON of the vision encoder, where the base's config has none")
     arguments = parser.parse_args()
-    try:
+
+    def merged() -> None:
         dtype = DTYPES[arguments.dtype] if arguments.dtype else stored_dtype(arguments.base)
         vision = read_vision_config(arguments.vision_config)
-        merge(arguments.base, arguments.adapter, arguments.out, dtype, arguments.to, vision)
-    except (CheckpointError, SequenceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{arguments.out}: merged, {arguments.to} layout")
-    return 0
+        with writing(arguments.out):
+            merge(arguments.base, arguments.adapter, arguments.out, dtype, arguments.to, vision)
+        print(f"{arguments.out}: merged, {arguments.to} layout")
+
+    return exit_code(merged)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from tqdm import tqdm
 
+from crashchat.errors import CrashChatError
 from crashchat.metrics.sums import Totals, ratio
 
 COLUMNS = ("answer_matched", "answer_weight", "truth_matched", "truth_weight", "chunks", "matched_words")
@@ -20,7 +21,7 @@ _MODULES = (1.0, 0.6, 0.8, 0.6)  # exact, stem, synonym, paraphrase
 _known: dict[tuple[str, str], tuple[float, ...]] = {}
 
 
-class MetricError(Exception):
+class MetricError(CrashChatError):
     """A metric's program or model that cannot be used; the message says which and what to do."""
 
 

@@ -3,13 +3,13 @@
 import argparse
 import csv
 import io
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from crashchat.annotations import AnnotationError, VideoQAs, load_annotations
+from crashchat.annotations import VideoQAs, load_annotations
+from crashchat.errors import exit_code
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bertscore import BertScore
 from crashchat.metrics.bootstrap import Difference, intervals, paired
@@ -242,9 +242,4 @@ def _run(task_name: str, argv: list[str] | None) -> None:
 
 def main(task_name: str, argv: list[str] | None = None) -> int:
     """The command of scripts/eval/compute_<task>_metrics.py; returns its exit code."""
-    try:
-        _run(task_name, argv)
-    except (PredictionError, AnnotationError, MetricError, OSError) as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: _run(task_name, argv))

@@ -1,0 +1,302 @@
+"""What the campaigns share: rows of the table, processes with an end, workers that may die, and a small set to work on."""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import queue
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crashchat.synthetic import make_demo_set
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY_BASE = ROOT / "ckpt" / "tiny_base"
+MOST_MEMORY = 4 * 1024**3  # bytes; a process that takes more counts as lost
+SLOWEST = 600.0  # seconds until a process counts as hanging; this is far more than any needs, even on a busy machine
+ENVIRONMENT = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+MARK = "CRASHCHAT_FAULTS_RUN"  # environment variable by which all processes of one run are found, orphans too
+
+
+@dataclass
+class Row:
+    """One line of the table. kinds: how the cases that went as they should ended; losses: what went wrong, with its number."""
+
+    what: str
+    kinds: Counter[str] = field(default_factory=Counter)
+    losses: list[tuple[int | None, str]] = field(default_factory=list)
+
+    def add(self, number: int, kind: str, loss: str = "") -> None:
+        """Count a case; `loss` says what is wrong, empty where nothing is."""
+        if loss:
+            self.losses.append((number, loss))
+        else:
+            self.kinds[kind] += 1
+
+    @property
+    def tried(self) -> int:
+        """Cases in all."""
+        return self.kinds.total() + len(self.losses)
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """what, tried, survived, lost or wrong"""
+        survived = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
+        return self.what, f"{self.tried:,}", survived or "0", f"{len(self.losses):,}"
+
+
+def drawing(campaign: str, seed: int, number: int) -> random.Random:
+    """The random numbers of one case."""
+    return random.Random(f"{campaign}/{seed}/{number}")
+
+
+# ------------------------------------------------------------------------------------------------------------- processes
+
+
+def peak(pid: int) -> int:
+    """Most bytes that a process ever held; 0 where it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+class Running:
+    """A real process at the project's root, its output in `log`. Whatever it starts is found by a mark, orphans too."""
+
+    def __init__(self, words: Iterable[object], log: Path, **environment: str):
+        self.log, self.mark = log, uuid.uuid4().hex
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "wb") as output:
+            self.process = subprocess.Popen(
+                [os.fspath(word) if isinstance(word, Path) else str(word) for word in words],
+                cwd=ROOT,
+                env=os.environ | ENVIRONMENT | environment | {MARK: self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def alive(self) -> list[int]:
+        """The processes of this run that have not ended."""
+        mark, found = f"{MARK}={self.mark}".encode(), []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                with contextlib.suppress(OSError):  # it has just ended, or is another user's
+                    if mark in (folder / "environ").read_bytes():
+                        found.append(int(folder.name))
+        return found
+
+    def kill(self) -> None:
+        """End all of them, those that are started meanwhile too."""
+        while pids := self.alive():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.poll()
+            time.sleep(0.05)
+        self.process.wait()
+
+    def wait(self, seconds: float = SLOWEST) -> str:
+        """Wait for the end; returns what is wrong: that it hangs or takes too much memory. It is then killed."""
+        end = time.monotonic() + seconds
+        while self.process.poll() is None:
+            if peak(self.process.pid) > MOST_MEMORY:
+                self.kill()
+                return "takes more than 4 GiB of memory"
+            if time.monotonic() > end:
+                self.kill()
+                return f"has not ended in {seconds:.0f} s"
+            time.sleep(0.05)
+        return ""
+
+    @property
+    def code(self) -> int:
+        """The exit code, once it has ended."""
+        return self.process.wait()
+
+    def output(self) -> str:
+        """All that it has said."""
+        return self.log.read_text(errors="replace")
+
+
+def unclear(code: int, output: str) -> str:
+    """What is wrong with the end of a command that failed: no line says `error: …`, or a traceback does. Empty: nothing."""
+    lines = output.strip().splitlines()
+    if "Traceback (most recent call last)" in output:
+        errors = re.findall(r"^[\w.]*(?:Error|Exception|Exit)\b.*", output, re.MULTILINE)
+        return f"a traceback: {(errors or lines)[-1][:200]}"
+    if code < 0:
+        return f"ended by signal {-code}"
+    if code and not any(line.startswith("error: ") for line in lines[-40:]):
+        return f"exit code {code} without an error line: {lines[-1:]}"[:300]
+    return ""
+
+
+def call(main: Callable[[], int], *words: str) -> tuple[int, str]:
+    """Call a command's main in this process, with these words for its command line: exit code and all that it said.
+
+    A traceback is part of that, with exit code 1, as in a process of its own.
+    """
+    said, before = io.StringIO(), sys.argv
+    sys.argv = ["command", *words]
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            try:
+                code = main()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 1
+            except Exception:
+                traceback.print_exc()
+                code = 1
+    finally:
+        sys.argv = before
+    return code or 0, said.getvalue()
+
+
+# --------------------------------------------------------------------------------------------------------------- workers
+
+Verdict = tuple[str, str]  # how a case ended, and what is wrong with that
+
+
+def _serve(connection, log: str) -> None:
+    """A worker: judge what comes in. Its output, libraries' warnings mostly, goes to a file."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    while task := connection.recv():
+        judge, job = task
+        try:
+            verdict = judge(*job)
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            verdict = "", f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {error}"[:400]
+        connection.send(verdict)
+
+
+class Workers:
+    """Processes that judge cases. One that dies, hangs or grows is a loss of its case, and is replaced."""
+
+    def __init__(self, folder: Path, count: int = 2):
+        self.folder, self._slots = folder, [[None, None] for _ in range(count)]
+
+    def map(self, judge: Callable[..., Verdict], jobs: dict[int, tuple], seconds: float) -> Iterator[tuple[int, str, str]]:
+        """(number, how it ended, what is wrong) of each job {number: arguments}, in any order. seconds: a job's deadline."""
+        waiting, done = queue.SimpleQueue(), queue.SimpleQueue()
+        for item in jobs.items():
+            waiting.put(item)
+
+        def work(slot: list) -> None:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    number, job = waiting.get_nowait()
+                    done.put((number, *self._judge(slot, judge, job, seconds)))
+
+        threads = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in self._slots]
+        for thread in threads:
+            thread.start()
+        for _ in jobs:
+            yield done.get()
+
+    def _judge(self, slot: list, judge: Callable[..., Verdict], job: tuple, seconds: float) -> Verdict:
+        process, connection = slot
+        if process is None or not process.is_alive():
+            connection, there = multiprocessing.Pipe()
+            spawn = multiprocessing.get_context("spawn")
+            process = spawn.Process(target=_serve, args=(there, str(self.folder / "workers.log")), daemon=True)
+            process.start()
+            there.close()
+            slot[:] = process, connection
+        wrong = ""
+        connection.send((judge, job))
+        end = time.monotonic() + seconds
+        try:
+            while not connection.poll(0.1) and not wrong:
+                if peak(process.pid) > MOST_MEMORY:
+                    wrong = "takes more than 4 GiB of memory"
+                elif time.monotonic() > end:
+                    wrong = f"has not ended in {seconds:.0f} s"
+            if not wrong:
+                verdict = connection.recv()
+                if peak(process.pid) <= MOST_MEMORY:
+                    return verdict
+                wrong = "took more than 4 GiB of memory"
+        except EOFError:
+            process.join()
+            wrong = f"the process died with exit code {process.exitcode}"
+        process.kill()
+        process.join()
+        return "", wrong
+
+    def close(self) -> None:
+        """Let the workers go."""
+        for process, connection in self._slots:
+            if process is not None and process.is_alive():
+                connection.send(None)
+                process.join()
+
+
+# ------------------------------------------------------------------------------------------------------------- the bench
+
+TRAINING = (
+    "base_model=ckpt/tiny_base global_batch_size=6 max_steps=6 eval_steps=2 save_steps=2 lora_rank=4 num_workers=0 "
+    "learning_rate=1e-3 projector_learning_rate=1e-3 gradient_checkpointing=false"
+).split()
+ASKING = "max_new_tokens=16 num_workers=0 max_tokens_per_batch=1".split()  # each video alone: the same digits in any order
+
+
+def training(data: Path, out: Path | str, processes: int = 1, *more: str) -> list[str]:
+    """The words of a training."""
+    words = ["bash", "scripts/launch.sh", "crashchat.train", "configs/train/heterogeneous.yaml", str(processes)]
+    return [*words, *TRAINING, f"data_dir={data}", f"output_dir={out}", *more]
+
+
+def evaluation(data: Path, model: Path, out: Path | str, processes: int = 1, *more: str) -> list[str]:
+    """The words of an evaluation."""
+    words = ["bash", "scripts/launch.sh", "crashchat.evaluate", "configs/eval/all_tasks.yaml", str(processes)]
+    return [*words, *ASKING, f"model={model}", f"data_dir={data}", f"output_dir={out}", *more]
+
+
+class Bench:
+    """A folder to work in, workers, and what is made in it once: a small synthetic set, an adapter."""
+
+    def __init__(self, folder: Path, workers: int = 2):
+        self.folder = folder
+        self.workers = Workers(folder, workers)
+
+    @property
+    def data(self) -> Path:
+        """6 training, 3 validation and 6 test clips with their annotations."""
+        return self.folder / "data"
+
+    @property
+    def adapter(self) -> Path:
+        """An adapter on ckpt/tiny_base, trained for two steps."""
+        return self.folder / "adapter"
+
+    def prepare(self, adapter: bool = False) -> None:
+        """Make the data and, where it is asked for, the adapter, unless they are there."""
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            make_demo_set(self.data, train=6, val=3, test=6, seed=7, workers=1)
+        if adapter and not self.adapter.is_dir():
+            self.done(training(self.data, self.adapter, 1, "max_steps=2"), "adapter")
+
+    def done(self, words: Iterable[object], name: str, look: Callable[[Running], int] = lambda running: 0) -> int:
+        """Run what must succeed; returns what `look` says of it meanwhile. Raises RuntimeError where it fails."""
+        running = Running(words, self.folder / "logs" / f"{name}.log")
+        seen = look(running)
+        if wrong := running.wait() or (f"exit code {running.code}" if running.code else ""):
+            raise RuntimeError(f"{name}, undisturbed: {wrong}\n{running.output()[-3000:]}")
+        return seen
