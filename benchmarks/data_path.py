@@ -63,7 +63,7 @@ class Plain:
         self.parts: dict[str, list[float]] = {"ffmpeg pipe": [], "PIL resize": [], "numpy": []}
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
-        """float32[P, 588] and bool[N], as SPEC says."""
+        """float32[P, 588] and bool[N], docs/reference.md, Patches and Compression."""
         vision, clock = self.settings.vision, [time.perf_counter()]
         frames = piped_frames(self.path, self.settings.fps, self.threads)
         if len(frames) > self.settings.max_frames:

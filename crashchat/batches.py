@@ -1,6 +1,6 @@
 """Which questions share a step, and how a list of questions becomes PackedBatches; which videos are answered at once.
 
-The batch size counts questions (SPEC.md, Strategies). An epoch is a stream of all questions, cut every
+The batch size counts questions (docs/reference.md, Strategies). An epoch is a stream of all questions, cut every
 `global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch of 24 decodes and
 encodes 4 to 6 videos instead of 24. A video on a cut has some questions before it and some behind: no question is lost, and a
 step is always exactly `global_batch_size` questions, on any number of processes.
@@ -44,7 +44,7 @@ class VideoSettings:
 
 
 def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache | None = None) -> VisualTokens:
-    """A video file as visual tokens (SPEC.md, steps 1-5), all of them kept when compression is off.
+    """A video file as visual tokens (docs/reference.md, Frames to Compression), all of them kept when compression is off.
 
     With its features instead of pixels, if `cache` has them; if not, with the key to store them under. Raises VideoError
     for a file that cannot be read.

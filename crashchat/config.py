@@ -43,7 +43,7 @@ class _Settings(BaseModel):
     max_visual_tokens: int = Field(default=10240, gt=0, le=MAX_TOKENS)
     """Visual tokens of a video at most, before compression."""
     token_compression: bool = True
-    """Drop the tokens that do not change from frame to frame (SPEC.md, step 5)."""
+    """Drop the tokens that do not change from frame to frame (docs/reference.md, Compression)."""
     max_length: int = Field(default=16384, gt=0, le=MAX_TOKENS)
     """Tokens of one question's sample at most: video, question and answer."""
     max_tokens_per_batch: int = Field(default=32768, gt=0, le=MAX_TOKENS)
@@ -81,7 +81,7 @@ class _Settings(BaseModel):
 
 
 class TrainConfig(_Settings):
-    """What one training run does. The defaults are the recipe (SPEC.md, Strategies)."""
+    """What one training run does. The defaults are the recipe (docs/reference.md, Strategies)."""
 
     output_dir: Path
     """Where the adapter, checkpoints, logs and the resolved config go."""

@@ -1,6 +1,6 @@
 """The three layouts of VideoLLaMA3 checkpoints met in the wild: their keys and their configs.
 
-They differ in the prefixes of four parts (SPEC.md, Model), in what config.json says, and in nothing else.
+They differ in the prefixes of four parts (docs/reference.md, Layouts), in what config.json says, and in nothing else.
 """
 
 from pathlib import Path
@@ -246,7 +246,7 @@ def native_config(folder: str | Path, image_token: int, vision: VisionFields | N
         raise CheckpointError(f"{path}: no model can be made of it: {abbreviate(error)}") from error
     config.text_config.tie_word_embeddings = config.tie_word_embeddings
     config.dtype = fields.stored
-    # The one placeholder of the text (SPEC.md, step 6) stands for video tokens here.
+    # The one placeholder of the text (docs/reference.md, Text) stands for video tokens here.
     config.video_token_id = config.image_token_id = image_token
     return config
 

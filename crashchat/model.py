@@ -19,7 +19,7 @@ from crashchat.masks import block_mask
 from crashchat.sequence import IGNORED
 from crashchat.vision import normalise
 
-# Every linear layer of the language model but lm_head (SPEC.md, Strategies); the vision encoder's q/k/v stay out.
+# Every linear layer of the language model but lm_head (docs/reference.md, Strategies); the vision encoder's q/k/v stay out.
 LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 PROJECTOR = "projector"
 

@@ -1,4 +1,4 @@
-"""Prediction records, read and written (SPEC.md, Predictions and metrics).
+"""Prediction records, read and written (docs/reference.md, Predictions).
 
 One real example (a record of a crash_localization file; a file is a JSON list of them, one a question):
 
@@ -36,7 +36,7 @@ def results_folder(output_dir: str | Path, task_name: str) -> Path:
 
 
 def prediction_path(output_dir: str | Path, task_name: str, model_name: str, split: str = "test") -> Path:
-    """Where a model's predictions for a task lie (SPEC.md, Predictions and metrics)."""
+    """Where a model's predictions for a task lie (docs/reference.md, Predictions)."""
     name = f"{FILE_PREFIX}_{task_name}_{split}_predict.json"
     return results_folder(output_dir, task_name) / model_name / name
 

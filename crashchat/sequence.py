@@ -5,7 +5,7 @@
     {question}<|im_end|>\\n<|im_start|>assistant\\n{answer}<|im_end|>\\n     branch 2 …
 
 A branch sees the prefix and itself, never another branch, and its positions go on from the prefix's end: each branch is,
-to the model, the ordinary one-question sample of SPEC.md step 6. With one branch the sequence *is* that sample.
+to the model, the ordinary one-question sample of docs/reference.md, Text. With one branch the sequence *is* that sample.
 """
 
 from collections.abc import Sequence as ListOf
@@ -97,7 +97,7 @@ def build_sequence(
     branches: ListOf[Branch],
     max_length: int | None = None,
 ) -> Sequence:
-    """The sequence of one video and its questions (SPEC.md, step 6).
+    """The sequence of one video and its questions (docs/reference.md, Text).
 
     max_length: tokens a single question's sample may have (prefix and that branch), as the reference counts; the sequence
     with all its branches may be longer. Raises SequenceError past it, or without branches.

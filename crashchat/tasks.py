@@ -8,7 +8,7 @@ One real example (a record of `crashchat_dada_video_total_crash_localization_val
     ground truth  {"gt_start": 3.9, "gt_end": 5.0}
 
 TASKS is the only list of tasks; a strategy is a set of names from it. The prompts are data: a released checkpoint
-answers only to these very words (SPEC.md, Tasks).
+answers only to these very words (docs/reference.md, Tasks).
 """
 
 import math
@@ -91,7 +91,7 @@ class Task:
     group: LINGUISTIC or PERCEPTION.
     prompt: the question, word for word, without the `<video>` tag.
     negative_answer: what is answered when nothing happens; None where only crash videos are asked.
-    fields: what an answer holds; a prediction record has each as gt_<field> and pred_<field> (SPEC.md, Predictions).
+    fields: what an answer holds; a prediction record has each as gt_<field> and pred_<field> (docs/reference.md, Predictions).
     parse: answer text -> {pred field: value}, or None for an answer that is none.
     file_stem: what the annotation files call it, where that is not its name.
     """
@@ -239,7 +239,7 @@ _BY_PROMPT = {task.prompt: task for task in _ALL}
 
 
 def question_text(human_turn: str) -> str:
-    """The question of an annotated human turn: without its `<video>` tag, stripped (SPEC.md, step 6)."""
+    """The question of an annotated human turn: without its `<video>` tag, stripped (docs/reference.md, Text)."""
     return human_turn.replace(VIDEO_TAG, "").strip()
 
 

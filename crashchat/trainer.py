@@ -13,8 +13,8 @@ from transformers.trainer_utils import rotate_checkpoints
 from crashchat.batches import QuestionLoader, QuestionSampler
 from crashchat.config import TrainConfig
 from crashchat.files import sync_tree
-from crashchat.model import CrashChatOutput, is_projector
 from crashchat.losses import plot_losses
+from crashchat.model import CrashChatOutput, is_projector
 from crashchat.sequence import IGNORED
 
 

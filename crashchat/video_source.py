@@ -82,7 +82,7 @@ class Source:
 def sample_indices(
     pts_seconds: Sequence[float], end_seconds: float, fps: float, max_frames: int
 ) -> tuple[list[int], list[float]]:
-    """Which source frames to show, and when: (source indices int[T], seconds float[T]). SPEC.md, Frames.
+    """Which source frames to show, and when: (source indices int[T], seconds float[T]). docs/reference.md, Frames.
 
     pts_seconds: float[n], presentation times from the stream's start; end_seconds: where the last frame's display ends.
     Output frame k is the last source frame with time < (k+1)/fps and stands at k/fps. floor(end * fps) of them come

@@ -1,4 +1,4 @@
-"""From a clip's frames to what the vision encoder takes in. SPEC.md, From a video to the model's input, steps 2-5."""
+"""From a clip's frames to what the vision encoder takes in. docs/reference.md, Size to Compression."""
 
 import math
 from dataclasses import dataclass, replace
@@ -78,7 +78,7 @@ def without_pixels(visual: VisualTokens) -> VisualTokens:
 
 
 def target_size(height: int, width: int, num_frames: int, settings: VisionSettings) -> tuple[int, int]:
-    """The (height, width) in pixels that each of `num_frames` frames is resized to. SPEC.md, Size.
+    """The (height, width) in pixels that each of `num_frames` frames is resized to. docs/reference.md, Size.
 
     Both are multiples of settings.factor. Where a video has so many frames that both limits can't hold, min_tokens
     a frame wins over max_tokens a video. Raises ValueError for an empty picture or no frames.
@@ -105,16 +105,19 @@ def target_size(height: int, width: int, num_frames: int, settings: VisionSettin
 
 
 def resize_frames(frames: torch.Tensor, num_frames: int, settings: VisionSettings) -> torch.Tensor:
-    """uint8[n, 3, H, W], some of a clip's `num_frames` frames -> uint8[n, 3, h, w] at target_size. SPEC.md, Size, Pixels."""
+    """uint8[n, 3, H, W], some of a clip's `num_frames` frames -> uint8[n, 3, h, w] at target_size.
+
+    docs/reference.md, Pixels.
+    """
     size = target_size(frames.shape[2], frames.shape[3], num_frames, settings)
     # On uint8 in channels-last layout torch has a fast path that rounds and clamps as image libraries do.
     return interpolate(frames.contiguous(memory_format=torch.channels_last), size=size, mode="bicubic", antialias=True)
 
 
 def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
-    """Cut a clip's resized frames into patches, and mark the tokens that say something new. SPEC.md, Patches, Compression.
+    """Cut a clip's resized frames into patches, and mark the tokens that say something new. docs/reference.md, Patches.
 
-    Of step 3, normalise() is left for the model to do. Raises ValueError where clip.frames isn't uint8[T, 3, h, w], h and w
+    Of the pixels' own step, normalise() is left for the model to do. Raises ValueError where clip.frames isn't uint8[T, 3, h, w], h and w
     multiples of settings.factor (see resize_frames).
     """
     frames = clip.frames
@@ -140,12 +143,12 @@ def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
 
 
 def normalise(pixel_values: torch.Tensor) -> torch.Tensor:
-    """uint8 grey levels -> float32 in [-1, 1], with SigLIP's mean and deviation of 0.5 (SPEC.md, Pixels)."""
+    """uint8 grey levels -> float32 in [-1, 1], with SigLIP's mean and deviation of 0.5 (docs/reference.md, Pixels)."""
     return pixel_values.float().div_(255).sub_(0.5).div_(0.5)
 
 
 def _patches(frames: torch.Tensor, settings: VisionSettings) -> torch.Tensor:
-    """uint8[T, 3, H, W] -> uint8[P, 3·patch²], the patches of one token next to each other. SPEC.md, Patches."""
+    """uint8[T, 3, H, W] -> uint8[P, 3·patch²], the patches of one token next to each other. docs/reference.md, Patches."""
     count, channels, height, width = frames.shape
     merge, patch = settings.merge_size, settings.patch_size
     grid = frames.reshape(count, channels, height // settings.factor, merge, patch, width // settings.factor, merge, patch)
@@ -153,7 +156,7 @@ def _patches(frames: torch.Tensor, settings: VisionSettings) -> torch.Tensor:
 
 
 def _compression_mask(pixels: torch.Tensor, num_frames: int, settings: VisionSettings) -> torch.Tensor:
-    """uint8[P, ·] -> bool[N]: False for a token that looks as it did a frame before. SPEC.md, Compression.
+    """uint8[P, ·] -> bool[N]: False for a token that looks as it did a frame before. docs/reference.md, Compression.
 
     The first frame stays whole, and a frame in which nothing changed keeps its first token, so that each has one.
     """

@@ -52,7 +52,7 @@ def asked(count: int, truth: str, answer: str | None, **extra) -> list[dict]:
 
 
 def test_recognition_macro_is_the_papers():
-    # The paper's heterogeneous row is the macro scores of this table (SPEC.md, The paper's results).
+    # The paper's heterogeneous row is the macro scores of this table (docs/reference.md, Metrics).
     records = asked(1161, "Yes", "Yes") + asked(1, "Yes", "No") + asked(643, "No", "No") + asked(34, "No", "Yes")
     metrics = recognition_sums(records).metrics()
     macro = [round(metrics[f"macro_{name}"], 4) for name in ("recall", "precision", "f1")]

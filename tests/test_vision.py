@@ -132,7 +132,7 @@ def test_threshold_is_exact():
 
 
 def test_the_mask_in_bytes_is_the_rule_on_normalised_pixels():
-    """SPEC.md, step 5, word for word in double precision, on changes around the threshold."""
+    """docs/reference.md, Compression, word for word in double precision, on changes around the threshold."""
     generator = torch.Generator().manual_seed(0)
     frames = random_clip(1, 280, 280).frames.repeat(20, 1, 1, 1)
     noise = torch.rand(frames.shape, generator=generator) < 0.025  # some 117 of a token's 2,352 values, over two frames

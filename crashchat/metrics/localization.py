@@ -30,7 +30,7 @@ def first_sign_score(crash_start: float, truth: float, answer: float) -> float:
 
 
 def crash_localization_sums(records: list[dict]) -> Sums:
-    """gt_start, gt_end against pred_start, pred_end (SPEC.md, Predictions and metrics).
+    """gt_start, gt_end against pred_start, pred_end (docs/reference.md, Metrics).
 
     mIoU; AP@X: share with IoU >= X %. No answer has IoU 0. start_MAE, end_MAE: seconds, over the answers that there are.
     num_swapped: answers whose end lies before their start; num_empty_truth: annotations of no length, which nothing
@@ -67,7 +67,7 @@ def _interval_figures(totals: Totals) -> dict[str, np.ndarray]:
 
 
 def pre_crash_localization_sums(records: list[dict], crash_starts: dict[str, float] | None = None) -> Sums:
-    """gt_time against pred_time by time to accident, TTA = crash start - time (SPEC.md, same section).
+    """gt_time against pred_time by time to accident, TTA = crash start - time (docs/reference.md, Metrics).
 
     crash_starts: {video file name: annotated crash start}, for records that carry no `crash_start` of their own.
     mIoU and AP@X of first_sign_score; mTTA_gt, mTTA_pred (clipped at 0) and TTA_MAE in seconds. No answer scores 0 and warns

@@ -11,7 +11,7 @@ _CELLS = {("Yes", True): "TP", ("Yes", False): "FN", ("No", True): "TN", ("No", 
 
 
 def recognition_sums(records: list[dict]) -> Sums:
-    """`gt_label` against `pred_label` (SPEC.md, Predictions and metrics).
+    """`gt_label` against `pred_label` (docs/reference.md, Metrics).
 
     TP, TN, FP, FN, Accuracy, Precision, Recall, F1 with `Yes` positive; macro_*: means over the two classes (the paper's
     table; its F1 is the mean of the two F1s). Without an answer the question counts for the wrong class.

@@ -38,7 +38,7 @@ NO_EXTRAS = Extras()
 
 
 def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: Extras = NO_EXTRAS) -> Sums:
-    """The texts in `answer_field` against those in `truth_field` (SPEC.md, Predictions and metrics); no answer is the empty text.
+    """The texts in `answer_field` against those in `truth_field` (docs/reference.md, Metrics); no answer is the empty text.
 
     BLEU: corpus BLEU-4, whitespace tokens, nltk's method1 smoothing. rouge*_{p,r,f}: mean over records, stemmed. METEOR: of the
     corpus. CIDEr: mean over records, its word weights from all annotated answers of the file, in either protocol. BERTScore:
