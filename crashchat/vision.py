@@ -117,7 +117,7 @@ def resize_frames(frames: torch.Tensor, num_frames: int, settings: VisionSetting
 def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
     """Cut a clip's resized frames into patches, and mark the tokens that say something new. docs/reference.md, Patches.
 
-    Of the pixels' own step, normalise() is left for the model to do. Raises ValueError where clip.frames isn't uint8[T, 3, h, w], h and w
+    normalise() is left for the model to do. Raises ValueError where clip.frames isn't uint8[T, 3, h, w], h and w
     multiples of settings.factor (see resize_frames).
     """
     frames = clip.frames
