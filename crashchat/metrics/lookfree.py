@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from crashchat.predictions import constant_answer, with_answers
 from crashchat.tasks import PERCEPTION, Task
+from crashchat.video_source import open_container
 
 NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES = "no-accident answer", "most frequent answer", "mean times"
 SOURCE, METADATA = "source alone", "metadata alone"
@@ -50,7 +51,7 @@ def read_metadata(paths: list[Path]) -> list[Metadata] | None:
     found = []
     for path in tqdm(paths, desc="video headers", unit="file", leave=False, disable=None if len(paths) > 500 else True):
         try:
-            with av.open(str(path.absolute()), metadata_errors="replace") as container:
+            with open_container(path) as container:
                 stream = container.streams.best("video")
                 if stream is None:
                     return None
