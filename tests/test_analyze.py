@@ -242,6 +242,7 @@ def test_a_journal_of_other_settings_is_refused(hour, model, tmp_path, capsys):
     journal.write_text('{"run": {"model": "another"}}\n')
     assert main(["analyze", str(hour[0]), "--out", str(tmp_path), "--resume", *model]) == 1
     assert "was begun by another run" in capsys.readouterr().err
+    assert journal.exists()
 
 
 # --- what cannot run, and names
