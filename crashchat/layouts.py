@@ -231,16 +231,14 @@ def native_config(folder: str | Path, image_token: int, vision: VisionFields | N
         seen = vision or fields.vision_encoder_config or fields.vision_config or VisionFields(**SO400M)
     if rope is None and text.rope_theta is None:
         raise CheckpointError(f"{path}: rope_theta is missing; it cannot be read off the weights")
+    language = {
+        "model_type": "qwen2",
+        "rope_parameters": rope or {"rope_type": "default", "rope_theta": text.rope_theta},
+        **text.model_dump(include=set(TEXT_FIELDS)),
+    }
+    encoder = seen.model_dump()
     try:
-        config = VideoLlama3Config(
-            text_config={
-                "model_type": "qwen2",
-                "rope_parameters": rope or {"rope_type": "default", "rope_theta": text.rope_theta},
-                **text.model_dump(include=set(TEXT_FIELDS)),
-            },
-            vision_config=seen.model_dump(),
-            tie_word_embeddings=tied,
-        )
+        config = VideoLlama3Config(text_config=language, vision_config=encoder, tie_word_embeddings=tied)
     # Its checks go on in transformers, which has errors of many kinds for what it cannot make a model of.
     except Exception as error:
         raise CheckpointError(f"{path}: no model can be made of it: {abbreviate(error)}") from error

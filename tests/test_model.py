@@ -11,6 +11,7 @@ from crashchat.adapters import load_adapter
 from crashchat.batches import read_visual_tokens
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.generate import answer_from_prefix, answer_questions, encode, prefill
+from crashchat.layouts import read_vision_config
 from crashchat.masks import dense_mask
 from crashchat.model import CrashChatModel, add_adapter, trainable_parameters
 from crashchat.packing import PackedBatch, pack
@@ -28,7 +29,7 @@ def reference(shared):
     """(golden values, tokenizer, model, visual tokens) of the reference's tiny checkpoint and video."""
     folder = shared / "golden" / "reference"
     tokenizer = load_tokenizer(folder / "base")
-    vision = json.loads((folder / "vision" / "config.json").read_text())
+    vision = read_vision_config(folder / "vision" / "config.json")
     model = load_model(folder / "base", tokenizer, CPU, vision=vision)
     golden = json.loads((folder / "golden.json").read_text())
     visual = VisualTokens(
@@ -68,7 +69,7 @@ def test_reference_features_losses_and_answers(reference):
 def test_reference_losses_with_its_adapter(reference):
     """The released adapter form, with LoRA on the vision encoder's attention too (see adapters.py)."""
     golden, tokenizer, _, visual, folder = reference
-    vision = json.loads((folder / "vision" / "config.json").read_text())
+    vision = read_vision_config(folder / "vision" / "config.json")
     model = load_adapter(load_model(folder / "base", tokenizer, CPU, vision=vision), folder / "lora")
     for case in golden["cases"]:
         branch = Branch(question_text(case["question"]), case["answer"])

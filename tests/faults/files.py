@@ -81,10 +81,12 @@ def _configs(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, str, s
     values = TrainConfig(output_dir=folder / "out", base_model=TINY_BASE, data_dir=data).model_dump(mode="json")
     path = folder / "config.yaml"
     what = _write(path, mutate_yaml(yaml.safe_dump(values), draw.randrange(2**32)))
-    code, said = call(train.main, str(path), f"data_dir={folder / 'nowhere'}", f"output_dir={folder / 'out'}")
+    overrides = [f"data_dir={folder / 'nowhere'}", f"output_dir={folder / 'out'}"]
+    code, said = call(train.main, str(path), *overrides)
     if "no annotation file" not in said:
         return code, said, "", what
-    odd = {key: value for key, value in load_config(TrainConfig, path) if isinstance(value, float) and not math.isfinite(value)}
+    config = load_config(TrainConfig, path, overrides)
+    odd = {key: value for key, value in config if isinstance(value, float) and not math.isfinite(value)}
     return 0, said, f"accepts {odd}" if odd else "", what
 
 

@@ -1,6 +1,7 @@
 """Uploads: twenty clients at once at a real server, good clips, broken ones and requests that are not meant well."""
 
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -11,7 +12,6 @@ import httpx
 
 from tests.faults.bench import ROOT, SLOWEST, TINY_BASE, Bench, Row, Running, drawing, peak
 from tests.flashes import frames, write_video
-from tests.test_serve import free_port
 
 CLIENTS = 20
 MOST_MEMORY = 2.5e9  # bytes that the server may take
@@ -19,6 +19,13 @@ NAMES = ("../../../etc/cron.d/x.mp4", '<script>".mp4', "a\\..\\b.mp4", "é" * 30
 ORIGINS = ("http://[evil", "http://example.org", "null", "//", "http://[::1")
 HOSTS = ("example.org", "127.0.0.1.example.org", "[", "localhost@x")
 TRACES = re.compile(rf"Traceback|File \"|{re.escape(str(ROOT))}|crashchat-[a-z0-9_]{{6}}")  # nothing of these in an answer
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Crowd:
