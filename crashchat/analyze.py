@@ -28,7 +28,7 @@ from crashchat.adapters import CONFIG_FILE
 from crashchat.analysis import analyze_clip, as_text, blank_result, window_settings
 from crashchat.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
 from crashchat.config import Decode
-from crashchat.errors import CrashChatError, exit_code
+from crashchat.errors import CrashChatError, error_line, exit_code
 from crashchat.result_files import finished, has_failed, journal_path, name_clips, write_report, write_result
 from crashchat.tasks import LINGUISTIC, PERCEPTION
 from crashchat.windows import FAILED, WindowSettings
@@ -265,6 +265,6 @@ def _run(arguments: argparse.Namespace) -> int:
             try:
                 print(f"report: {write_report(out, paths, results)}")
             except OSError as error:
-                print(f"error: no report: {error}", file=sys.stderr)
+                print(f"error: no report: {error_line(error)}", file=sys.stderr)
                 return 1
     return 1 if any(map(has_failed, results)) else 0
