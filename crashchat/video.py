@@ -32,7 +32,9 @@ from crashchat.video_source import (
     Timeline,
     VideoError,
     check_timeline,
+    frames_of,
     open_container,
+    packets_of,
     probe,
     sample_indices,
     timeline_of,
@@ -149,7 +151,7 @@ def _read_skipping(file: Path, source: Source, fps: float, max_frames: int, thre
         stream = video_stream(file, container)
         stream.codec_context.thread_count = threads
         stream.thread_type = "AUTO"
-        for packet in container.demux(stream):
+        for packet in packets_of(file, container, stream):
             if packet.is_corrupt:
                 return None
             if packet.size and not packet.is_discard:
@@ -216,7 +218,7 @@ def _read_pyav(file: Path, source: Source, fps: float, max_frames: int, threads:
             stream = video_stream(file, container)
             stream.codec_context.thread_count = threads
             stream.thread_type = "AUTO"
-            frames, decoded = _decode(container, stream, indices, source, resize)
+            frames, decoded = _decode(file, container, stream, indices, source, resize)
         if not decoded.pts:
             raise VideoError(file, "no frame of it can be decoded")
         if source.timeline is not None and len(decoded.pts) < WHOLE * len(source.timeline.pts):
@@ -274,7 +276,7 @@ def _decode_some(
             before = max(wanted[0] - int(run_up / stream.time_base), source.timeline.ticks[0])
             container.seek(before, stream=stream, backward=True)
         clock = _Clock(container, stream)
-        for frame in container.decode(stream):
+        for frame in frames_of(file, container, stream):
             ticks = clock.time(frame)
             if ticks in wanted and not frame.is_corrupt:
                 pictures[ticks] = resize(_picture(frame, source))
@@ -322,12 +324,12 @@ def _picture(frame: av.VideoFrame, source: Source) -> torch.Tensor:
 
 
 def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream, indices: list[int], source: Source, resize: Resize
+    file: Path, container: av.container.InputContainer, stream: av.VideoStream, indices: list[int], source: Source, resize: Resize
 ) -> tuple[list[torch.Tensor], Timeline]:
     """One pass: the frames at `indices` (sorted, repeats allowed), T x uint8[1, 3, h, w], and every frame's time."""
     kept: list[torch.Tensor] = []
     times, clock = [], _Clock(container, stream)
-    for number, frame in enumerate(container.decode(stream)):
+    for number, frame in enumerate(frames_of(file, container, stream)):
         times.append((clock.time(frame), frame.duration))
         if len(kept) < len(indices) and indices[len(kept)] == number:
             picture = resize(_picture(frame, source), len(indices))

@@ -1,7 +1,7 @@
 """What a video file says of itself before it is decoded, and which of its frames are taken: one sampling rule."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -180,13 +180,32 @@ def _first_frame(file: Path, packet: av.Packet, stream: av.VideoStream) -> av.Vi
     return frame
 
 
+def packets_of(file: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The stream's packets. Raises VideoError where one is of a stream that appears midway, and FFmpegError."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except IndexError as error:  # PyAV looks the stream up among those of the header
+            raise VideoError(file, "damaged: a stream appears in it that its header does not name") from error
+        yield packet
+
+
+def frames_of(file: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """The stream's decoded frames, in order of display. Raises as packets_of does."""
+    for packet in packets_of(file, container, stream):
+        yield from packet.decode()
+
+
 def _probe(file: Path) -> Source:
     """Read headers, every packet's time and one frame. Raises VideoError, and FFmpegError where the file breaks off."""
     with open_container(file) as container:
         stream = video_stream(file, container)
         promised = _promised_seconds(container, stream)
         frame, packets, order = None, [], []
-        for packet in container.demux(stream):
+        for packet in packets_of(file, container, stream):
             if packet.size and not packet.is_discard:
                 packets.append((packet.pts, packet.duration))
                 order.append((packet.pts, packet.is_keyframe))
