@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from crashchat.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
 from crashchat.batches import QuestionDataset, QuestionSampler, open_feature_cache
@@ -171,7 +172,11 @@ def _train(config: TrainConfig) -> Path:
         checkpoint = choice[0]
     if checkpoint:
         print_once(f"going on from {checkpoint}")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    reached = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)) if checkpoint else None
+    if reached and reached.global_step >= reached.max_steps:
+        trainer.state = reached  # killed behind its last step: Trainer would make one more before it looks
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     if main_process:
         plot_losses(trainer.state.log_history, config.output_dir / "loss.png")

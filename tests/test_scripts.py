@@ -42,6 +42,15 @@ def test_a_killed_run_goes_on_to_the_same_weights(trained, tiny_data, tmp_path):
     assert distance(trained, out) < 1e-6
 
 
+def test_a_run_killed_behind_its_last_step_makes_no_other(trained, tiny_data, tmp_path):
+    out = shutil.copytree(trained, tmp_path / "killed")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (out / name).unlink()
+    (out / "train_config.yaml").write_text((out / "train_config.yaml").read_text().replace(str(trained), str(out)))
+    train(tiny_data, out, 1)
+    assert distance(trained, out) == 0 and not (out / "checkpoint-5").exists()
+
+
 def test_other_settings_in_the_same_folder_are_refused(trained, tiny_data):
     output = train(tiny_data, trained, 1, "seed=3", ok=False)
     assert "holds a run with other settings" in output and "seed: 0 then, 3 now" in output
