@@ -89,22 +89,32 @@ class Running:
                 start_new_session=True,
             )
 
+    def _holds(self, pid: int) -> bool:
+        """Whether a process is of this run and has not ended."""
+        try:
+            return f"{MARK}={self.mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:  # it has just ended, or is another user's
+            return False
+
     def alive(self) -> list[int]:
         """The processes of this run that have not ended."""
-        mark, found = f"{MARK}={self.mark}".encode(), []
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                with contextlib.suppress(OSError):  # it has just ended, or is another user's
-                    if mark in (folder / "environ").read_bytes():
-                        found.append(int(folder.name))
-        return found
+        return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit() and self._holds(int(folder.name))]
+
+    def strike(self, pid: int) -> None:
+        """Kill one of its processes; nobody else who has got its number meanwhile."""
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            try:
+                if self._holds(pid):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                os.close(handle)
 
     def kill(self) -> None:
-        """End all of them, those that are started meanwhile too."""
+        """Kill all of them, those that are started meanwhile too."""
         while pids := self.alive():
             for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                self.strike(pid)
             self.process.poll()
             time.sleep(0.05)
         self.process.wait()

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -188,8 +187,7 @@ def _strike(running: Running, draw: random.Random, processes: int) -> tuple[str,
         return whom, ""
     others = [pid for pid in running.alive() if pid != running.process.pid]
     if whom == "one process" and others:
-        with contextlib.suppress(OSError):
-            os.kill(draw.choice(others), signal.SIGKILL)
+        running.strike(draw.choice(others))
     else:
         running.process.kill()
         running.process.wait()
