@@ -30,6 +30,12 @@ def abbreviate(value: object, length: int = 120) -> str:
     return text if len(text) <= length else f"{text[:length]}… ({len(text):,} characters)"
 
 
+def opening(error: BaseException, length: int = 160) -> str:
+    """The first line of what a library's error says, cut: of a damaged file it may repeat all."""
+    text = str(error).partition("\n")[0]
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
 def listed(problems: list[str], most: int = 20) -> str:
     """Problems for the end of a message: one on its line, several below it, each on its own."""
     if len(problems) == 1:

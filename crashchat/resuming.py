@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_pt_utils import safe_globals
 
 from crashchat.config import ConfigError, TrainConfig, load_config
+from crashchat.errors import opening
 
 RESOLVED_CONFIG = "train_config.yaml"
 # Settings that may differ when a run goes on: they change how fast it is, not what it learns.
@@ -82,12 +83,12 @@ def damage_of(checkpoint: Path, deepspeed: bool) -> str | None:
             with safe_open(path, framework="pt"):
                 pass
         except (OSError, SafetensorError) as error:
-            return f"{path.name} cannot be read ({error})"
+            return f"{path.name} cannot be read ({opening(error)})"
     config = checkpoint / ("adapter_config.json" if weights[0].name.startswith("adapter") else "config.json")
     try:
         json.loads(config.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        return f"{config.name} cannot be read ({error})"
+        return f"{config.name} cannot be read ({opening(error)})"
     random_states = sorted(checkpoint.glob("rng_state*.pth"))
     if not random_states:
         return "no rng_state.pth"
@@ -110,7 +111,7 @@ def _zip_damage(path: Path) -> str | None:
         with zipfile.ZipFile(path) as file:
             bad = file.testzip()
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        return f"{path.name} cannot be read ({error})"
+        return f"{path.name} cannot be read ({opening(error)})"
     return f"{path.name} is damaged in its part {bad}" if bad else None
 
 
@@ -124,7 +125,7 @@ def _tensor_damage(path: Path) -> str | None:
     except pickle.UnpicklingError:
         return f"{path.name} holds something other than tensors and plain values"
     except Exception as error:  # whatever a damaged pickle comes to
-        return f"{path.name} cannot be read ({error})"
+        return f"{path.name} cannot be read ({opening(error)})"
     return None
 
 

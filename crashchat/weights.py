@@ -62,7 +62,7 @@ def _safetensors(path: Path, keys: set[str] | None) -> Iterator[tuple[str, Tenso
                 if keys is None or key in keys:
                     yield key, file.get_tensor(key)
     except (SafetensorError, AttributeError, RuntimeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as weights: {error}; fetch it again") from error
+        raise CheckpointError(f"{path}: cannot be read as weights: {opening(error)}; fetch it again") from error
 
 
 def _torch_tensors(path: Path, keys: set[str] | None) -> Iterator[tuple[str, Tensor]]:
@@ -71,9 +71,9 @@ def _torch_tensors(path: Path, keys: set[str] | None) -> Iterator[tuple[str, Ten
     # Of a pickle that holds more than tensors, weights_only refuses all, and advises to run it; of random bytes its reader
     # stumbles in as many ways as there are bytes.
     except Exception as error:
-        words = str(error).partition("\n")[0]
+        words = opening(error)
         advice = any(part in words for part in ("weights_only", "Weights only", "mmap"))
-        said = "it holds more than tensors, or is no file of torch; nothing of it was run" if advice else words[:160]
+        said = "it holds more than tensors, or is no file of torch; nothing of it was run" if advice else words
         raise CheckpointError(f"{path}: cannot be read as weights: {said}; fetch it again from where you trust") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: holds a {type(values).__name__}, expected {{key: tensor}}")
@@ -119,7 +119,7 @@ def _headers(path: Path) -> Iterator[tuple[str, tuple[int, ...], int]]:
         with open(path, "rb") as file:
             header = parse_json(file.read(int.from_bytes(file.read(8), "little")))
     except (SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as weights: {error}; fetch it again") from error
+        raise CheckpointError(f"{path}: cannot be read as weights: {opening(error)}; fetch it again") from error
     header.pop("__metadata__", None)
     for key, entry in header.items():
         begin, end = entry["data_offsets"]

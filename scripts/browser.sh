@@ -9,5 +9,5 @@ if [[ "$(id -u)" -eq 0 ]] && command -v apt-get >/dev/null; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium
 else
-    echo "no Chromium: tests of pages will be skipped (an error where CI is set). Install it: sudo apt-get install chromium" >&2
+    echo "no Chromium: tests of pages will be skipped (and fail where CI=true). Install it: sudo apt-get install chromium" >&2
 fi
