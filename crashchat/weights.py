@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from crashchat.errors import opening
 from crashchat.json_files import Lenient, checked, parse_json, read_json
 from crashchat.layouts import CheckpointError, file_in
 
