@@ -4,6 +4,7 @@ import errno
 import gc
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # How the two libraries that write weights say that a file could not be written: neither raises an OSError.
 UNWRITTEN = ("No space left on device", "Disk quota exceeded", "inline_container.cc", "PytorchStreamWriter failed")
+FIRST_SPEAKS = 60.0  # seconds that other processes leave the first one for saying what all of them found
 
 
 class CrashChatError(Exception):
@@ -82,9 +84,12 @@ def exit_code(work: Callable[[], int | None], failed: int = 1) -> int:
         line = error_line(error)
         if line is None:
             raise
-        told = not getattr(error, "everywhere", False) or int(os.environ.get("RANK", "0")) == 0
+        wait = getattr(error, "everywhere", False) and int(os.environ.get("RANK", "0")) > 0
+    if wait:
+        # The first process says it too and ends, and then the launcher ends this one: had this one ended before, the launcher
+        # might have ended the first before it spoke. Who is still here afterwards is alone with the error.
+        time.sleep(FIRST_SPEAKS)
     # Out here the error's frames are gone, and with them the progress bars that were open in them: the line comes last.
     gc.collect()
-    if told:
-        tqdm.write(f"error: {line}", file=sys.stderr)
+    tqdm.write(f"error: {line}", file=sys.stderr)
     return failed
