@@ -21,10 +21,10 @@ import torch
 from common import machine, median, turns
 from PIL import Image
 
-from crashchat.batches import VideoSettings, read_visual_tokens
 from crashchat.files import write_json_atomic
+from crashchat.reading import read_visual_tokens
 from crashchat.video import read_clip
-from crashchat.vision import VisionSettings, VisualTokens, normalise, resize_frames, target_size, visual_tokens
+from crashchat.vision import VideoSettings, VisionSettings, VisualTokens, normalise, resize_frames, target_size, visual_tokens
 
 SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
 QUESTIONS = 6
@@ -103,7 +103,7 @@ class Shared:
             resizing += time.perf_counter() - began
             return frames
 
-        clip = read_clip(self.path, self.settings.fps, self.settings.max_frames, self.threads, resize)
+        clip = read_clip(self.path, self.settings.fps, self.settings.max_frames, threads=self.threads, resize=resize)
         read = time.perf_counter()
         visual = visual_tokens(clip, self.settings.vision)
         for name, seconds in zip(self.parts, (read - start - resizing, resizing, time.perf_counter() - read), strict=True):

@@ -16,9 +16,9 @@ import torch
 from common import SIZES, Size, make_clip, make_model, make_tokenizer, measure, parser, report
 from transformers import VideoLlama3ForConditionalGeneration
 
-from crashchat.batches import read_visual_tokens
 from crashchat.generate import answer_questions
 from crashchat.model import CrashChatModel
+from crashchat.reading import read_visual_tokens
 from crashchat.sequence import Branch, build_sequence
 from crashchat.tasks import TASKS
 from crashchat.vision import normalise

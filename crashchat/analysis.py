@@ -19,13 +19,15 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 import crashchat
-from crashchat.batches import MOST_VIDEOS, VideoSettings, in_batches, read_span, tokens_of_clip
+from crashchat.answerer import MAX_VIDEOS, in_batches
 from crashchat.cascade import MAX_TOKENS_PER_BATCH, Cascade, Look
 from crashchat.film_strip import STRIP_FRAMES, STRIP_HEIGHT, film_strip
 from crashchat.journals import PredictionJournal
 from crashchat.predictions import PredictionError
-from crashchat.video import REMEDY, Clip, Source, VideoError, probe, read_clip
-from crashchat.vision import VisualTokens, resize_frames
+from crashchat.reading import read_span
+from crashchat.video import REMEDY, Clip, read_clip
+from crashchat.video_source import Source, VideoError, probe
+from crashchat.vision import VideoSettings, VisualTokens, resize_frames, tokens_of_clip
 from crashchat.windows import FAILED, WindowSettings, failed_window, find_events, plan, status_of, window_of
 
 FORMAT = "crashchat.analysis/1"
@@ -238,7 +240,7 @@ def _read_ahead(
         try:
             for number in numbers:
                 waiting.append((number, reader.submit(read, number)))
-                if len(waiting) > MOST_VIDEOS:
+                if len(waiting) > MAX_VIDEOS:
                     first, reading = waiting.popleft()
                     yield first, reading.result()
             for first, reading in waiting:

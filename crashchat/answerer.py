@@ -3,11 +3,11 @@
 visuals -> encode, once (or from the feature cache) -> prefill, once an adapter -> all questions, side by side
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from peft import PeftModel
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.adapters import load_adapter
-from crashchat.batches import VideoSettings
 from crashchat.checkpoints import load_model, load_tokenizer
 from crashchat.config import Decode
 from crashchat.constraints import Choices, constraint_for
@@ -24,10 +23,13 @@ from crashchat.generate import Prefix, answer_from_prefix, decode, encode, prefi
 from crashchat.layouts import CheckpointError, read_vision_config
 from crashchat.tasks import TASKS
 from crashchat.verdict import Answer
-from crashchat.vision import VisualTokens
+from crashchat.video_source import VideoError
+from crashchat.vision import VideoSettings, VisualTokens
 
 BASE = "base"  # the base model without any adapter, as free questions may be put to it
 RECOGNITION = "crash_recognition"
+MAX_VIDEOS = 16  # answered at once: what a killed run has to do again
+Key = TypeVar("Key")
 
 
 class Asked(NamedTuple):
@@ -153,3 +155,23 @@ def load_with_adapters(
     for name, adapter in adapters.items():
         model = load_adapter(model, adapter, name)
     return model, tokenizer
+
+
+def in_batches(
+    reader: Iterable[tuple[Key, VisualTokens | VideoError]], limit: int
+) -> Iterator[list[tuple[Key, VisualTokens | VideoError]]]:
+    """Videos that are answered at once, in order: at most MAX_VIDEOS, of at most `limit` visual tokens, padding included.
+
+    Those that could not be read count nothing.
+    """
+    waiting: list[tuple[Key, VisualTokens | VideoError]] = []
+    longest = 0
+    for key, visual in reader:
+        own = visual.num_kept if isinstance(visual, VisualTokens) else 0
+        if waiting and ((len(waiting) + 1) * max(longest, own) > limit or len(waiting) == MAX_VIDEOS):
+            yield waiting
+            waiting, longest = [], 0
+        waiting.append((key, visual))
+        longest = max(longest, own)
+    if waiting:
+        yield waiting

@@ -1,4 +1,4 @@
-"""Which questions share a step, and how a list of questions becomes PackedBatches; which videos are answered at once.
+"""Which questions share a step, and how a list of questions becomes PackedBatches.
 
 The batch size counts questions (docs/reference.md, Strategies). An epoch is a stream of all questions, cut every
 `global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch of 24 decodes and
@@ -8,117 +8,19 @@ step is always exactly `global_batch_size` questions, on any number of processes
 
 import random
 import sys
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from typing import TypeVar
 
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.annotations import Question, VideoQAs
 from crashchat.feature_cache import FeatureCache
-from crashchat.model import CrashChatModel
 from crashchat.packing import PackedBatch, pack, split_by_tokens
+from crashchat.reading import read_visual_tokens
 from crashchat.sequence import Branch, SequenceError, build_sequence
-from crashchat.video import Clip, Source, VideoError, read_clip
-from crashchat.video_source import check_file
-from crashchat.vision import VisionSettings, VisualTokens, resize_frames, visual_tokens
-
-
-@dataclass(frozen=True)
-class VideoSettings:
-    """How a video file becomes visual tokens: sampling (fps, max_frames), then size, pixels and compression."""
-
-    fps: float = 10.0
-    max_frames: int = 96
-    vision: VisionSettings = VisionSettings()
-    token_compression: bool = True
-
-    def end_of(self, visual: VisualTokens) -> float:
-        """Seconds at which a video ends, as far as its frames tell: one frame's time after the last."""
-        return visual.seconds[-1] + 1 / self.fps
-
-
-def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache | None = None) -> VisualTokens:
-    """A video file as visual tokens (docs/reference.md, Frames to Compression), all of them kept when compression is off.
-
-    With its features instead of pixels, if `cache` has them; if not, with the key to store them under. Raises VideoError
-    for a file that cannot be read.
-    """
-    check_file(path)
-    key = None
-    if cache is not None:
-        try:
-            key = cache.key(path)
-        except OSError as error:
-            raise VideoError(path, f"can't be read ({error.strerror})") from error
-        visual = cache.load(key)
-        if visual is not None:
-            return visual
-
-    resize = partial(resize_frames, settings=settings.vision)
-    visual = tokens_of_clip(read_clip(path, settings.fps, settings.max_frames, resize=resize), settings)
-    visual.cache_key = key
-    return visual
-
-
-def read_span(path: Path, settings: VideoSettings, span: tuple[float, float], source: Source | None = None) -> VisualTokens:
-    """A part of a recording, (start, end) in seconds, as visual tokens; source: as for read_clip. Raises VideoError."""
-    resize = partial(resize_frames, settings=settings.vision)
-    clip = read_clip(path, settings.fps, settings.max_frames, threads=0, resize=resize, source=source, span=span)
-    return tokens_of_clip(clip, settings)
-
-
-def tokens_of_clip(clip: Clip, settings: VideoSettings) -> VisualTokens:
-    """The visual tokens of a clip whose frames are resized, all of them kept when compression is off."""
-    visual = visual_tokens(clip, settings.vision)
-    if not settings.token_compression:
-        visual.compression_mask.fill_(True)
-    return visual
-
-
-def open_feature_cache(
-    folder: Path | None, limit_gb: float, model: CrashChatModel, settings: VideoSettings
-) -> FeatureCache | None:
-    """The feature cache in `folder` for this model's vision encoder and these settings; None where no folder is given.
-
-    None also where the folder cannot be made: that is warned about, and no reason to stop.
-    """
-    if folder is None:
-        return None
-    try:
-        return FeatureCache(folder, limit_gb, model.model.vision_model, asdict(settings))
-    except OSError as error:
-        warnings.warn(f"{folder}: no feature cache can be made there, the run goes on without ({error.strerror})", stacklevel=2)
-        return None
-
-
-MOST_VIDEOS = 16  # answered at once: what a killed run has to do again
-Key = TypeVar("Key")
-
-
-def in_batches(
-    reader: Iterable[tuple[Key, VisualTokens | VideoError]], most: int
-) -> Iterator[list[tuple[Key, VisualTokens | VideoError]]]:
-    """Videos that are answered at once, in order: at most MOST_VIDEOS, of at most `most` visual tokens, padding included.
-
-    Those that could not be read count nothing.
-    """
-    waiting: list[tuple[Key, VisualTokens | VideoError]] = []
-    longest = 0
-    for key, visual in reader:
-        own = visual.num_kept if isinstance(visual, VisualTokens) else 0
-        if waiting and ((len(waiting) + 1) * max(longest, own) > most or len(waiting) == MOST_VIDEOS):
-            yield waiting
-            waiting, longest = [], 0
-        waiting.append((key, visual))
-        longest = max(longest, own)
-    if waiting:
-        yield waiting
+from crashchat.video_source import VideoError
+from crashchat.vision import VideoSettings, VisualTokens
 
 
 class QuestionDataset(Dataset):

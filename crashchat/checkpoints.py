@@ -13,7 +13,6 @@ from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlama3Config
 
 from crashchat.attention import BRANCH_ATTENTION
-from crashchat.batches import VideoSettings
 from crashchat.config import MAX_FPS, MAX_FRAMES
 from crashchat.errors import abbreviate, listed, writing
 from crashchat.files import new_folder, write_json_atomic
@@ -22,7 +21,7 @@ from crashchat.layouts import CheckpointError, VisionFields, detect_layout, file
 from crashchat.model import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype, print_once
 from crashchat.sequence import image_token_id
-from crashchat.vision import VisionSettings
+from crashchat.vision import VideoSettings, VisionSettings
 from crashchat.weights import read_weights
 
 PROCESSOR_FILE = "preprocessor_config.json"

@@ -12,7 +12,8 @@ from crashchat.metrics.score import goodness
 from crashchat.metrics.sums import Sums
 from crashchat.predictions import Records, is_number, video_name
 from crashchat.tasks import PERCEPTION, TASKS
-from crashchat.video import VideoError, read_clip
+from crashchat.video import read_clip
+from crashchat.video_source import VideoError
 
 BEST, WORST, RANDOM = 2, 2, 2  # clips of each
 RIGHT_IOU = 0.5  # overlap from which an interval is marked right

@@ -11,10 +11,10 @@ from pathlib import Path
 from crashchat.annotations import VideoQAs, load_annotations
 from crashchat.metrics.bootstrap import Difference, paired
 from crashchat.metrics.lookfree import LOOKFREE, METADATA, NO_ACCIDENT, Metadata, Training, guesses, read_metadata
-from crashchat.metrics.score import crash_starts, scores, task_sums
+from crashchat.metrics.score import scores, task_sums
 from crashchat.metrics.sums import Sums
 from crashchat.metrics.text import NO_EXTRAS, Extras
-from crashchat.predictions import Records, unasked, video_name
+from crashchat.predictions import Records, crash_starts, unasked, video_name
 from crashchat.runs import collect
 from crashchat.tables import Scores
 from crashchat.tasks import TASKS

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from crashchat.analysis import MEBIBYTE, Analysis, Progress, analyze_clip
 from crashchat.analyze import VIDEO_SUFFIXES
-from crashchat.batches import read_span
 from crashchat.cascade import Cascade, Look
+from crashchat.reading import read_span
 from crashchat.windows import WindowSettings
 
 

@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from crashchat.annotations import Question, VideoQAs, annotation_paths, load_annotations
-from crashchat.answerer import Answerer, Asked, Look, load_with_adapters
-from crashchat.batches import VideoSettings, in_batches, open_feature_cache, read_visual_tokens
+from crashchat.answerer import Answerer, Asked, Look, in_batches, load_with_adapters
 from crashchat.checkpoints import load_video_settings
 from crashchat.command import run_command
 from crashchat.config import EvalConfig, save_config
@@ -27,14 +26,14 @@ from crashchat.constraints import Choices
 from crashchat.feature_cache import FeatureCache
 from crashchat.files import held
 from crashchat.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
-from crashchat.metrics.score import read_crash_starts
 from crashchat.model import base_of
-from crashchat.predictions import make_record, prediction_path
+from crashchat.predictions import make_record, prediction_path, read_crash_starts
 from crashchat.processes import local_device, print_once, process_count, rank, run_process
+from crashchat.reading import open_feature_cache, read_visual_tokens
 from crashchat.tasks import TASKS
 from crashchat.verdict import Answer
-from crashchat.video import VideoError
-from crashchat.vision import VisualTokens
+from crashchat.video_source import VideoError
+from crashchat.vision import VideoSettings, VisualTokens
 
 RESOLVED_CONFIG = "eval_config.yaml"
 # Settings that may differ when a run goes on: they change what is asked first and how fast, not the answers.
@@ -81,7 +80,9 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
         max_new_tokens=config.max_new_tokens,
         decode=config.decode,
         choices=choices,
-        feature_cache=open_feature_cache(config.feature_cache, config.feature_cache_gb, base_of(model), settings),
+        feature_cache=open_feature_cache(
+            config.feature_cache, config.feature_cache_gb, base_of(model).model.vision_model, settings
+        ),
     )
 
 

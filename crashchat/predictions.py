@@ -227,3 +227,36 @@ def some(keys: Iterable) -> str:
     """The first few of some keys, for a message."""
     keys = [str(key) if len(str(key)) <= 200 else abbreviate(key) for key in keys]
     return ", ".join(keys[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
+
+
+def read_crash_starts(path: str | Path) -> dict[str, float]:
+    """{video file name: annotated crash start in seconds} of an annotation file with crash_localization questions.
+
+    Raises AnnotationError when the file cannot be used, PredictionError when it gives one file name two crash starts.
+    """
+    # The folder of the videos is of no matter here: they are joined by file name and never opened.
+    return crash_starts(load_annotations([path], data_dir=".", tasks=["crash_localization"]), path)
+
+
+def crash_starts(videos: Iterable[VideoQAs], path: str | Path) -> dict[str, float]:
+    """The same of annotated videos that are already read from `path`."""
+    task = TASKS["crash_localization"]
+    starts: dict[str, float] = {}
+    for video in videos:
+        name, start = video_name(video.name), task.ground_truth(video.answer_of(task.name))["gt_start"]
+        if starts.setdefault(name, start) != start:
+            raise PredictionError(f"{path}: two videos are called {name}, with crash starts {starts[name]} and {start}")
+    return starts
+
+
+def newest_predictions(task_name: str, output_dir: str | Path = "outputs") -> Path:
+    """The newest prediction file of a task under `output_dir`. Raises PredictionError, saying what was looked for."""
+    folder = results_folder(output_dir, task_name)
+    pattern = prediction_path(output_dir, task_name, "*", split="*").relative_to(folder)
+    found = sorted(folder.glob(str(pattern)), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise PredictionError(
+            f"no prediction file: looked for {folder / pattern} in {Path.cwd()}; "
+            f"run scripts/eval/eval_video_{task_name}.sh first, or give --predictions FILE"
+        )
+    return found[-1]

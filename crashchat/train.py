@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, T
 from transformers.trainer import TRAINER_STATE_NAME
 
 from crashchat.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
-from crashchat.batches import QuestionDataset, QuestionSampler, open_feature_cache
+from crashchat.batches import QuestionDataset, QuestionSampler
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.command import run_command
 from crashchat.config import TrainConfig, check_share, save_config
@@ -24,6 +24,7 @@ from crashchat.layouts import read_vision_config
 from crashchat.losses import plot_losses
 from crashchat.model import add_adapter, trainable_parameters
 from crashchat.processes import choose_device, local_device, print_once, process_count, rank, run_process
+from crashchat.reading import open_feature_cache
 from crashchat.resuming import RESOLVED_CONFIG, check_resumable, choose_checkpoint, complete_checkpoints
 from crashchat.trainer import EpochOrder, LossPlot, QuestionTrainer
 
@@ -121,7 +122,7 @@ def _train(config: TrainConfig) -> Path:
     model = load_model(
         config.base_model, tokenizer, local_device(), attention=config.attention, vision=read_vision_config(config.vision_config)
     )
-    feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, model, settings)
+    feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, model.model.vision_model, settings)
     datasets = [
         QuestionDataset(
             videos,

@@ -171,3 +171,25 @@ def _compression_mask(pixels: torch.Tensor, num_frames: int, settings: VisionSet
         kept[frame] = change > most
         kept[frame, 0] |= ~kept[frame].any()
     return kept.flatten()
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How a video file becomes visual tokens: sampling (fps, max_frames), then size, pixels and compression."""
+
+    fps: float = 10.0
+    max_frames: int = 96
+    vision: VisionSettings = VisionSettings()
+    token_compression: bool = True
+
+    def end_of(self, visual: VisualTokens) -> float:
+        """Seconds at which a video ends, as far as its frames tell: one frame's time after the last."""
+        return visual.seconds[-1] + 1 / self.fps
+
+
+def tokens_of_clip(clip: Clip, settings: VideoSettings) -> VisualTokens:
+    """The visual tokens of a clip whose frames are resized, all of them kept when compression is off."""
+    visual = visual_tokens(clip, settings.vision)
+    if not settings.token_compression:
+        visual.compression_mask.fill_(True)
+    return visual

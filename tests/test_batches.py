@@ -10,7 +10,7 @@ from crashchat.batches import QuestionDataset, QuestionLoader, QuestionSampler, 
 from crashchat.checkpoints import load_video_settings
 from crashchat.sequence import SequenceError
 from crashchat.tasks import TASKS
-from crashchat.video import VideoError
+from crashchat.video_source import VideoError
 
 NUMBERS = [list(range(start, start + 6)) for start in range(0, 60, 6)] + [[60, 61, 62, 63]]  # 64 questions
 

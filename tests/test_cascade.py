@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from crashchat.adapters import load_adapter
-from crashchat.batches import tokens_of_clip
 from crashchat.cascade import BASE, Cascade, Look, content_hash, load_cascade
 from crashchat.checkpoints import load_model
 from crashchat.generate import answer_questions, decode
 from crashchat.layouts import CheckpointError
 from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, TASKS
 from crashchat.video import Clip
+from crashchat.vision import tokens_of_clip
 from crashchat.windows import (
     CRASH,
     FAILED,

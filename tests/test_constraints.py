@@ -5,10 +5,10 @@ import random
 import pytest
 import torch
 
-from crashchat.batches import read_visual_tokens
 from crashchat.checkpoints import load_model, load_video_settings
 from crashchat.constraints import Choices, Times, constraint_for
 from crashchat.generate import answer_from_prefix, decode, prefill
+from crashchat.reading import read_visual_tokens
 from crashchat.tasks import TASKS
 
 

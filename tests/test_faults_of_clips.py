@@ -11,10 +11,12 @@ import av
 import pytest
 
 from crashchat.analyze import ROOT, find_clips
-from crashchat.batches import VideoSettings, read_visual_tokens
 from crashchat.cards import ticks
+from crashchat.reading import read_visual_tokens
 from crashchat.result_files import LONGEST_NAME, name_clips
-from crashchat.video import VideoError, probe, read_clip
+from crashchat.video import read_clip
+from crashchat.video_source import VideoError, probe
+from crashchat.vision import VideoSettings
 from crashchat.windows import WindowSettings, plan
 from tests.flashes import frames, write_video
 from tests.test_video import H264, SCENE, ffmpeg

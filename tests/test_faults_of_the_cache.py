@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from crashchat.analyze import ROOT
-from crashchat.batches import VideoError, VideoSettings, open_feature_cache, read_visual_tokens
+from crashchat.batches import VideoError
 from crashchat.checkpoints import load_model
 from crashchat.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
+from crashchat.reading import open_feature_cache, read_visual_tokens
+from crashchat.vision import VideoSettings
 from tests.test_feature_cache import CPU, entry, holds, small_cache, store
 
 LOST = "the feature cache can't be used, videos are read without it"

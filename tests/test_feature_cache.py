@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from crashchat import batches
+from crashchat import reading
 from crashchat.annotations import annotation_paths, load_annotations
-from crashchat.batches import QuestionDataset, QuestionLoader, VideoSettings, open_feature_cache, read_visual_tokens
+from crashchat.batches import QuestionDataset, QuestionLoader
 from crashchat.checkpoints import load_model, load_video_settings
 from crashchat.feature_cache import FeatureCache, encoder_hash
 from crashchat.generate import answer_questions, encode
 from crashchat.model import add_adapter
+from crashchat.reading import open_feature_cache, read_visual_tokens
 from crashchat.tasks import TASKS
-from crashchat.vision import VisualTokens
+from crashchat.video_source import VideoError
+from crashchat.vision import VideoSettings, VisualTokens
 
 CPU = torch.device("cpu")
 ENTRY = 20_000  # bytes of one of the small entries below, about
@@ -85,7 +87,7 @@ def test_answers_are_the_same_and_nothing_is_decoded(model, settings, tiny_token
         visual = read_visual_tokens(str(clip), settings, cache)
         expected.append(answer_questions(model, tiny_tokenizer, [visual], [questions], 16)[0])
         cache.store(visual.cache_key, visual, encode(model, [visual]))
-    monkeypatch.setattr(batches, "read_clip", None)
+    monkeypatch.setattr(reading, "read_clip", None)
     for clip, answers in zip(clips, expected, strict=True):
         moved = Path(shutil.copy(clip, tmp_path / f"moved_{clip.name}"))
         visual = read_visual_tokens(str(moved), settings, cache)
@@ -114,7 +116,7 @@ def test_the_key_is_content_settings_and_encoder(model, settings, tiny_base, tin
     assert encoder_hash(half.model.vision_model) != encoder_hash(model.model.vision_model)
     shutil.copy(second, video)
     assert cache.key(video) == cache.key(second)
-    with pytest.raises(batches.VideoError, match="gone.mp4: no such file"):
+    with pytest.raises(VideoError, match="gone.mp4: no such file"):
         read_visual_tokens(str(tmp_path / "gone.mp4"), settings, cache)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.metrics.score import main, newest_predictions
-from crashchat.predictions import prediction_path
+from crashchat.metrics.score import main
+from crashchat.predictions import newest_predictions, prediction_path
 from crashchat.tasks import TASKS
 from tests.test_metrics import CRASHES, expected, golden
 

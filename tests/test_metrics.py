@@ -8,9 +8,9 @@ import pytest
 from crashchat.metrics.localization import crash_localization_sums, first_sign_score, interval_iou, pre_crash_localization_sums
 from crashchat.metrics.probability import probability_scores
 from crashchat.metrics.recognition import recognition_sums
-from crashchat.metrics.score import read_crash_starts, score_table, scores, task_sums
+from crashchat.metrics.score import score_table, scores, task_sums
 from crashchat.metrics.text import text_sums
-from crashchat.predictions import PredictionError, constant_answer, read_predictions, video_name
+from crashchat.predictions import PredictionError, constant_answer, read_crash_starts, read_predictions, video_name
 from crashchat.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from crashchat.adapters import load_adapter
-from crashchat.batches import read_visual_tokens
 from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
 from crashchat.generate import answer_from_prefix, answer_questions, encode, prefill
 from crashchat.layouts import read_vision_config
 from crashchat.masks import dense_mask
 from crashchat.model import CrashChatModel, add_adapter, trainable_parameters
 from crashchat.packing import PackedBatch, pack
+from crashchat.reading import read_visual_tokens
 from crashchat.sequence import IGNORED, Branch, build_sequence
 from crashchat.tasks import GROUPS, TASKS, question_text
 from crashchat.video import Clip

@@ -15,8 +15,8 @@ from crashchat.columns import best_rows
 from crashchat.comparison import make_comparison, sum_rows
 from crashchat.files import write_json_atomic
 from crashchat.metrics.lookfree import LOOKFREE, MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
-from crashchat.metrics.score import read_crash_starts, scores
-from crashchat.predictions import make_record, prediction_path
+from crashchat.metrics.score import scores
+from crashchat.predictions import make_record, prediction_path, read_crash_starts
 from crashchat.report import loss_picture, main, write_report
 from crashchat.runs import ReportError, collect, parse_rows
 from crashchat.table_text import as_markdown, as_text

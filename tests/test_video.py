@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from crashchat import video
-from crashchat.video import VideoError, read_clip
+from crashchat.decoders import _droppable, read_decord, read_skipping, read_through
+from crashchat.video import make_plan, read_clip
+from crashchat.video_source import VideoError, probe
 
 SCENE = ("-f", "lavfi", "-i", "testsrc2=size=160x96:rate=25:duration=3")
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-pix_fmt", "yuv420p")
@@ -114,18 +115,14 @@ def test_odd_files_give_what_ffmpeg_gives(name, tmp_path):
     assert np.abs(means - expected.mean(axis=(2, 3))).max() < 1.0
 
 
-def test_the_ways_to_read_agree(plain, monkeypatch):
-    quick = read_clip(plain, 10, 96)
-    monkeypatch.setattr(video, "_skip_can", lambda source: False)
-    whole = read_clip(plain, 10, 96)
-    monkeypatch.setattr(video, "_read_pyav", None)  # decord must do
-    monkeypatch.setattr(video, "DECORD_CODECS", {"h264"})
-    jumped = read_clip(plain, 10, 96)
-    assert quick.seconds == whole.seconds == jumped.seconds
-    assert torch.equal(quick.frames, whole.frames)
-    assert difference(whole.frames.numpy(), jumped.frames.numpy()) < 0.5
-    for clip in (quick, whole, jumped):
-        assert clip.frames.is_contiguous(memory_format=torch.channels_last)
+def test_the_ways_to_read_agree(plain):
+    plan = make_plan(plain, probe(plain), 10, 96)
+    quick, (whole, seconds), jumped = read_skipping(plan), read_through(plan), read_decord(plan)
+    assert seconds == plan.seconds == read_clip(plain, 10, 96).seconds
+    assert torch.equal(quick, whole) and torch.equal(quick, read_clip(plain, 10, 96).frames)
+    assert difference(whole.numpy(), jumped.numpy()) < 0.5
+    for frames in (quick, whole, jumped):
+        assert frames.is_contiguous(memory_format=torch.channels_last)
 
 
 # Frames that others depend on are spread differently in each.
@@ -140,25 +137,21 @@ GROUPS = {
 
 @pytest.mark.parametrize("groups", GROUPS)
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_leaving_out_what_nobody_needs_changes_no_pixel(groups, suffix, tmp_path, monkeypatch):
+def test_leaving_out_what_nobody_needs_changes_no_pixel(groups, suffix, tmp_path):
     path = tmp_path / f"clip.{suffix}"
     ffmpeg(*SCENE, "-c:v", "libx264", "-preset", "medium", "-pix_fmt", "yuv420p", *GROUPS[groups], path)
-    wanted = [(10, 96), (2, 16), (25, 96), (10, 4), (1, 96)]
-    with monkeypatch.context() as patch:
-        patch.setattr(video, "_read_pyav", None)  # the quick way must do
-        quick = [read_clip(path, fps, most) for fps, most in wanted]
-    monkeypatch.setattr(video, "_skip_can", lambda source: False)
-    for clip, (fps, most) in zip(quick, wanted, strict=True):
-        whole = read_clip(path, fps, most)
-        assert clip.seconds == whole.seconds and torch.equal(clip.frames, whole.frames)
+    for fps, most in [(10, 96), (2, 16), (25, 96), (10, 4), (1, 96)]:
+        plan = make_plan(path, probe(path), fps, most)
+        whole, seconds = read_through(plan)
+        assert seconds == plan.seconds and torch.equal(read_skipping(plan), whole)
 
 
 def test_what_can_be_dropped():
     packets = [(0, True), (3, False), (1, False), (2, False), (4, True), (7, False), (5, False), (8, True), (9, False)]
-    assert video._droppable(packets, {1, 9}) == {3, 4, 5, 6}
+    assert _droppable(packets, {1, 9}) == {3, 4, 5, 6}
     # With a frame shown before its key frame, the second group leans on the first.
-    assert video._droppable([(0, True), (2, False), (1, False), (4, True), (3, False)], {3}) == set()
-    assert video._droppable([(0, True), (2, False), (1, False), (4, True), (3, False)], {0}) == {1, 2, 3, 4}
+    assert _droppable([(0, True), (2, False), (1, False), (4, True), (3, False)], {3}) == set()
+    assert _droppable([(0, True), (2, False), (1, False), (4, True), (3, False)], {0}) == {1, 2, 3, 4}
 
 
 def test_resizing_on_the_way_is_resizing_afterwards(plain, tmp_path):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from crashchat.video import VideoError, probe, read_clip
+from crashchat.video import read_clip
+from crashchat.video_source import VideoError, probe
 from tests.test_video import H264, SCENE, difference, ffmpeg
 
 

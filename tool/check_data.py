@@ -165,7 +165,8 @@ class Check:
 
 def probe(path: Path) -> float | str:
     """A video's length in seconds, rounded down to 1/PROBE_FPS, or why it can't be read. Decodes its first and last frame."""
-    from crashchat.video import VideoError, read_clip  # Here: torch takes seconds to import, --no-videos needs none of it.
+    from crashchat.video import read_clip
+    from crashchat.video_source import VideoError  # Here: torch takes seconds to import, --no-videos needs none of it.
 
     try:
         # The last sampled frame stands one step before the end, whatever the number that is kept.

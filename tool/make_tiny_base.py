@@ -20,13 +20,12 @@ from transformers import Qwen2Tokenizer, VideoLlama3Config
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from crashchat.annotations import load_annotations
-from crashchat.batches import VideoSettings
 from crashchat.checkpoints import save_checkpoint
 from crashchat.errors import exit_code
 from crashchat.model import CrashChatModel
 from crashchat.sequence import IMAGE_TOKEN, image_token_id
 from crashchat.tasks import TASKS
-from crashchat.vision import VisionSettings
+from crashchat.vision import VideoSettings, VisionSettings
 
 SPECIAL = ["<|im_end|>", "<|endoftext|>", "<|im_start|>", IMAGE_TOKEN]
 # Qwen2's own rule for where words end; digits stand alone, so that times are read digit by digit.

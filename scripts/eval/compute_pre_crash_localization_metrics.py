@@ -4,6 +4,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from crashchat.metrics.score import main  # noqa: E402
+from crashchat.metrics.score import main
 
 sys.exit(main("pre_crash_localization"))
