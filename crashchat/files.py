@@ -114,7 +114,14 @@ def _holder(lock: Path) -> str:
 def _lives(holder: str) -> bool:
     """Whether a lock's holder may still run; on another host that cannot be seen."""
     found = re.fullmatch(r"process (\d+) on (.*)", holder)
-    return not found or found[2] != socket.gethostname() or Path(f"/proc/{found[1]}").exists()
+    if not found or found[2] != socket.gethostname():
+        return True
+    try:
+        # Behind the name in brackets stands the state. A zombie has ended; where nobody waits for it, it stays in the list.
+        state = Path(f"/proc/{found[1]}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("Z", "X")
 
 
 @contextmanager
