@@ -18,6 +18,7 @@ from crashchat.errors import CrashChatError, writing
 
 # A killed holder's forked children (readers of videos) have its lock too; they notice within five seconds that it is gone.
 ORPHANS_END = 15.0
+ENDING = 1.0  # seconds that a holder which is just being killed may still take
 
 
 class FolderError(CrashChatError):
@@ -85,7 +86,7 @@ def held(lock: Path, what: str) -> Iterator[None]:
     file_lock = FileLock(lock)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file_lock.acquire(timeout=0)
+        file_lock.acquire(timeout=ENDING)
     except Timeout:
         try:
             file_lock.acquire(timeout=0 if _lives(_holder(lock)) else ORPHANS_END)
