@@ -18,6 +18,7 @@ from crashchat.errors import CrashChatError, writing
 
 # A killed holder's forked children (readers of videos) have its lock too; they notice within five seconds that it is gone.
 ORPHANS_END = 15.0
+ENDING = 1.0  # seconds that a holder which is just being killed may still take
 
 
 class FolderError(CrashChatError):
@@ -85,7 +86,7 @@ def held(lock: Path, what: str) -> Iterator[None]:
     file_lock = FileLock(lock)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file_lock.acquire(timeout=0)
+        file_lock.acquire(timeout=ENDING)
     except Timeout:
         try:
             file_lock.acquire(timeout=0 if _lives(_holder(lock)) else ORPHANS_END)
@@ -114,7 +115,14 @@ def _holder(lock: Path) -> str:
 def _lives(holder: str) -> bool:
     """Whether a lock's holder may still run; on another host that cannot be seen."""
     found = re.fullmatch(r"process (\d+) on (.*)", holder)
-    return not found or found[2] != socket.gethostname() or Path(f"/proc/{found[1]}").exists()
+    if not found or found[2] != socket.gethostname():
+        return True
+    try:
+        # Behind the name in brackets stands the state. A zombie has ended; where nobody waits for it, it stays in the list.
+        state = Path(f"/proc/{found[1]}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("Z", "X")
 
 
 @contextmanager

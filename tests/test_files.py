@@ -52,6 +52,21 @@ def test_what_one_has_is_refused_to_another_until_it_ends(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_children_of_a_killed_holder_are_waited_for(tmp_path):
+    """They have its lock too, for a while; that the holder is not yet cleared from the list of processes is no matter."""
+    code = (
+        "import os, time\nfrom pathlib import Path\nfrom crashchat.files import held\n"
+        f"with held(Path({str(tmp_path)!r}) / 'lock', 'it'):\n"
+        "    if os.fork() == 0:\n        time.sleep(3)\n        os._exit(0)\n"
+        "    print('has it', flush=True)\n    time.sleep(1e6)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "has it\n"
+        other.kill()  # and not waited for: it stays in the list until the end of this block
+        with held(tmp_path / "lock", "it"):
+            pass
+
+
 def test_a_new_folder_is_whole_or_not_there(tmp_path):
     with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "made") as folder:
         (folder / "file").write_text("half")
