@@ -15,23 +15,24 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 import crashchat
 from crashchat.answerer import MAX_VIDEOS, in_batches
 from crashchat.cascade import MAX_TOKENS_PER_BATCH, Cascade, Look
+from crashchat.errors import opening
 from crashchat.film_strip import STRIP_FRAMES, STRIP_HEIGHT, film_strip
 from crashchat.journals import PredictionJournal
 from crashchat.predictions import PredictionError
 from crashchat.reading import read_span
+from crashchat.results import FAILED, ClipResult, ModelIdentity, Sampling, Window
 from crashchat.video import REMEDY, Clip, read_clip
 from crashchat.video_source import Source, VideoError, probe
 from crashchat.vision import VideoSettings, VisualTokens, resize_frames, tokens_of_clip
-from crashchat.windows import FAILED, WindowSettings, failed_window, find_events, plan, status_of, window_of
+from crashchat.windows import WindowSettings, failed_window, find_events, plan, status_of, window_of
 
-FORMAT = "crashchat.analysis/1"
-SCHEMA = Path(__file__).with_name("analysis.schema.json")
 MEBIBYTE = 2**20
 
 Progress = Callable[[float, str], None]  # told the share that is done and what comes next
@@ -41,11 +42,11 @@ Progress = Callable[[float, str], None]  # told the share that is done and what 
 class Analysis:
     """What came out for one clip.
 
-    result: as analysis.schema.json says. strips: a JPEG for the clip, or for each event of a recording; None where it could not
+    strips: a JPEG for the clip, or for each event of a recording; None where it could not
     be drawn. look: the clip as the model has it, where it was not cut into windows; for further questions.
     """
 
-    result: dict
+    result: ClipResult
     strips: list[bytes | None] = field(default_factory=list)
     look: Look | None = None
 
@@ -59,16 +60,17 @@ def window_settings(cascade: Cascade, length: float | None = None, stride: float
     return WindowSettings(length, length / 2 if stride is None else stride, **others)
 
 
-def _sampling(cascade: Cascade, windows: WindowSettings) -> dict:
-    return {
-        "fps": cascade.answerer.settings.fps,
-        "max_frames": cascade.answerer.settings.max_frames,
-        "token_compression": cascade.answerer.settings.token_compression,
-        "vision": asdict(cascade.answerer.settings.vision),
-        "windows": asdict(windows),
-        "decode": cascade.answerer.decode,
-        "max_new_tokens": cascade.answerer.max_new_tokens,
-    }
+def _sampling(cascade: Cascade, windows: WindowSettings) -> Sampling:
+    answerer = cascade.answerer
+    return Sampling(
+        fps=answerer.settings.fps,
+        max_frames=answerer.settings.max_frames,
+        token_compression=answerer.settings.token_compression,
+        vision=asdict(answerer.settings.vision),
+        windows=asdict(windows),
+        decode=answerer.decode,
+        max_new_tokens=answerer.max_new_tokens,
+    )
 
 
 def as_text(path: str | Path) -> str:
@@ -83,25 +85,17 @@ def _size(path: Path) -> int | None:
         return None  # removed just now: reading will say what is wrong
 
 
-def blank_result(name: str, path: Path, cascade: Cascade, windows: WindowSettings) -> dict:
+def blank_result(name: str, path: Path, cascade: Cascade, windows: WindowSettings) -> ClipResult:
     """What a result holds before anything is known of the clip."""
     packages = {package: version(package) for package in ("torch", "transformers", "peft")}
-    return {
-        "format": FORMAT,
-        "name": name,
-        "path": as_text(path),
-        "bytes": _size(path),
-        "seconds": None,
-        "status": FAILED,
-        "error": None,
-        "crash_probability": None,
-        "events": [],
-        "windows": [],
-        "model": cascade.identity,
-        "sampling": _sampling(cascade, windows),
-        "versions": {"crashchat": crashchat.__version__, "python": platform.python_version(), **packages},
-        "took_seconds": 0.0,
-    }
+    return ClipResult(
+        name=name,
+        path=as_text(path),
+        bytes=_size(path),
+        model=ModelIdentity.model_validate(cascade.identity),
+        sampling=_sampling(cascade, windows),
+        versions={"crashchat": crashchat.__version__, "python": platform.python_version(), **packages},
+    )
 
 
 def analyze_clip(
@@ -133,39 +127,39 @@ def analyze_clip(
             raise VideoError(path, f"its frames carry no times; {REMEDY}")
         frames = source.timeline.pts if source.timeline else []
         if seconds is not None and len(spans := plan(round(seconds, 3), windows, frames)) > 1:
-            result["seconds"] = round(seconds, 3)
-            settings = {key: result[key] for key in ("path", "bytes", "model", "sampling")}
+            result.seconds = round(seconds, 3)
+            settings = result.model_dump(mode="json", include={"path", "bytes", "model", "sampling"})
             with PredictionJournal(journal, settings) if journal else contextlib.nullcontext() as kept:
-                result["windows"] = _look_at_windows(cascade, path, source, spans, kept, progress)
+                result.windows = _look_at_windows(cascade, path, source, spans, kept, progress)
         else:
             visual, pictures = read_and_show(path, cascade.answerer.settings, source)
-            result["seconds"] = round(seconds or cascade.answerer.settings.end_of(visual), 3)
+            result.seconds = round(seconds or cascade.answerer.settings.end_of(visual), 3)
             analysis.look = Look([visual])
             (verdict,) = cascade.judge(analysis.look, lambda step: progress(0.1, step))
-            result["windows"] = [window_of(verdict, (0.0, result["seconds"]))]
+            result.windows = [window_of(verdict, (0.0, result.seconds))]
             analysis.strips = [film_strip(pictures)] if draw else []
-        result["status"] = status_of(result["windows"])
-        if result["status"] == FAILED:
-            result["error"] = result["windows"][0]["error"]
-        known = [window["crash_probability"] for window in result["windows"] if window["crash_probability"] is not None]
-        result["crash_probability"] = max(known, default=None)
-        result["events"] = find_events(result["windows"], result["seconds"], windows)
-        if draw and len(result["windows"]) > 1:
+        result.status = status_of(result.windows)
+        if result.status == FAILED:
+            result.error = result.windows[0].error
+        known = [window.crash_probability for window in result.windows if window.crash_probability is not None]
+        result.crash_probability = max(known, default=None)
+        result.events = find_events(result.windows, result.seconds, windows)
+        if draw and len(result.windows) > 1:
             progress(1.0, "drawing")
-            analysis.strips = [_strip_of(path, source, event["shown"]) for event in result["events"]]
+            analysis.strips = [_strip_of(path, source, event.shown) for event in result.events]
     except VideoError as error:
-        result["error"] = error.cause
+        result.error = error.cause
     except PredictionError as error:
-        result["error"] = as_text(str(error))
+        result.error = as_text(str(error))
     except OSError as error:  # of the video they are VideoErrors
-        result["error"] = as_text(f"{error.filename or journal}: can't be read or written ({error.strerror})")
+        result.error = as_text(f"{error.filename or journal}: can't be read or written ({error.strerror})")
     except Exception as error:
         # A clip that trips something unforeseen must not end the run of a folder or the server; it is told, here and there.
         traceback.print_exc()
-        result["error"] = as_text(f"{type(error).__name__}: {error}")
-    if result["error"] is not None:
-        result.update(status=FAILED, events=[])
-    result["took_seconds"] = round(time.monotonic() - started, 3)
+        result.error = as_text(f"{type(error).__name__}: {error}")
+    if result.error is not None:
+        result.status, result.events = FAILED, []
+    result.took_seconds = round(time.monotonic() - started, 3)
     return analysis
 
 
@@ -198,12 +192,12 @@ def _look_at_windows(
     spans: list[tuple[float, float]],
     journal: PredictionJournal | None,
     progress: Progress,
-) -> list[dict]:
+) -> list[Window]:
     """The windows' findings, several looked at together; those that the journal holds are not made again.
 
     A window that cannot be read fails alone.
     """
-    done = {record["data_id"]: record["window"] for record in journal.records} if journal else {}
+    done = _kept_windows(journal) if journal else {}
     left = [number for number in range(len(spans)) if number not in done]
     windows = _read_ahead(path, source, spans, left, cascade.answerer.settings)
     for together in in_batches(windows, MAX_TOKENS_PER_BATCH):
@@ -216,8 +210,16 @@ def _look_at_windows(
             if isinstance(visual, VideoError):
                 done[number] = failed_window(spans[number], visual.cause)
             if journal:
-                journal.append({"data_id": number, "window": done[number]})
+                journal.append({"data_id": number, "window": done[number].as_json()})
     return [done[number] for number in range(len(spans))]
+
+
+def _kept_windows(journal: PredictionJournal) -> dict[int, Window]:
+    """The windows that a journal holds, by their numbers. Raises PredictionError for one that is none."""
+    try:
+        return {record["data_id"]: Window.model_validate(record["window"]) for record in journal.records}
+    except (KeyError, ValidationError) as error:
+        raise PredictionError(f"{journal.path}: holds what is no window ({opening(error)}); delete it to start over") from error
 
 
 def _tell(progress: Progress, number: int, count: int, step: str) -> None:
@@ -249,10 +251,10 @@ def _read_ahead(
             reader.shutdown(cancel_futures=True)
 
 
-def _strip_of(path: Path, source: Source, span: list[float]) -> bytes | None:
+def _strip_of(path: Path, source: Source, span: tuple[float, float]) -> bytes | None:
     rate = 2 * STRIP_FRAMES / (span[1] - span[0])
     try:
-        return film_strip(read_clip(path, rate, 2 * STRIP_FRAMES + 1, threads=0, source=source, span=tuple(span)).frames)
+        return film_strip(read_clip(path, rate, 2 * STRIP_FRAMES + 1, threads=0, source=source, span=span).frames)
     except VideoError as error:
         print(f"warning: no film strip: {error}", file=sys.stderr)
         return None

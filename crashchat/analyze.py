@@ -3,9 +3,9 @@
     python -m crashchat analyze dashcam/ 'more/*.mp4' --out outputs/analysis
     python -m crashchat analyze clip.mp4 --jsonl - | jq .status
 
-Writes <name>.json for each clip (analysis.schema.json says what is in it), its film strips, and report.html for all of them, into
---out. A file or glob is taken as it is, of a folder all video files below it. Without --model the model is ckpt/tiny_base with
-what scripts/demo.sh trained. Exit code: 0 all clips done, 1 some failed (the report says which and why), 2 nothing could run.
+Writes <name>.json for each clip (--schema says what is in it), its film strips, and report.html for all of them, into --out. A
+file or glob is taken as it is, of a folder all video files below it. Without --model the model is ckpt/tiny_base with what
+scripts/demo.sh trained. Exit code: 0 all clips done, 1 some failed (the report says which and why), 2 nothing could run.
 """
 
 import argparse
@@ -29,9 +29,10 @@ from crashchat.analysis import analyze_clip, as_text, blank_result, window_setti
 from crashchat.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
 from crashchat.config import Decode
 from crashchat.errors import CrashChatError, error_line, exit_code
-from crashchat.result_files import finished, has_failed, journal_path, name_clips, write_report, write_result
+from crashchat.result_files import finished, journal_path, name_clips, write_report, write_result
+from crashchat.results import FAILED, ClipResult
 from crashchat.tasks import LINGUISTIC, PERCEPTION
-from crashchat.windows import FAILED, WindowSettings
+from crashchat.windows import WindowSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEO_SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv .gif".split())
@@ -74,8 +75,8 @@ def analyze(
     out: Path | None,
     resume: bool = False,
     jobs: int = 2,
-    tell: Callable[[dict], None] = lambda result: None,
-) -> list[dict]:
+    tell: Callable[[ClipResult], None] = lambda result: None,
+) -> list[ClipResult]:
     """Look at all clips and write their files to `out` (None: nothing is written). tell: given each result.
 
     jobs: clips in work at a time: one is read while the model looks at another. resume: take over what an earlier run has done.
@@ -95,7 +96,7 @@ def analyze(
             bar.last_print_t = time.time()
             bar.refresh()
 
-    def one(path: Path) -> dict:
+    def one(path: Path) -> ClipResult:
         name = names[path]
         blank = blank_result(name, path, cascade, windows)
         if out and resume and (done := finished(out, blank)):
@@ -117,7 +118,8 @@ def analyze(
                 write_result(out, analysis)
         except OSError as error:
             file = error.filename2 or error.filename or out
-            return blank | {"error": as_text(f"its results can't be written: {file}: {error.strerror}")}
+            blank.error = as_text(f"its results can't be written: {file}: {error.strerror}")
+            return blank
         return analysis.result
 
     results = []
@@ -127,7 +129,7 @@ def analyze(
             for future in futures:
                 results.append(future.result())
                 tell(results[-1])
-                show(results[-1]["name"], 1.0, "done")
+                show(results[-1].name, 1.0, "done")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -213,8 +215,17 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
     return cascade, window_settings(cascade, arguments.window, arguments.stride, **gaps)
 
 
+class _PrintSchema(argparse.Action):
+    """Prints the JSON schema of a result and ends, as --help does."""
+
+    def __call__(self, parser, *_):
+        print(json.dumps(ClipResult.model_json_schema(mode="serialization"), indent=1))
+        parser.exit()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `analyze`."""
+    parser.add_argument("--schema", nargs=0, action=_PrintSchema, help="print the JSON schema of a result, and end")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="video files, folders, globs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="for results and report (default outputs/analysis)")
     parser.add_argument("--jsonl", metavar="FILE", help="stream results as JSON lines, `-` to stdout; then files only with --out")
@@ -241,9 +252,9 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.jsonl:
                 lines = stdout if arguments.jsonl == "-" else stack.enter_context(open(arguments.jsonl, "w", encoding="utf-8"))
 
-            def tell(result: dict) -> None:
+            def tell(result: ClipResult) -> None:
                 if lines:
-                    print(json.dumps(result, ensure_ascii=False), file=lines, flush=True)
+                    print(json.dumps(result.as_json(), ensure_ascii=False), file=lines, flush=True)
 
             paths = find_clips(arguments.paths)
             cascade, windows = cascade_of(arguments)
@@ -253,11 +264,11 @@ def _run(arguments: argparse.Namespace) -> int:
         except BrokenPipeError:  # the reader of the stream has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would stumble over it once more at exit
             return 1
-        counts = Counter(result["status"] for result in results)
+        counts = Counter(result.status for result in results)
         print(", ".join(f"{count} {status}" for status, count in counts.items()))
         for result in results:
-            lost = [window for window in result["windows"] if window["error"]]
-            if result["status"] == FAILED:
+            lost = [window for window in result.windows if window.error]
+            if result.status == FAILED:
                 print(f"failed: {result['path']}: {result['error']}")
             elif lost:
                 print(f"failed: {result['path']}: {len(lost)} of {len(result['windows'])} windows; first: {lost[0]['error']}")
@@ -267,4 +278,4 @@ def _run(arguments: argparse.Namespace) -> int:
             except OSError as error:
                 print(f"error: no report: {error_line(error)}", file=sys.stderr)
                 return 1
-    return 1 if any(map(has_failed, results)) else 0
+    return 1 if any(result.has_failed for result in results) else 0

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from crashchat.html import TEMPLATES, data_uri, link
+from crashchat.results import CRASH, FAILED, NO_CRASH, UNDECIDED, ClipResult, Event
 from crashchat.tasks import TASKS
-from crashchat.windows import CRASH, FAILED, NO_CRASH, UNDECIDED
 
 STATUSES = (CRASH, NO_CRASH, UNDECIDED, FAILED)
 
@@ -16,7 +16,7 @@ class Figure:
     strip: str | None
     start: float
     end: float
-    event: dict | None
+    event: Event | None
 
 
 def clock(seconds: float, precise: bool = True) -> str:
@@ -39,24 +39,21 @@ def ticks(start: float, end: float) -> list[float]:
     return [round(number * step, 3) for number in range(int(first), int(end / step + 1e-6) + 1)]
 
 
-def figures(result: dict, strips: list[bytes | None]) -> list[Figure]:
+def figures(result: ClipResult, strips: list[bytes | None]) -> list[Figure]:
     """A clip's one figure, or one for each event of a recording."""
     images = [data_uri(strip, "image/jpeg") if strip else None for strip in strips]
-    if len(result["windows"]) > 1:
-        return [
-            Figure(image, event["shown"][0], event["shown"][1], event)
-            for image, event in zip(images, result["events"], strict=True)
-        ]
-    event = result["events"][0] if result["events"] else None
-    return [Figure(image, 0.0, result["seconds"], event) for image in images]
+    if result.is_recording:
+        return [Figure(image, event.shown[0], event.shown[1], event) for image, event in zip(images, result.events, strict=True)]
+    event = result.events[0] if result.events else None
+    return [Figure(image, 0.0, result.seconds, event) for image in images]
 
 
-def _values(result: dict, strips: list[bytes | None], video: str | None) -> dict:
+def _values(result: ClipResult, strips: list[bytes | None], video: str | None) -> dict:
     """What card.html is given. video: address of the clip, as it stands in the page."""
-    first = result["windows"][0] if len(result["windows"]) == 1 else None
-    texts = {answer["task"]: answer["raw_response"] for answer in first["answers"]} if first else {}
-    notes = [note for window in result["windows"] for note in window["notes"]] if first else []
-    lost = [window for window in result["windows"] if window["error"]]
+    first = result.windows[0] if len(result.windows) == 1 else None
+    texts = {answer.task: answer.raw_response for answer in first.answers} if first else {}
+    notes = [note for window in result.windows for note in window.notes] if first else []
+    lost = [window for window in result.windows if window.error]
     return {
         "result": result,
         "figures": figures(result, strips),
@@ -70,19 +67,19 @@ def _values(result: dict, strips: list[bytes | None], video: str | None) -> dict
     }
 
 
-def card_html(result: dict, strips: list[bytes | None], video: str | None) -> str:
+def card_html(result: ClipResult, strips: list[bytes | None], video: str | None) -> str:
     """One card, with its style, for a page of other making."""
     return TEMPLATES.get_template("card.html").render(**_values(result, strips, video), with_style=True)
 
 
-def page_html(analyses: list[tuple[dict, list[bytes | None]]], links: dict[str, str]) -> str:
+def page_html(analyses: list[tuple[ClipResult, list[bytes | None]]], links: dict[str, str]) -> str:
     """The folder's report. analyses: (result, film strips). links: {result's name: the video's path from the page's folder}."""
     template = TEMPLATES.get_template("card.html")
     cards = []
     for result, strips in analyses:
-        video = link(links[result["name"]]) if result["status"] != FAILED else None
+        video = link(links[result.name]) if result.status != FAILED else None
         cards.append((result, template.render(**_values(result, strips, video), with_style=False)))
-    counts = {status: sum(result["status"] == status for result, _ in analyses) for status in STATUSES}
+    counts = {status: sum(result.status == status for result, _ in analyses) for status in STATUSES}
     return TEMPLATES.get_template("analysis.html").render(
-        cards=cards, counts={status: count for status, count in counts.items() if count}, model=analyses[0][0]["model"]
+        cards=cards, counts={status: count for status, count in counts.items() if count}, model=analyses[0][0].model
     )

@@ -125,7 +125,7 @@ class Desk:
             analysis = analyze_clip(
                 self.cascade, path, self.windows, Path(name).stem[:200] or "clip", None, progress, draw, self.limits.max_seconds
             )
-        analysis.result["path"] = Path(name).name[:200]  # where it lies here is nobody's business
+        analysis.result.path = Path(name).name[:200]  # where it lies here is nobody's business
         return analysis
 
     def keep(self, session: str, path: Path, analysis: Analysis) -> Open:
@@ -161,9 +161,9 @@ class Desk:
     def subject(self, opened: Open) -> tuple[float, float]:
         """What free questions are about: the clip, or of a recording the window of its surest event."""
         result = opened.analysis.result
-        best = max(result["events"], key=lambda event: event["crash_probability"], default=None)
-        window = result["windows"][best["window"] if best else 0]
-        return window["start"], window["end"]
+        best = max(result.events, key=lambda event: event.crash_probability, default=None)
+        window = result.windows[best.window if best else 0]
+        return window.start, window.end
 
     def ask(self, opened: Open, question: str, voice: str | None) -> str:
         """The answer to a free question on an open clip; its prefix is computed for the first one alone. Raises Busy."""

@@ -65,7 +65,7 @@ def build_page(desk: Desk) -> Page:
         opened = None
         try:
             analysis = desk.look_at(path, name, lambda share, step: progress(share, desc=step))
-            if analysis.result["status"] != FAILED:
+            if analysis.result.status != FAILED:
                 opened = desk.keep(request.session_hash, path, analysis)
         finally:
             if opened is None:

@@ -8,17 +8,18 @@
 A name is the clip's own as far as file systems allow (name_clips).
 """
 
-import json
 import os
 import re
 from collections import Counter
 from hashlib import blake2b
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from crashchat.analysis import Analysis, as_text
 from crashchat.cards import page_html
 from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
-from crashchat.windows import FAILED
+from crashchat.results import ClipResult
 
 # Bytes of a name: file systems take 255, of which suffixes and the temporary files of atomic writes need some.
 LONGEST_NAME = 200
@@ -58,30 +59,25 @@ def journal_path(out: Path, name: str) -> Path:
     return out / f"{name}.windows.part.jsonl"
 
 
-def strip_paths(out: Path, result: dict) -> list[Path]:
+def strip_paths(out: Path, result: ClipResult) -> list[Path]:
     """Where a result's film strips lie: <name>.jpg, or <name>.event1.jpg … of a recording."""
-    if len(result["windows"]) > 1:
-        return [out / f"{result['name']}.event{number}.jpg" for number in range(1, len(result["events"]) + 1)]
-    return [out / f"{result['name']}.jpg"] if result["windows"] else []
+    if result.is_recording:
+        return [out / f"{result.name}.event{number}.jpg" for number in range(1, len(result.events) + 1)]
+    return [out / f"{result.name}.jpg"] if result.windows else []
 
 
-def finished(out: Path, expected: dict) -> dict | None:
+def finished(out: Path, expected: ClipResult) -> ClipResult | None:
     """A result of an earlier run that is still good: of the same file, model and sampling, and not failed.
 
     expected: what a result of this run holds before anything is known of the clip.
     """
     try:
-        result = json.loads(result_path(out, expected["name"]).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        result = ClipResult.model_validate_json(result_path(out, expected.name).read_bytes())
+    except (OSError, ValidationError):
         return None
-    same = ("format", "name", "path", "bytes", "model", "sampling")
-    good = isinstance(result, dict) and all(result.get(key) == expected[key] for key in same)
-    return result if good and not has_failed(result) else None
-
-
-def has_failed(result: dict) -> bool:
-    """Whether a clip, or a window of it, could not be looked at."""
-    return result["status"] == FAILED or any(window["error"] for window in result["windows"])
+    same = ("name", "path", "bytes", "model", "sampling")
+    good = all(getattr(result, key) == getattr(expected, key) for key in same)
+    return result if good and not result.has_failed else None
 
 
 def write_result(out: Path, analysis: Analysis) -> None:
@@ -90,19 +86,17 @@ def write_result(out: Path, analysis: Analysis) -> None:
     for strip, target in zip(analysis.strips, strip_paths(out, result), strict=True):
         if strip:
             write_bytes_atomic(target, strip)
-    write_json_atomic(result_path(out, result["name"]), result)
-    if result["windows"]:
-        journal_path(out, result["name"]).unlink(missing_ok=True)
+    write_json_atomic(result_path(out, result.name), result.as_json())
+    if result.windows:
+        journal_path(out, result.name).unlink(missing_ok=True)
 
 
-def write_report(out: Path, paths: list[Path], results: list[dict]) -> Path:
+def write_report(out: Path, paths: list[Path], results: list[ClipResult]) -> Path:
     """Write the page of all clips; returns where it lies. paths: of the clips. Raises OSError."""
     analyses = []
     for result in results:
         strips = [path.read_bytes() if path.is_file() else None for path in strip_paths(out, result)]
         analyses.append((result, strips))
-    links = {
-        result["name"]: os.path.relpath(path.absolute(), out.absolute()) for result, path in zip(results, paths, strict=True)
-    }
+    links = {result.name: os.path.relpath(path.absolute(), out.absolute()) for result, path in zip(results, paths, strict=True)}
     write_text_atomic(out / "report.html", page_html(analyses, links))
     return out / "report.html"

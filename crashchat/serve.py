@@ -31,7 +31,7 @@ from crashchat.connections import Connection
 from crashchat.desk import Busy, Desk, Limits
 from crashchat.errors import CrashChatError, error_line
 from crashchat.gate import Gate
-from crashchat.windows import FAILED
+from crashchat.results import FAILED, ClipResult
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PASSWORD = "CRASHCHAT_PASSWORD"
@@ -49,7 +49,7 @@ def create_app(desk: Desk, password: str | None = None, hosts: list[str] | None 
         return {"status": "ok", "model": desk.cascade.identity}
 
     @app.post("/api/analyze")
-    def analyze_upload(file: UploadFile) -> dict:
+    def analyze_upload(file: UploadFile) -> ClipResult:
         name = file.filename or "clip"
         path = desk.place(name)
         try:
@@ -61,8 +61,8 @@ def create_app(desk: Desk, password: str | None = None, hosts: list[str] | None 
             raise HTTPException(503, str(busy), {"Retry-After": "10"}) from busy
         finally:
             path.unlink(missing_ok=True)
-        if result["status"] == FAILED:
-            raise HTTPException(422, result)
+        if result.status == FAILED:
+            raise HTTPException(422, result.as_json())
         return result
 
     @app.get("/clips/{token}")

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from crashchat.errors import CrashChatError
+from crashchat.results import CRASH, FAILED, NO_CRASH, UNDECIDED, Event, Interval, Status, TaskAnswer, Window
 from crashchat.tasks import TASKS
 from crashchat.verdict import Verdict
 
-CRASH, NO_CRASH, UNDECIDED, FAILED = "crash", "no crash", "undecided", "failed"
 LEAD = 2.0  # seconds shown before and after an event of a long recording
 
 
@@ -74,34 +74,30 @@ def plan(seconds: float, settings: WindowSettings, frames: Sequence[float]) -> l
     return spans
 
 
-def failed_window(span: tuple[float, float], error: str) -> dict:
+def failed_window(span: tuple[float, float], error: str) -> Window:
     """A window that could not be looked at."""
-    return _window(span, FAILED, None) | {"error": error}
+    return Window(start=span[0], end=span[1], status=FAILED, error=error)
 
 
-def _window(span: tuple[float, float], status: str, probability: float | None) -> dict:
-    nothing = {"crash": None, "first_sign": None, "answers": [], "notes": [], "error": None}
-    return {"start": span[0], "end": span[1], "status": status, "crash_probability": probability} | nothing
-
-
-def window_of(verdict: Verdict, span: tuple[float, float]) -> dict:
+def window_of(verdict: Verdict, span: tuple[float, float]) -> Window:
     """A verdict on a window as it stands in the result: its times moved to the recording's clock.
 
     What contradicts itself or lies outside the window is told in `notes`; the raw answers stay as they are.
     """
+    start, end = span
     status = UNDECIDED if verdict.crash is None else CRASH if verdict.crash else NO_CRASH
-    window = _window(span, status, round(verdict.probability, 6))
-    window["answers"] = [
-        {
-            "task": answer.task,
-            "adapter": answer.adapter,
-            "raw_response": answer.raw_response,
-            "values": answer.values,
-            "parsed": answer.values is not None,
-        }
+    answers = [
+        TaskAnswer(
+            task=answer.task,
+            adapter=answer.adapter,
+            raw_response=answer.raw_response,
+            values=answer.values,
+            parsed=answer.values is not None,
+        )
         for answer in verdict.answers
     ]
-    notes, (start, end) = window["notes"], span
+    window = Window(start=start, end=end, status=status, crash_probability=round(verdict.probability, 6), answers=answers)
+    notes = window.notes
     if verdict.crash is None:
         notes.append("recognition answered neither 'Yes' nor 'No'")
     described = verdict.value("crash_description").get("pred_caption", "")
@@ -120,19 +116,19 @@ def window_of(verdict: Verdict, span: tuple[float, float]) -> dict:
         first, last = start + interval["pred_start"], start + interval["pred_end"]
         if last > end + 0.5:
             notes.append(f"the crash interval ends behind the end of what was shown ({end - start:.1f} s)")
-        window["crash"] = {"start": round(first, 3), "end": round(min(last, end), 3)}
+        window.crash = Interval(start=round(first, 3), end=round(min(last, end), 3))
     if not sign:
         notes.append("the first sign does not parse")
     elif sign["pred_time"] >= end - start:
         notes.append(f"the first sign lies behind the end of what was shown ({end - start:.1f} s)")
     else:
-        window["first_sign"] = round(start + sign["pred_time"], 3)
-        if window["crash"] and window["first_sign"] > window["crash"]["start"]:
+        window.first_sign = round(start + sign["pred_time"], 3)
+        if window.crash and window.first_sign > window.crash.start:
             notes.append("the first sign comes after the crash's beginning")
     return window
 
 
-def find_events(windows: list[dict], seconds: float, settings: WindowSettings) -> list[dict]:
+def find_events(windows: list[Window], seconds: float, settings: WindowSettings) -> list[Event]:
     """The crashes that the windows' findings add up to, in order of time.
 
     Findings of overlapping windows whose intervals overlap, or lie no further apart than settings.merge_gap, are one event. Its
@@ -141,56 +137,59 @@ def find_events(windows: list[dict], seconds: float, settings: WindowSettings) -
     """
 
     def sureness(index: int) -> tuple[float, float]:
-        window, crash = windows[index], windows[index]["crash"]
-        off_centre = abs(crash["start"] + crash["end"] - window["start"] - window["end"]) / 2 if crash else seconds
-        return round(window["crash_probability"], 2), -off_centre
+        window, crash = windows[index], windows[index].crash
+        off_centre = abs(crash.start + crash.end - window.start - window.end) / 2 if crash else seconds
+        return round(window.crash_probability or 0.0, 2), -off_centre
 
-    found = [index for index, window in enumerate(windows) if window["status"] == CRASH]
+    seen = [index for index, window in enumerate(windows) if window.status == CRASH]
     groups: list[list[int]] = []
-    for index in sorted((i for i in found if windows[i]["crash"]), key=lambda i: windows[i]["crash"]["start"]):
-        ends = [windows[i]["crash"]["end"] for i in groups[-1]] if groups else []
-        near = bool(ends) and windows[index]["crash"]["start"] - max(ends) <= settings.merge_gap
+    last_end = 0.0
+    localized = [(crash.start, crash.end, index) for index in seen if (crash := windows[index].crash)]
+    for start, end, index in sorted(localized, key=lambda crash: crash[0]):
+        near = bool(groups) and start - last_end <= settings.merge_gap
         if near and any(_overlap(windows[index], windows[i]) for i in groups[-1]):
             groups[-1].append(index)
+            last_end = max(last_end, end)
         else:
             groups.append([index])
-    for index in (i for i in found if not windows[i]["crash"]):
-        inside = (group for group in groups if any(_overlap(windows[index], windows[i]["crash"] or windows[i]) for i in group))
+            last_end = end
+    for index in (i for i in seen if not windows[i].crash):
+        inside = (group for group in groups if any(_overlap(windows[index], windows[i].crash or windows[i]) for i in group))
         group = next(inside, None)
-        groups.append([index]) if group is None else group.append(index)
-    return sorted((_event(group, windows, seconds, sureness) for group in groups), key=lambda event: event["start"])
+        if group is None:
+            groups.append([index])
+        else:
+            group.append(index)
+    return sorted((_event(group, windows, seconds, sureness) for group in groups), key=lambda event: event.start)
 
 
-def _overlap(one: dict, other: dict) -> bool:
-    return one["start"] < other["end"] and other["start"] < one["end"]
+def _overlap(one: Window | Interval, other: Window | Interval) -> bool:
+    return one.start < other.end and other.start < one.end
 
 
-def _event(group: list[int], windows: list[dict], seconds: float, sureness: Callable) -> dict:
+def _event(group: list[int], windows: list[Window], seconds: float, sureness: Callable[[int], tuple[float, float]]) -> Event:
     best = max(group, key=sureness)
     window = windows[best]
-    texts = {answer["task"]: answer["raw_response"] for answer in window["answers"]}
-    span = window["crash"] or {"start": window["start"], "end": window["end"]}
-    first = min(span["start"], window["first_sign"] if window["first_sign"] is not None else span["start"])
+    texts = {answer.task: answer.raw_response for answer in window.answers}
+    span = window.crash or Interval(start=window.start, end=window.end)
+    first = min(span.start, window.first_sign if window.first_sign is not None else span.start)
     whole = len(windows) == 1
-    return {
-        "start": span["start"],
-        "end": span["end"],
-        "localized": window["crash"] is not None,
-        "first_sign": window["first_sign"],
-        "crash_probability": window["crash_probability"],
-        "description": texts.get("crash_description", ""),
-        "cause": texts.get("causal_reasoning", ""),
-        "prevention": texts.get("prevention_reasoning", ""),
-        "window": best,
-        "windows": sorted(group),
-        "shown": [0.0, seconds] if whole else [max(0.0, round(first - LEAD, 3)), min(seconds, round(span["end"] + LEAD, 3))],
-    }
+    return Event(
+        start=span.start,
+        end=span.end,
+        localized=window.crash is not None,
+        first_sign=window.first_sign,
+        crash_probability=window.crash_probability,
+        description=texts.get("crash_description", ""),
+        cause=texts.get("causal_reasoning", ""),
+        prevention=texts.get("prevention_reasoning", ""),
+        window=best,
+        windows=sorted(group),
+        shown=(0.0, seconds) if whole else (max(0.0, round(first - LEAD, 3)), min(seconds, round(span.end + LEAD, 3))),
+    )
 
 
-def status_of(windows: list[dict]) -> str:
+def status_of(windows: list[Window]) -> Status:
     """A whole clip's status from its windows': failed only where nothing could be looked at."""
-    kinds = {window["status"] for window in windows}
-    for status in (CRASH, UNDECIDED, NO_CRASH):
-        if status in kinds:
-            return status
-    return FAILED
+    kinds = {window.status for window in windows}
+    return next((status for status in (CRASH, UNDECIDED, NO_CRASH) if status in kinds), FAILED)

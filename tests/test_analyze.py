@@ -14,17 +14,17 @@ import jsonschema
 import pytest
 
 from crashchat.__main__ import main
-from crashchat.analysis import SCHEMA
 from crashchat.analyze import ROOT, AnalyzeError, default_model, find_clips
 from crashchat.cards import clock, page_html, ticks
 from crashchat.html import link
 from crashchat.predictions import read_predictions
 from crashchat.result_files import name_clips
+from crashchat.results import ClipResult
 from crashchat.tasks import GROUPS, TASKS
 from tests.flashes import frames, write_video
 from tests.test_video import H264, SCENE, TONE, ffmpeg
 
-VALIDATOR = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
+VALIDATOR = jsonschema.Draft202012Validator(ClipResult.model_json_schema(mode="serialization"))
 MODEL = ["--fps", "1", "--max-frames", "20", "--max-new-tokens", "24", "--whole-up-to", "60"]
 
 
@@ -284,7 +284,7 @@ def test_what_a_model_says_is_shown_as_text(analyzed):
     result = read(analyzed[0] / "clip03.json")
     result["name"] = "<script>alert(1)</script>"
     result["windows"][0]["answers"][1]["raw_response"] = "<img src=x onerror=alert(2)>"
-    page = page_html([(result, [None])], {result["name"]: "odd \udcff name?.mp4"})
+    page = page_html([(ClipResult.model_validate(result), [None])], {result["name"]: "odd \udcff name?.mp4"})
     assert "<script>alert" not in page and "<img src=x" not in page and "&lt;img src=x" in page
     assert "odd%20%FF%20name%3F.mp4" in page and link("../a b/c.mp4") == "../a%20b/c.mp4"
 

@@ -11,14 +11,11 @@ from crashchat.cascade import BASE, Cascade, Look, content_hash, load_cascade
 from crashchat.checkpoints import load_model
 from crashchat.generate import answer_questions, decode
 from crashchat.layouts import CheckpointError
+from crashchat.results import CRASH, FAILED, NO_CRASH, UNDECIDED, Interval, Window
 from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, TASKS
 from crashchat.video import Clip
 from crashchat.vision import tokens_of_clip
 from crashchat.windows import (
-    CRASH,
-    FAILED,
-    NO_CRASH,
-    UNDECIDED,
     WindowError,
     WindowSettings,
     failed_window,
@@ -174,10 +171,10 @@ def test_windows_cover_a_recording_and_short_clips_are_not_cut():
         WindowSettings(length=20, stride=21)
 
 
-def found(start: float, crash: tuple[float, float] | None, probability: float = 0.9, length: float = 20.0) -> dict:
+def found(start: float, crash: tuple[float, float] | None, probability: float = 0.9, length: float = 20.0) -> Window:
     """A window's finding as it stands in a result."""
-    window = failed_window((start, start + length), None) | {"status": CRASH, "crash_probability": probability}
-    return window | {"crash": crash and {"start": crash[0], "end": crash[1]}}
+    interval = Interval(start=crash[0], end=crash[1]) if crash else None
+    return Window(start=start, end=start + length, status=CRASH, crash_probability=probability, crash=interval)
 
 
 @pytest.mark.parametrize(
@@ -199,22 +196,22 @@ def found(start: float, crash: tuple[float, float] | None, probability: float = 
 )
 def test_overlapping_findings_are_one_event(windows, expected):
     events = find_events(windows, 100.0, WindowSettings(20, 15, merge_gap=1.0))
-    assert [(event["start"], event["end"], event["windows"]) for event in events] == expected
-    assert [event["localized"] for event in events] == [windows[event["window"]]["crash"] is not None for event in events]
+    assert [(event.start, event.end, event.windows) for event in events] == expected
+    assert [event.localized for event in events] == [windows[event.window].crash is not None for event in events]
 
 
 def test_times_move_to_the_recordings_clock_and_contradictions_are_told(cascade):
     (verdict,) = cascade.judge(look_at(cascade, (6, 9)))
     window = window_of(verdict, (100.0, 115.0))
-    assert window["crash"] == {"start": 108.0, "end": 112.0} and window["first_sign"] == 106.0
-    assert window["answers"][4]["values"] == {"pred_start": 8.0, "pred_end": 12.0}  # as it was said
+    assert window.crash == Interval(start=108.0, end=112.0) and window.first_sign == 106.0
+    assert window.answers[4].values == {"pred_start": 8.0, "pred_end": 12.0}  # as it was said
     short = window_of(verdict, (100.0, 107.0))
     assert short["crash"] is None and short["first_sign"] == 106.0
     assert any("interval lies behind the end of what was shown (7.0 s)" in note for note in short["notes"])
 
 
 def test_a_clip_is_what_its_windows_are():
-    calm, broken = found(0, None) | {"status": NO_CRASH}, failed_window((0, 20), "cut off")
+    calm, broken = Window(start=0, end=20, status=NO_CRASH), failed_window((0, 20), "cut off")
     unsure = calm | {"status": UNDECIDED}
     assert status_of([calm, broken]) == NO_CRASH and status_of([calm, unsure]) == UNDECIDED
     assert status_of([unsure, found(0, None)]) == CRASH and status_of([broken]) == FAILED

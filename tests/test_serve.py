@@ -1,7 +1,6 @@
 """crashchat serve: a real server, a real browser, and what it must withstand."""
 
 import http.client
-import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +11,17 @@ import pytest
 from filelock import FileLock
 
 from crashchat.__main__ import main
-from crashchat.analysis import SCHEMA, window_settings
+from crashchat.analysis import window_settings
 from crashchat.cascade import load_cascade
 from crashchat.desk import Busy, Desk, Limits
+from crashchat.results import ClipResult
 from crashchat.serve import IN_USE
 from tests.flashes import INTERVAL
 from tests.serving import Server
 from tests.test_analyze import MODEL
 from tests.test_cascade import CPU
 
-VALIDATOR = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
+VALIDATOR = jsonschema.Draft202012Validator(ClipResult.model_json_schema(mode="serialization"))
 PASSWORD = "correct horse"
 
 
@@ -195,5 +195,5 @@ def test_a_recording_can_be_asked_about(tiny_base, tmp_path, clips):
     path = desk.place("long.mp4")
     path.write_bytes(clips["long"].read_bytes())
     opened = desk.keep("one", path, desk.look_at(path, "long.mp4"))
-    assert len(opened.analysis.result["windows"]) == 12 and desk.subject(opened) == (0.0, 20.0)
+    assert len(opened.analysis.result.windows) == 12 and desk.subject(opened) == (0.0, 20.0)
     assert isinstance(desk.ask(opened, "Why?", None), str)
