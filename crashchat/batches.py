@@ -10,6 +10,7 @@ import random
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
@@ -18,13 +19,24 @@ from crashchat.annotations import Question, VideoQAs
 from crashchat.feature_cache import FeatureCache
 from crashchat.packing import PackedBatch, pack, split_by_tokens
 from crashchat.reading import read_visual_tokens
-from crashchat.sequence import Branch, SequenceError, build_sequence
+from crashchat.sequence import Branch, Sequence, SequenceError, build_sequence
 from crashchat.video_source import VideoError
-from crashchat.vision import VideoSettings, VisualTokens
+from crashchat.vision import VideoSettings, VisualTokens, without_pixels
+
+
+@dataclass
+class Pass:
+    """What goes through the model at a time.
+
+    videos: those of the batch, without their pixels, so that what is encoded of them can be stored; None without a feature cache.
+    """
+
+    batch: PackedBatch
+    videos: list[VisualTokens] | None
 
 
 class QuestionDataset(Dataset):
-    """All questions on some videos, numbered; fetching several at once gives the PackedBatches they fill.
+    """All questions on some videos, numbered; fetching several at once gives the passes that they fill.
 
     `numbers[i]` lists the question numbers of video i. max_tokens_per_batch: tokens a PackedBatch holds at most; a video with
     all its branches is never split, so one that is longer goes alone.
@@ -69,10 +81,10 @@ class QuestionDataset(Dataset):
                 self._cache.popitem(last=False)
         return visual
 
-    def __getitem__(self, number: int) -> list[PackedBatch]:
+    def __getitem__(self, number: int) -> list[Pass]:
         return self.__getitems__([number])
 
-    def __getitems__(self, numbers: list[int]) -> list[PackedBatch]:
+    def __getitems__(self, numbers: list[int]) -> list[Pass] | Exception:
         """Some questions, those on one video as branches of one sequence (torch's batched fetch).
 
         Raises VideoError and SequenceError; in a worker process returns them, for QuestionLoader to raise.
@@ -84,7 +96,7 @@ class QuestionDataset(Dataset):
                 raise
             return error
 
-    def _packed(self, numbers: list[int]) -> list[PackedBatch]:
+    def _packed(self, numbers: list[int]) -> list[Pass]:
         asked: dict[int, list[Question]] = {}
         for number in numbers:
             index, question = self._questions[number]
@@ -103,12 +115,21 @@ class QuestionDataset(Dataset):
         # How many tokens compression leaves is known only now that the videos are decoded.
         lengths = [len(sequence) for sequence in sequences]
         lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize)
-        return [pack([sequences[i] for i in some], [visuals[i] for i in some]) for some in lists]
+        return [self._pass([sequences[i] for i in some], [visuals[i] for i in some]) for some in lists]
+
+    def _pass(self, sequences: list[Sequence], visuals: list[VisualTokens]) -> Pass:
+        videos = [without_pixels(visual) for visual in visuals] if self.feature_cache else None
+        return Pass(pack(sequences, visuals), videos)
 
 
-def as_model_input(batches: list[PackedBatch] | Exception) -> dict[str, list[dict]] | Exception:
-    """The collator: batches are packed when they are fetched, so only their fields are handed on."""
-    return batches if isinstance(batches, Exception) else {"batches": [batch.as_dict() for batch in batches]}
+def as_model_input(passes: list[Pass] | Exception) -> dict[str, list] | Exception:
+    """The collator: batches are packed when they are fetched, so only their fields are handed on.
+
+    {"batches": [a batch's fields], "videos": [its videos]}, a pass each.
+    """
+    if isinstance(passes, Exception):
+        return passes
+    return {"batches": [one.batch.as_dict() for one in passes], "videos": [one.videos for one in passes]}
 
 
 class QuestionLoader(DataLoader):

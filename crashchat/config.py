@@ -101,7 +101,7 @@ class TrainConfig(_Settings):
     """Peak learning rate of the projector."""
     weight_decay: float = Field(default=0.0, ge=0, le=10)
     """AdamW's weight decay."""
-    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises; it then falls along a cosine."""
     max_grad_norm: float = Field(default=1.0, gt=0, le=10**9)
     """Gradients are clipped to this norm."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from crashchat.sequence import Sequence
-from crashchat.vision import VisualTokens, without_pixels
+from crashchat.vision import VisualTokens
 
 
 @dataclass
@@ -33,7 +33,6 @@ class PackedBatch:
     With a feature cache, else None:
     vision_features: float[K, vision hidden], features of the kept tokens of the cached videos (None: there are none).
     video_cached: bool[V]
-    cache_videos: the V videos without their pixels, for storing what was encoded; the model does not take it.
     """
 
     input_ids: Tensor
@@ -47,7 +46,6 @@ class PackedBatch:
     video_compression_mask: Tensor
     vision_features: Tensor | None = None
     video_cached: Tensor | None = None
-    cache_videos: list[VisualTokens] | None = None
 
     def as_dict(self) -> dict[str, Tensor]:
         """{field: tensor} of the fields that are there, what Trainer moves to a device and hands to the model."""
@@ -88,5 +86,4 @@ def pack(sequences: ListOf[Sequence], visuals: ListOf[VisualTokens]) -> PackedBa
         video_compression_mask=torch.cat([visual.compression_mask for visual in visuals]),
         vision_features=torch.cat(cached) if cached else None,
         video_cached=torch.tensor([visual.features is not None for visual in visuals]) if caching else None,
-        cache_videos=[without_pixels(visual) for visual in visuals] if caching else None,
     )

@@ -19,7 +19,7 @@ from crashchat.analyze import VIDEO_SUFFIXES  # noqa: E402
 from crashchat.cards import card_html, clock  # noqa: E402
 from crashchat.cascade import BASE  # noqa: E402
 from crashchat.desk import Desk  # noqa: E402
-from crashchat.windows import FAILED  # noqa: E402
+from crashchat.results import FAILED  # noqa: E402
 
 TEMPLATES = files("crashchat") / "templates"
 CSS = ".gradio-container { max-width: 1100px !important; margin: 0 auto; } footer { display: none !important; }"

@@ -16,6 +16,7 @@ from crashchat.files import sync_tree
 from crashchat.losses import plot_losses
 from crashchat.model import CrashChatOutput, is_projector
 from crashchat.sequence import IGNORED
+from crashchat.vision import VisualTokens
 
 
 class QuestionTrainer(Trainer):
@@ -31,10 +32,9 @@ class QuestionTrainer(Trainer):
         # Not prepared by accelerate: the sampler already gives this process's share alone.
         return QuestionLoader(self.train_dataset, self.sampler, self.config.num_workers, persistent=True)
 
-    def run_model(self, model, inputs: dict) -> CrashChatOutput:
+    def run_model(self, model, batch: dict, videos: list[VisualTokens] | None) -> CrashChatOutput:
         """The model's output; features that had to be encoded are kept for the next time."""
-        videos = inputs.get("cache_videos")
-        outputs = model(**{name: value for name, value in inputs.items() if name != "cache_videos"})
+        outputs = model(**batch)
         if videos is not None:
             self.train_dataset.feature_cache.store_new(videos, outputs.vision_features)
         return outputs
@@ -45,7 +45,7 @@ class QuestionTrainer(Trainer):
         Returns float32[], a share whose mean over processes is the mean loss over all labelled tokens of the global batch.
         """
         model.train()
-        batches = self._prepare_inputs(inputs)["batches"]
+        batches = self._prepare_inputs(inputs["batches"])
         labelled, passes = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches), len(batches)
         if self.args.world_size > 1:
             shares = torch.tensor([labelled, passes], device=self.args.device)[None]
@@ -59,7 +59,8 @@ class QuestionTrainer(Trainer):
             last = index == passes - 1
             self.accelerator.gradient_state._set_sync_gradients(last)
             with contextlib.nullcontext() if last or self.is_deepspeed_enabled else self.accelerator.no_sync(model):
-                loss = self.run_model(model, batches[min(index, len(batches) - 1)]).loss_sum * scale
+                own = min(index, len(batches) - 1)
+                loss = self.run_model(model, batches[own], inputs["videos"][own]).loss_sum * scale
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
             total += loss.detach()
         return total
@@ -109,9 +110,9 @@ class QuestionTrainer(Trainer):
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64)
         progress = tqdm(loader, desc="validation", leave=False, disable=not self.is_world_process_zero())
-        for index, batch in enumerate(progress):
-            (batch,) = self._prepare_inputs(batch)["batches"]  # one video
-            outputs = self.run_model(self.model, batch)
+        for index, inputs in enumerate(progress):
+            (batch,), (videos,) = self._prepare_inputs(inputs["batches"]), inputs["videos"]  # one video
+            outputs = self.run_model(self.model, batch, videos)
             if not (surplus and index == rounds - 1):
                 totals += torch.stack([outputs.loss_sum.double(), outputs.num_labels.double()]).cpu()
         if processes > 1:

@@ -69,10 +69,10 @@ def test_a_fetch_decodes_each_video_once_and_asks_what_was_wanted(dataset, tiny_
 
 def test_the_token_budget_splits_by_video_and_loses_nothing(dataset):
     numbers = sum(dataset.numbers, [])
-    (whole,) = dataset.__getitems__(numbers)
+    (whole,) = (one.batch for one in dataset.__getitems__(numbers))
     budget = whole.input_ids.numel() // 2
     dataset.max_tokens_per_batch = budget
-    batches = dataset.__getitems__(numbers)
+    batches = [one.batch for one in dataset.__getitems__(numbers)]
     assert 2 <= len(batches) < len(dataset.numbers)
     assert all(batch.input_ids.numel() <= budget for batch in batches)
     for column in ("input_ids", "labels", "position_ids", "branch_ids"):

@@ -132,7 +132,7 @@ def remove(folder: Path, key: str) -> None:
 @pytest.mark.parametrize("block", [block_with_folders, block_with_files, remove])
 def test_what_lies_in_the_way_is_warned_about_once(block, tiny_base, tiny_tokenizer, tiny_data, tmp_path):
     settings = VideoSettings()
-    cache = open_feature_cache(tmp_path / "cache", 1, load_model(tiny_base, tiny_tokenizer, CPU), settings)
+    cache = open_feature_cache(tmp_path / "cache", 1, load_model(tiny_base, tiny_tokenizer, CPU).model.vision_model, settings)
     videos = sorted((tiny_data / "videos").iterdir())[:2]
     keys = [cache.key(video) for video in videos]
     block(cache.folder, entry(1)[0])
@@ -156,6 +156,8 @@ def test_room_is_made_beside_a_folder_that_is_no_entry(tmp_path):
 
 def test_a_pipe_is_not_waited_for(tiny_base, tiny_tokenizer, tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
-    cache = open_feature_cache(tmp_path / "cache", 1, load_model(tiny_base, tiny_tokenizer, CPU), VideoSettings())
+    cache = open_feature_cache(
+        tmp_path / "cache", 1, load_model(tiny_base, tiny_tokenizer, CPU).model.vision_model, VideoSettings()
+    )
     with pytest.raises(VideoError, match="not a regular file"):
         read_visual_tokens(str(tmp_path / "pipe.mp4"), VideoSettings(), cache)

@@ -39,13 +39,12 @@ def settings(tiny_base) -> VideoSettings:
 def dataset(tiny_data, tiny_tokenizer, settings, model, tmp_path):
     """All training questions, with an empty feature cache."""
     videos = load_annotations(annotation_paths(tiny_data, TASKS, "train"), tiny_data)
-    cache = open_feature_cache(tmp_path / "cache", 1, model, settings)
+    cache = open_feature_cache(tmp_path / "cache", 1, model.model.vision_model, settings)
     return QuestionDataset(videos, tiny_tokenizer, settings, max_length=4096, feature_cache=cache)
 
 
-def run(model, dataset, batch: dict) -> tuple[float, torch.Tensor]:
+def run(model, dataset, batch: dict, videos: list | None) -> tuple[float, torch.Tensor]:
     """Loss and the projector's gradient; stores what was encoded."""
-    videos = batch.pop("cache_videos", None)
     model.zero_grad()
     output = model(**batch)
     output.loss_sum.backward()
@@ -65,12 +64,13 @@ def test_losses_are_the_same_without_cold_mixed_and_warm(dataset, tiny_base, tin
     for name in ("without", "with"):
         dataset.feature_cache = cache if name == "with" else None
         for index, numbers in enumerate(question_lists):
-            (batch,) = next(iter(QuestionLoader(dataset, [numbers], workers)))["batches"]
+            fetched = next(iter(QuestionLoader(dataset, [numbers], workers)))
+            (batch,), (videos,) = fetched["batches"], fetched["videos"]
             cached = batch.get("video_cached")
             expected = [[False, False], [True, False, True], [True, True, True]][index] if name == "with" else None
             assert (cached.tolist() if cached is not None else None) == expected
             assert (len(batch["pixel_values_videos"]) == 0) == (name == "with" and index == 2)
-            results[name, index] = run(model, dataset, batch)
+            results[name, index] = run(model, dataset, batch, videos)
     for index in range(3):
         loss, gradient = results["with", index]
         expected_loss, expected = results["without", index]
@@ -79,7 +79,7 @@ def test_losses_are_the_same_without_cold_mixed_and_warm(dataset, tiny_base, tin
 
 
 def test_answers_are_the_same_and_nothing_is_decoded(model, settings, tiny_tokenizer, tiny_data, tmp_path, monkeypatch):
-    cache = open_feature_cache(tmp_path / "cache", 1, model, settings)
+    cache = open_feature_cache(tmp_path / "cache", 1, model.model.vision_model, settings)
     questions = [task.prompt for task in TASKS.values()]
     clips = sorted((tiny_data / "videos").iterdir())[:3]
     expected = []
@@ -98,7 +98,7 @@ def test_answers_are_the_same_and_nothing_is_decoded(model, settings, tiny_token
 def test_the_key_is_content_settings_and_encoder(model, settings, tiny_base, tiny_tokenizer, tiny_data, tmp_path):
     first, second = sorted((tiny_data / "videos").iterdir())[:2]
     video = Path(shutil.copy(first, tmp_path / "video.mp4"))
-    cache = open_feature_cache(tmp_path / "cache", 1, model, settings)
+    cache = open_feature_cache(tmp_path / "cache", 1, model.model.vision_model, settings)
     key = cache.key(video)
     assert key == cache.key(first) == cache.key(video) != cache.key(second)
     for other in (
@@ -107,11 +107,11 @@ def test_the_key_is_content_settings_and_encoder(model, settings, tiny_base, tin
         replace(settings, token_compression=not settings.token_compression),
         replace(settings, vision=replace(settings.vision, max_tokens=settings.vision.max_tokens + 1)),
     ):
-        assert open_feature_cache(tmp_path / "cache", 1, model, other).key(video) != key
+        assert open_feature_cache(tmp_path / "cache", 1, model.model.vision_model, other).key(video) != key
     changed = load_model(tiny_base, tiny_tokenizer, CPU)
     with torch.no_grad():
         changed.model.vision_model.post_layernorm.bias[0] += 1e-3
-    assert open_feature_cache(tmp_path / "cache", 1, changed, settings).key(video) != key
+    assert open_feature_cache(tmp_path / "cache", 1, changed.model.vision_model, settings).key(video) != key
     half = load_model(tiny_base, tiny_tokenizer, CPU, dtype=torch.bfloat16)
     assert encoder_hash(half.model.vision_model) != encoder_hash(model.model.vision_model)
     shutil.copy(second, video)
