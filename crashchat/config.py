@@ -12,7 +12,8 @@ from crashchat.json_files import problems
 from crashchat.tasks import TASKS
 
 Decode = Literal["free", "constrained"]
-CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG_DIR = ROOT / "configs"
 
 
 # Bounds beyond which a value is a slip of the finger, or damage; far above what any run wants.

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crashchat.analysis import MEBIBYTE, Analysis, Progress, analyze_clip
-from crashchat.analyze import VIDEO_SUFFIXES
 from crashchat.cascade import Cascade, Look
+from crashchat.options import VIDEO_SUFFIXES
 from crashchat.reading import read_span
 from crashchat.windows import WindowSettings
 

@@ -15,10 +15,10 @@ from fastapi import FastAPI, HTTPException, Request  # noqa: E402
 from gradio.route_utils import MultiPartException, upload_fn  # noqa: E402
 from gradio.routes import file_upload_statuses  # noqa: E402
 
-from crashchat.analyze import VIDEO_SUFFIXES  # noqa: E402
 from crashchat.cards import card_html, clock  # noqa: E402
 from crashchat.cascade import BASE  # noqa: E402
 from crashchat.desk import Desk  # noqa: E402
+from crashchat.options import VIDEO_SUFFIXES  # noqa: E402
 from crashchat.results import FAILED  # noqa: E402
 
 TEMPLATES = files("crashchat") / "templates"

@@ -26,11 +26,11 @@ from filelock import FileLock, Timeout
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from crashchat.analysis import MEBIBYTE
-from crashchat.analyze import AnalyzeError, add_model_options, cascade_of
 from crashchat.connections import Connection
 from crashchat.desk import Busy, Desk, Limits
 from crashchat.errors import CrashChatError, error_line
 from crashchat.gate import Gate
+from crashchat.options import AnalyzeError, add_model_options, cascade_of
 from crashchat.results import FAILED, ClipResult
 
 LOOPBACK = ("127.0.0.1", "localhost")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from crashchat.analyze import ROOT
+from crashchat.config import ROOT
 
 
 def free_port() -> int:

@@ -14,9 +14,11 @@ import jsonschema
 import pytest
 
 from crashchat.__main__ import main
-from crashchat.analyze import ROOT, AnalyzeError, default_model, find_clips
+from crashchat.analyze import find_clips
 from crashchat.cards import clock, page_html, ticks
+from crashchat.config import ROOT
 from crashchat.html import link
+from crashchat.options import AnalyzeError, default_model
 from crashchat.predictions import read_predictions
 from crashchat.result_files import name_clips
 from crashchat.results import ClipResult
@@ -263,7 +265,7 @@ def test_what_cannot_run_says_so_and_ends_with_2(tiny_base, flash_adapters, tmp_
         assert main(["analyze", clip, "--out", str(tmp_path / "out"), *words]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("crashchat.analyze.ROOT", tmp_path)
+    monkeypatch.setattr("crashchat.options.ROOT", tmp_path)
     assert main(["analyze", clip]) == 2
     assert "run bash scripts/demo.sh first" in capsys.readouterr().err
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import av
 import pytest
 
-from crashchat.analyze import ROOT, find_clips
+from crashchat.analyze import find_clips
 from crashchat.cards import ticks
+from crashchat.config import ROOT
 from crashchat.reading import read_visual_tokens
 from crashchat.result_files import LONGEST_NAME, name_clips
 from crashchat.video import read_clip

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.analyze import ROOT
 from crashchat.batches import VideoError
 from crashchat.checkpoints import load_model
+from crashchat.config import ROOT
 from crashchat.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
 from crashchat.reading import open_feature_cache, read_visual_tokens
 from crashchat.vision import VideoSettings

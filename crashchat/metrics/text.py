@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 from nltk.tokenize import NLTKWordTokenizer
@@ -11,7 +12,6 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 from rouge_score.rouge_scorer import RougeScorer
 
-from crashchat.metrics.bertscore import BertScore
 from crashchat.metrics.meteor import meteor, meteor_columns
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
 from crashchat.predictions import video_name
@@ -23,6 +23,13 @@ BLEU_KEYS = (*(f"hits{n}" for n in range(1, 5)), *(f"grams{n}" for n in range(1,
 _MEANS = (*ROUGE_KEYS, "CIDEr", "exact_match")
 
 
+class PairScorer(Protocol):
+    """A model that scores texts."""
+
+    def f1(self, pairs: list[tuple[str, str]]) -> list[float]:
+        """A score between 0 and 1 of each (truth, answer) pair."""
+
+
 @dataclass(frozen=True)
 class Extras:
     """Scores that need more than this project brings; without it they are None ('not computed').
@@ -31,7 +38,7 @@ class Extras:
     """
 
     meteor: bool = False
-    bertscore: BertScore | None = None
+    bertscore: PairScorer | None = None
 
 
 NO_EXTRAS = Extras()
