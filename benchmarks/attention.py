@@ -18,8 +18,8 @@ from common import SIZES, median, report, turns
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from crashchat.attention import branch_attention, parts_of
-from crashchat.masks import block_mask, dense_mask
+from crashchat.model.attention import branch_attention, parts_of
+from crashchat.model.masks import block_mask, dense_mask
 from crashchat.processes import choose_device, choose_dtype
 
 BRANCHES = [74, 143, 79, 261, 111, 136]  # tokens of the six questions with their answers, in ckpt/tiny_base's tokenizer

@@ -24,13 +24,13 @@ from transformers import PreTrainedTokenizerBase, VideoLlama3Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from crashchat.attention import BRANCH_ATTENTION
-from crashchat.checkpoints import load_tokenizer
+from crashchat.checkpoints.folders import load_tokenizer
+from crashchat.checkpoints.layouts import SO400M
 from crashchat.files import write_json_atomic
-from crashchat.layouts import SO400M
-from crashchat.model import CrashChatModel, add_adapter
+from crashchat.model.attention import BRANCH_ATTENTION
+from crashchat.model.videollama3 import CrashChatModel, add_adapter
 from crashchat.processes import choose_device, choose_dtype
-from crashchat.vision import VideoSettings, VisionSettings
+from crashchat.video.tokens import VideoSettings, VisionSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16 a second, from the makers' data sheets

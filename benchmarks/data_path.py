@@ -2,7 +2,7 @@
 
     plain    an ffmpeg pipe of all full frames at 10 a second, those beyond max_frames thinned out, then PIL's bicubic resize,
              numpy normalisation, patches and compression mask, one pass a question
-    shared   crashchat.batches.read_visual_tokens, one pass a video
+    shared   crashchat.training.batches.read_visual_tokens, one pass a video
 
 Both give the same tensors, up to a grey level of rounding, which is checked first; both run on `--threads` threads, one by
 default, as in one of several processes that read ahead. A pass is measured as a whole and in parts.
@@ -22,9 +22,17 @@ from common import machine, median, turns
 from PIL import Image
 
 from crashchat.files import write_json_atomic
-from crashchat.reading import read_visual_tokens
-from crashchat.video import read_clip
-from crashchat.vision import VideoSettings, VisionSettings, VisualTokens, normalise, resize_frames, target_size, visual_tokens
+from crashchat.video.decode import read_clip
+from crashchat.video.reading import read_visual_tokens
+from crashchat.video.tokens import (
+    VideoSettings,
+    VisionSettings,
+    VisualTokens,
+    normalise,
+    resize_frames,
+    target_size,
+    visual_tokens,
+)
 
 SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
 QUESTIONS = 6

@@ -16,12 +16,12 @@ import torch
 from common import SIZES, Size, make_clip, make_model, make_tokenizer, measure, parser, report
 from transformers import VideoLlama3ForConditionalGeneration
 
-from crashchat.generate import answer_questions
-from crashchat.model import CrashChatModel
-from crashchat.reading import read_visual_tokens
-from crashchat.sequence import Branch, build_sequence
+from crashchat.answering.generate import answer_questions
+from crashchat.model.sequence import Branch, build_sequence
+from crashchat.model.videollama3 import CrashChatModel
 from crashchat.tasks import TASKS
-from crashchat.vision import normalise
+from crashchat.video.reading import read_visual_tokens
+from crashchat.video.tokens import normalise
 
 QUESTIONS = [task.prompt for task in TASKS.values()]
 

@@ -14,12 +14,12 @@ import torch
 from common import PEAK_FLOPS, SIZES, Size, machine, make_clip, make_model, make_tokenizer, measure, parser, report
 from transformers import VideoLlama3ForConditionalGeneration
 
-from crashchat.model import base_of
-from crashchat.packing import pack
-from crashchat.reading import read_visual_tokens
-from crashchat.sequence import Branch, build_sequence
+from crashchat.model.packing import pack
+from crashchat.model.sequence import Branch, build_sequence
+from crashchat.model.videollama3 import base_of
 from crashchat.tasks import TASKS
-from crashchat.vision import normalise
+from crashchat.video.reading import read_visual_tokens
+from crashchat.video.tokens import normalise
 
 ANSWERS = {
     "crash_recognition": "Yes",

@@ -1,26 +1,65 @@
-"""python -m crashchat analyze PATH …, python -m crashchat serve: see each command's --help."""
+"""crashchat COMMAND …: every command and what it does. `crashchat COMMAND --help` says how."""
 
-import argparse
+import difflib
 import importlib
+import os
 import sys
+
+import crashchat
+
+# {command: (module below crashchat with its main(words), what it does)}. Only the module of the command given is imported.
+COMMANDS = {
+    "train": ("training.train", "fine-tune a model: a config, and settings that differ from it"),
+    "evaluate": ("evaluation.evaluate", "ask a model about a split: a config, and settings that differ from it"),
+    "score": ("evaluation.score", "score a prediction file"),
+    "compare": ("reporting.compare", "score several runs side by side, as tables and a page"),
+    "analyze": ("analysis.analyze", "clips in, crash reports out"),
+    "serve": ("serving.serve", "a page and an HTTP endpoint for clips"),
+    "synthesize": ("synthetic.make", "draw synthetic clips with exact annotations"),
+    "convert": ("checkpoints.convert", "write a checkpoint or an adapter in another layout"),
+    "merge": ("checkpoints.merge", "fold an adapter into its base"),
+    "download": ("data.download", "fetch released checkpoints, annotations and videos"),
+    "check-data": ("evaluation.check_data", "look for whatever would break or falsify a run"),
+}
+
+
+def usage() -> str:
+    """The table of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {command:{width}}  {what}" for command, (_, what) in COMMANDS.items()]
+    return "\n".join(["usage: crashchat COMMAND …", "", *lines, "", "crashchat COMMAND --help says how."])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="crashchat", description="Find and explain traffic crashes in video clips.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    helps = {"analyze": "clips in, crash reports out", "serve": "a page and an HTTP endpoint for clips"}
     words = sys.argv[1:] if argv is None else argv
-    for name, text in helps.items():
-        command = commands.add_parser(name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-        if words[:1] == [name]:  # the other one's imports take seconds
-            module = importlib.import_module(f"crashchat.{name}")
-            command.description = module.__doc__
-            module.add_arguments(command)
-            command.set_defaults(run=module.run)
-    arguments = parser.parse_args(words)
-    return arguments.run(arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"crashchat {crashchat.__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COMMANDS)}"
+        print(f"error: there is no command {words[0]!r}; {hint}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"crashchat.{COMMANDS[words[0]][0]}")
+    return module.main(words[1:])
+
+
+def run() -> None:
+    """The program: end with the command's exit code."""
+    if "WORLD_SIZE" in os.environ:  # one of several processes: they need another end
+        from crashchat.processes import run_process
+
+        run_process(main)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

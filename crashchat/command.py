@@ -1,27 +1,38 @@
-"""The command line that training and evaluation share: a YAML file, key=value overrides, one line for what a user can mend."""
+"""What command lines share: how they describe themselves, and those of training and evaluation: a config and key=value words.
+
+    python -m crashchat.command train configs/train/heterogeneous.yaml 8 epochs=3
+
+checks the settings of a run on 8 processes and does nothing else: scripts/launch.sh asks before it starts them.
+"""
 
 import argparse
+import sys
 from collections.abc import Callable
 
-import torch.distributed as dist
-
-from crashchat.config import Config, describe, load_config
+from crashchat.config import Config, EvalConfig, TrainConfig, check_share, describe, load_config
 from crashchat.errors import exit_code, writing
+
+KINDS: dict[str, type[TrainConfig] | type[EvalConfig]] = {"train": TrainConfig, "evaluate": EvalConfig}
+
+
+def make_parser(command: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+    """A parser for `crashchat COMMAND`, whose help keeps the lines as they are written."""
+    return argparse.ArgumentParser(
+        prog=f"crashchat {command}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def run_command(
-    module: str, description: str, kind: type[Config], work: Callable[[Config], object], argv: list[str] | None = None
+    command: str, description: str | None, kind: type[Config], work: Callable[[Config], object], argv: list[str] | None = None
 ) -> int:
     """Parse the command line, do the work, and return the exit code. Runs in every process that torchrun starts.
 
-    module: what comes behind `python -m`. kind: of the settings that the work takes.
+    kind: of the settings that the work takes.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module}",
-        description=description,
-        epilog=f"settings (key=value):\n{describe(kind)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(command, description, f"settings (key=value):\n{describe(kind)}")
     parser.add_argument("config", help="a YAML file in configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file's")
     arguments = parser.parse_args(argv)
@@ -34,5 +45,19 @@ def run_command(
     try:
         return exit_code(configured)
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        from torch import distributed  # here: the check of settings needs no torch, which takes seconds to import
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def check_settings(command: str, config: str, processes: int, overrides: list[str]) -> None:
+    """Raises ConfigError for settings with which a run on so many processes could not start."""
+    settings = load_config(KINDS[command], config, overrides)
+    if isinstance(settings, TrainConfig):
+        check_share(settings.global_batch_size, processes)
+
+
+if __name__ == "__main__":
+    command, config, processes, *overrides = sys.argv[1:]
+    sys.exit(exit_code(lambda: check_settings(command, config, int(processes), overrides)))

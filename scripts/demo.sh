@@ -12,7 +12,8 @@ case "${1:-}" in
     --all) strategies=(heterogeneous homogeneous_linguistic homogeneous_perception independent_crash_recognition
         independent_crash_description independent_causal_reasoning independent_prevention_reasoning
         independent_crash_localization independent_pre_crash_localization) ;;
-    *) sed -n '2,7s/^# \{0,1\}//p' "$0"; [[ "$1" == "-h" || "$1" == "--help" ]] && exit 0 || exit 2 ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "error: found '$1', expected --all or nothing" >&2; exit 2 ;;
 esac
 started=$SECONDS
 source scripts/setup.sh
@@ -31,7 +32,7 @@ evaluate() {
 }
 
 step "synthetic clips in data/demo"
-"$PYTHON" -m crashchat.synthetic --out data/demo
+"$PYTHON" -m crashchat synthesize --out data/demo
 
 step "answers of the base model"
 evaluate base ckpt/tiny_base eval_video_all_tasks.sh
@@ -50,7 +51,7 @@ for strategy in "${strategies[@]}"; do
     step "fine-tuning: $strategy"
     bash "scripts/train/$script" "$processes" "${tiny[@]}" "output_dir=$out/train/$strategy"
     if [[ ! -f "$out/merged/$strategy/config.json" ]]; then
-        "$PYTHON" tool/merge_and_convert_videollama3_lora.py --base ckpt/tiny_base \
+        "$PYTHON" -m crashchat merge --base ckpt/tiny_base \
             --adapter "$out/train/$strategy" --out "$out/merged/$strategy"
     fi
     step "answers of the fine-tuned model: $strategy"
@@ -64,6 +65,6 @@ for predictions in "$out"/*/*_evaluation_results/*/*_predict.json; do
     "$PYTHON" "scripts/eval/compute_${task%_evaluation_results}_metrics.py" --predictions "$predictions" --no-meteor \
         > "${predictions%.json}_metrics.txt"
 done
-"$PYTHON" -m crashchat.report compare "${rows[@]}" --data-dir data/demo --split test \
+"$PYTHON" -m crashchat compare "${rows[@]}" --data-dir data/demo --split test \
     --losses "$out/train/heterogeneous" --out "$out"
 printf 'took %d s after %d s of setup\n' $(( SECONDS - installed )) $(( installed - started ))

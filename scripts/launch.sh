@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The one launcher: bash scripts/launch.sh MODULE CONFIG [processes] [key=value ...]
-# Runs MODULE under torchrun. Processes: the first argument if it is a number, else 1. CUDA_VISIBLE_DEVICES picks GPUs.
+# The one launcher: bash scripts/launch.sh train|evaluate CONFIG [processes] [key=value ...]
+# Runs `crashchat train` or `crashchat evaluate` under torchrun. Processes: the first argument if it is a number, else 1. CUDA_VISIBLE_DEVICES picks GPUs.
 # More nodes: set NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT, the same on each but NODE_RANK.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,10 +8,10 @@ if [[ $# -lt 2 || "$1" == -* || "$2" == -* ]]; then
     sed -n '2,4s/^# \{0,1\}//p' scripts/launch.sh
     [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]] && exit 0 || exit 2
 fi
-module=$1 config=$2
+command=$1 config=$2
 shift 2
 for word in "$@"; do
-    if [[ "$word" == "-h" || "$word" == "--help" ]]; then exec "${PYTHON:-python}" -m "$module" --help; fi
+    if [[ "$word" == "-h" || "$word" == "--help" ]]; then exec "${PYTHON:-python}" -m crashchat "$command" --help; fi
 done
 processes=1
 if [[ $# -gt 0 && "$1" =~ ^[0-9]+$ ]]; then processes=$1; shift; fi
@@ -32,14 +32,16 @@ fi
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 if [[ "$processes" -eq 1 && "${NNODES:-1}" -eq 1 && "$*" != *deepspeed=* ]]; then
     # One process needs no rendezvous, and its errors are easier to read without torchrun's around them.
-    exec "${PYTHON:-python}" -m "$module" "$config" "$@"
+    exec "${PYTHON:-python}" -m crashchat "$command" "$config" "$@"
 elif [[ "${NNODES:-1}" -gt 1 ]]; then
     rendezvous=(--nnodes "$NNODES" --node-rank "${NODE_RANK:?set NODE_RANK}" \
         --master-addr "${MASTER_ADDR:?set MASTER_ADDR}" --master-port "${MASTER_PORT:-29500}")
 else
     rendezvous=(--standalone)
 fi
+# What is wrong with the settings is said once, before any process is started.
+"${PYTHON:-python}" -m crashchat.command "$command" "$config" "$(( processes * ${NNODES:-1} ))" "$@"
 # This process becomes torchrun: its processes end with it, and know by this that it has not ended before they could ask.
 export CRASHCHAT_LAUNCHER=$$
 exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$processes" \
-    -m "$module" "$config" "$@"
+    -m crashchat "$command" "$config" "$@"

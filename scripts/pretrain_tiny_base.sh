@@ -4,13 +4,13 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
-"$PYTHON" -m crashchat.synthetic --pretraining 3000 --out data/general
+"$PYTHON" -m crashchat synthesize --pretraining 3000 --out data/general
 if [[ ! -d outputs/tiny_base/init ]]; then
-    "$PYTHON" -m crashchat.synthetic --out data/demo
+    "$PYTHON" -m crashchat synthesize --out data/demo
     "$PYTHON" tool/make_tiny_base.py --annotations data/general/general_train.json data/demo/*_train.json \
         --out outputs/tiny_base/init
 fi
-bash scripts/launch.sh crashchat.train configs/train/pretrain_tiny_base.yaml "$@"
+bash scripts/launch.sh train configs/train/pretrain_tiny_base.yaml "$@"
 rm -rf ckpt/tiny_base
 cp -r outputs/tiny_base/run/model ckpt/tiny_base
 echo "ckpt/tiny_base is made"

@@ -31,7 +31,7 @@ def tiny_base() -> Path:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_base):
     """Its tokenizer."""
-    from crashchat.checkpoints import load_tokenizer
+    from crashchat.checkpoints.folders import load_tokenizer
 
     return load_tokenizer(tiny_base)
 
@@ -39,7 +39,7 @@ def tiny_tokenizer(tiny_base):
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """A small synthetic data set: 6 train, 3 val and 4 test clips with all annotations."""
-    from crashchat.synthetic import make_demo_set
+    from crashchat.synthetic.make import make_demo_set
 
     folder = tmp_path_factory.mktemp("data") / "tiny"
     make_demo_set(folder, train=6, val=3, test=4, seed=7, workers=1)

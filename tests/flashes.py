@@ -11,13 +11,13 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 
-from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
-from crashchat.model import add_adapter
-from crashchat.packing import pack
-from crashchat.sequence import Branch, build_sequence
+from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings
+from crashchat.model.packing import pack
+from crashchat.model.sequence import Branch, build_sequence
+from crashchat.model.videollama3 import add_adapter
 from crashchat.tasks import TASKS
-from crashchat.video import Clip
-from crashchat.vision import tokens_of_clip
+from crashchat.video.decode import Clip
+from crashchat.video.tokens import tokens_of_clip
 
 HEIGHT, WIDTH = 56, 112
 FPS, MAX_FRAMES = 1.0, 20  # a window of 20 s

@@ -14,14 +14,14 @@ import jsonschema
 import pytest
 
 from crashchat.__main__ import main
-from crashchat.analyze import find_clips
-from crashchat.cards import clock, page_html, ticks
+from crashchat.analysis.analyze import find_clips
+from crashchat.analysis.cards import clock, page_html, ticks
+from crashchat.analysis.options import AnalyzeError, default_model
+from crashchat.analysis.result_files import name_clips
+from crashchat.analysis.results import ClipResult
 from crashchat.config import ROOT
+from crashchat.data.predictions import read_predictions
 from crashchat.html import link
-from crashchat.options import AnalyzeError, default_model
-from crashchat.predictions import read_predictions
-from crashchat.result_files import name_clips
-from crashchat.results import ClipResult
 from crashchat.tasks import GROUPS, TASKS
 from tests.flashes import frames, write_video
 from tests.test_video import H264, SCENE, TONE, ffmpeg
@@ -265,7 +265,7 @@ def test_what_cannot_run_says_so_and_ends_with_2(tiny_base, flash_adapters, tmp_
         assert main(["analyze", clip, "--out", str(tmp_path / "out"), *words]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("crashchat.options.ROOT", tmp_path)
+    monkeypatch.setattr("crashchat.analysis.options.ROOT", tmp_path)
     assert main(["analyze", clip]) == 2
     assert "run bash scripts/demo.sh first" in capsys.readouterr().err
 

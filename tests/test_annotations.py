@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from crashchat.annotations import AnnotationError, annotation_paths, load_annotations
+from crashchat.data.annotations import AnnotationError, annotation_paths, load_annotations
 from crashchat.tasks import TASKS
 
 

@@ -5,12 +5,12 @@ from collections import Counter
 import pytest
 import torch
 
-from crashchat.annotations import annotation_paths, load_annotations
-from crashchat.batches import QuestionDataset, QuestionLoader, QuestionSampler, as_model_input
-from crashchat.checkpoints import load_video_settings
-from crashchat.sequence import SequenceError
+from crashchat.checkpoints.folders import load_video_settings
+from crashchat.data.annotations import annotation_paths, load_annotations
+from crashchat.model.sequence import SequenceError
 from crashchat.tasks import TASKS
-from crashchat.video_source import VideoError
+from crashchat.training.batches import QuestionDataset, QuestionLoader, QuestionSampler, as_model_input
+from crashchat.video.source import VideoError
 
 NUMBERS = [list(range(start, start + 6)) for start in range(0, 60, 6)] + [[60, 61, 62, 63]]  # 64 questions
 

@@ -6,24 +6,17 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from crashchat.adapters import load_adapter
-from crashchat.cascade import BASE, Cascade, Look, content_hash, load_cascade
-from crashchat.checkpoints import load_model
-from crashchat.generate import answer_questions, decode
-from crashchat.layouts import CheckpointError
-from crashchat.results import CRASH, FAILED, NO_CRASH, UNDECIDED, Interval, Window
+from crashchat.analysis.results import CRASH, FAILED, NO_CRASH, UNDECIDED, Interval, Window
+from crashchat.analysis.windows import WindowError, WindowSettings, failed_window, find_events, plan, status_of, window_of
+from crashchat.answering.answerer import BASE, Look
+from crashchat.answering.cascade import Cascade, content_hash, load_cascade
+from crashchat.answering.generate import answer_questions, decode
+from crashchat.checkpoints.adapters import load_adapter
+from crashchat.checkpoints.folders import load_model
+from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, TASKS
-from crashchat.video import Clip
-from crashchat.vision import tokens_of_clip
-from crashchat.windows import (
-    WindowError,
-    WindowSettings,
-    failed_window,
-    find_events,
-    plan,
-    status_of,
-    window_of,
-)
+from crashchat.video.decode import Clip
+from crashchat.video.tokens import tokens_of_clip
 from tests.flashes import FPS, INTERVAL, MAX_FRAMES, SIGN, frames
 
 CPU = torch.device("cpu")

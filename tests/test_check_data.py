@@ -1,4 +1,4 @@
-"""tool/check_data.py: the released files' oddities, a sound set, and every planted fault found."""
+"""crashchat check-data: the released files' oddities, a sound set, and every planted fault found."""
 
 import json
 import os
@@ -11,13 +11,13 @@ import pytest
 
 from crashchat.tasks import FILE_PREFIX, TASKS
 
-TOOL = Path(__file__).resolve().parents[1] / "tool" / "check_data.py"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def check(folder: Path, *options: str) -> tuple[int, str]:
     """Exit code and output of the tool."""
-    command = [sys.executable, str(TOOL), str(folder), *options]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "crashchat", "check-data", str(folder), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr
 
@@ -152,8 +152,8 @@ def test_a_file_that_kills_its_process_is_named(tmp_path):
     """A real process that dies, as a decoder's may: the others' lengths still come back."""
     script = tmp_path / "dies.py"
     script.write_text(
-        f"import os, sys\nfrom pathlib import Path\nsys.path.insert(0, {str(TOOL.parent)!r})\n"
-        "import check_data\n\n"
+        f"import os, sys\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from crashchat.evaluation import check_data\n\n"
         "def probe(path):\n    return os._exit(3) if path.name == 'bad' else 1.0\n\n"
         "if __name__ == '__main__':\n"
         "    check_data.probe = probe\n"

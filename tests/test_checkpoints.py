@@ -12,17 +12,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 
-from crashchat.adapters import load_adapter
-from crashchat.checkpoints import check_shapes, expected_shapes, load_model, load_tokenizer, load_video_settings, save_checkpoint
-from crashchat.conversion import convert as convert_layout
+from crashchat.answering.generate import answer_from_prefix, prefill
+from crashchat.checkpoints.adapters import load_adapter
+from crashchat.checkpoints.conversion import convert as convert_layout
+from crashchat.checkpoints.folders import (
+    check_shapes,
+    expected_shapes,
+    load_model,
+    load_tokenizer,
+    load_video_settings,
+    save_checkpoint,
+)
+from crashchat.checkpoints.layouts import LAYOUTS, SO400M, CheckpointError, detect_layout, rename_key, stored_dtype
 from crashchat.files import FolderError
-from crashchat.generate import answer_from_prefix, prefill
-from crashchat.layouts import LAYOUTS, SO400M, CheckpointError, detect_layout, rename_key, stored_dtype
-from crashchat.model import add_adapter
-from crashchat.packing import pack
-from crashchat.sequence import Branch, build_sequence
+from crashchat.model.packing import pack
+from crashchat.model.sequence import Branch, build_sequence
+from crashchat.model.videollama3 import add_adapter
 from crashchat.tasks import question_text
-from crashchat.vision import VisualTokens
+from crashchat.video.tokens import VisualTokens
 from tests.test_sequence import visual_of
 
 CPU = torch.device("cpu")
@@ -240,7 +247,7 @@ def test_every_entry_point_takes_the_released_forms(shared, tiny_data, tmp_path)
 
     def answers(name: str, layout: str, *words: str) -> list[str]:
         settings = [f"output_dir={tmp_path / name}", f"data_dir={tiny_data}", "max_new_tokens=8", "max_frames=4", "num_workers=0"]
-        command = [sys.executable, "-m", "crashchat.evaluate", root / "configs" / "eval" / "crash_description.yaml"]
+        command = [sys.executable, "-m", "crashchat", "evaluate", root / "configs" / "eval" / "crash_description.yaml"]
         command += ["model_name=m", *settings, *words]
         done = subprocess.run(list(map(str, command)), cwd=root, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr

@@ -5,11 +5,11 @@ import random
 import pytest
 import torch
 
-from crashchat.checkpoints import load_model, load_video_settings
-from crashchat.constraints import Choices, Times, constraint_for
-from crashchat.generate import answer_from_prefix, decode, prefill
-from crashchat.reading import read_visual_tokens
+from crashchat.answering.constraints import Choices, Times, constraint_for
+from crashchat.answering.generate import answer_from_prefix, decode, prefill
+from crashchat.checkpoints.folders import load_model, load_video_settings
 from crashchat.tasks import TASKS
+from crashchat.video.reading import read_visual_tokens
 
 
 def walk(constraint, closing: int, chance: random.Random, most: int = 40) -> list[int]:

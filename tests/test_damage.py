@@ -12,16 +12,16 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from crashchat.adapters import load_adapter, read_adapter, write_adapter
-from crashchat.annotations import load_annotations
-from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
+from crashchat.checkpoints.adapters import load_adapter, read_adapter, write_adapter
+from crashchat.checkpoints.conversion import convert
+from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings
+from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.config import CONFIG_DIR, TrainConfig, load_config
-from crashchat.conversion import convert
+from crashchat.data.annotations import load_annotations
+from crashchat.data.journals import PredictionJournal
+from crashchat.data.predictions import read_predictions
 from crashchat.errors import CrashChatError, error_line
-from crashchat.journals import PredictionJournal
-from crashchat.layouts import CheckpointError
-from crashchat.model import add_adapter
-from crashchat.predictions import read_predictions
+from crashchat.model.videollama3 import add_adapter
 from crashchat.tasks import TASKS
 from tests.mutations import DEEP, EXECUTED, damage_checkpoint, damage_file, mutate_json
 from tests.test_annotations import record as question
@@ -294,15 +294,15 @@ def small_disk(tmp_path):
 
 
 COMMANDS = {
-    "convert": "tool/convert_checkpoint.py {base} {disk}/out",
-    "merge": "tool/merge_and_convert_videollama3_lora.py --base {base} --adapter {adapter} --out {disk}/out",
-    "synthetic": "-m crashchat.synthetic --out {disk}/out --train 4 --val 1 --test 1 --workers 1",
-    "train": "-m crashchat.train configs/train/independent_crash_recognition.yaml base_model={base} data_dir={data} "
+    "convert": "-m crashchat convert {base} {disk}/out",
+    "merge": "-m crashchat merge --base {base} --adapter {adapter} --out {disk}/out",
+    "synthetic": "-m crashchat synthesize --out {disk}/out --train 4 --val 1 --test 1 --workers 1",
+    "train": "-m crashchat train configs/train/independent_crash_recognition.yaml base_model={base} data_dir={data} "
     "output_dir={disk}/out max_steps=2 eval_steps=1 save_steps=1 num_workers=0 max_frames=4 lora_rank=4",
-    "eval": "-m crashchat.evaluate configs/eval/crash_description.yaml model={base} data_dir={data} output_dir={disk}/out "
+    "eval": "-m crashchat evaluate configs/eval/crash_description.yaml model={base} data_dir={data} output_dir={disk}/out "
     "num_workers=0 max_frames=4 max_new_tokens=2",
     "score": "scripts/eval/compute_crash_recognition_metrics.py --predictions {predictions} --out {disk}/out",
-    "report": "-m crashchat.report compare a={predictions} --data-dir {data} --out {disk}/out --no-meteor",
+    "report": "-m crashchat compare a={predictions} --data-dir {data} --out {disk}/out --no-meteor",
     "analyze": "-m crashchat analyze {data}/videos --model {base} --linguistic {adapter} --perception {adapter} --out {disk}/out",
 }
 

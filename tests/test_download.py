@@ -1,4 +1,4 @@
-"""tool/download.py as a program, against a stand-in for the hub's HTTP interface on this machine."""
+"""crashchat download as a program, against a stand-in for the hub's HTTP interface on this machine."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("huggingface_hub")
 
-TOOL = Path(__file__).resolve().parents[1] / "tool" / "download.py"
+ROOT = Path(__file__).resolve().parents[1]
 COMMIT = "c0ffee" + "0" * 34
 MIB = 2**20
 WEIGHTS = bytes(range(251)) * (4 * MIB // 251)  # no power of two in its period: a shifted byte shows
@@ -126,7 +126,12 @@ def command(hub_url: str, *arguments: object) -> dict:
     """What subprocess needs to run the tool against a hub."""
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {"HF_ENDPOINT": hub_url, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_OFFLINE": "0"}
-    return {"args": [sys.executable, str(TOOL), *map(str, arguments)], "env": environment, "text": True}
+    return {
+        "args": [sys.executable, "-m", "crashchat", "download", *map(str, arguments)],
+        "cwd": ROOT,
+        "env": environment,
+        "text": True,
+    }
 
 
 def run(hub_url: str, *arguments: object) -> subprocess.CompletedProcess:

@@ -10,15 +10,15 @@ from pathlib import Path
 import av
 import pytest
 
-from crashchat.analyze import find_clips
-from crashchat.cards import ticks
+from crashchat.analysis.analyze import find_clips
+from crashchat.analysis.cards import ticks
+from crashchat.analysis.result_files import LONGEST_NAME, name_clips
+from crashchat.analysis.windows import WindowSettings, plan
 from crashchat.config import ROOT
-from crashchat.reading import read_visual_tokens
-from crashchat.result_files import LONGEST_NAME, name_clips
-from crashchat.video import read_clip
-from crashchat.video_source import VideoError, probe
-from crashchat.vision import VideoSettings
-from crashchat.windows import WindowSettings, plan
+from crashchat.video.decode import read_clip
+from crashchat.video.reading import read_visual_tokens
+from crashchat.video.source import VideoError, probe
+from crashchat.video.tokens import VideoSettings
 from tests.flashes import frames, write_video
 from tests.test_video import H264, SCENE, ffmpeg
 

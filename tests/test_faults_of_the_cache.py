@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.batches import VideoError
-from crashchat.checkpoints import load_model
+from crashchat.checkpoints.folders import load_model
 from crashchat.config import ROOT
-from crashchat.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
-from crashchat.reading import open_feature_cache, read_visual_tokens
-from crashchat.vision import VideoSettings
+from crashchat.data.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
+from crashchat.training.batches import VideoError
+from crashchat.video.reading import open_feature_cache, read_visual_tokens
+from crashchat.video.tokens import VideoSettings
 from tests.test_feature_cache import CPU, entry, holds, small_cache, store
 
 LOST = "the feature cache can't be used, videos are read without it"
@@ -23,7 +23,13 @@ LOST = "the feature cache can't be used, videos are read without it"
 
 def evaluate(out: Path, model: Path, data: Path, *settings: str) -> tuple[list[dict], str]:
     """What a real process answers on crash recognition, and what it says."""
-    command = [sys.executable, "-m", "crashchat.evaluate", ROOT / "configs" / "eval" / "crash_recognition.yaml", f"model={model}"]
+    command = [
+        sys.executable,
+        "-m",
+        "crashchat.evaluation.evaluate",
+        ROOT / "configs" / "eval" / "crash_recognition.yaml",
+        f"model={model}",
+    ]
     command += [f"data_dir={data}", f"output_dir={out}", "max_new_tokens=8", "num_workers=0", *settings]
     done = subprocess.run(
         list(map(str, command)),

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from crashchat import reading
-from crashchat.annotations import annotation_paths, load_annotations
-from crashchat.batches import QuestionDataset, QuestionLoader
-from crashchat.checkpoints import load_model, load_video_settings
-from crashchat.feature_cache import FeatureCache, encoder_hash
-from crashchat.generate import answer_questions, encode
-from crashchat.model import add_adapter
-from crashchat.reading import open_feature_cache, read_visual_tokens
+from crashchat.answering.generate import answer_questions, encode
+from crashchat.checkpoints.folders import load_model, load_video_settings
+from crashchat.data.annotations import annotation_paths, load_annotations
+from crashchat.model.videollama3 import add_adapter
 from crashchat.tasks import TASKS
-from crashchat.video_source import VideoError
-from crashchat.vision import VideoSettings, VisualTokens
+from crashchat.training.batches import QuestionDataset, QuestionLoader
+from crashchat.video import reading
+from crashchat.video.feature_cache import FeatureCache, encoder_hash
+from crashchat.video.reading import open_feature_cache, read_visual_tokens
+from crashchat.video.source import VideoError
+from crashchat.video.tokens import VideoSettings, VisualTokens
 
 CPU = torch.device("cpu")
 ENTRY = 20_000  # bytes of one of the small entries below, about

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.adapters import load_adapter
+from crashchat.checkpoints.adapters import load_adapter
 from crashchat.files import FolderError, held, new_folder, scratch_folder, write_bytes_atomic
 from tests.commands import ENVIRONMENT, ROOT, run
 
@@ -84,8 +84,8 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path):
 @pytest.fixture(scope="module")
 def merge(tiny_base, tiny_tokenizer, tmp_path_factory) -> list[str]:
     """The command that merges a small adapter into the tiny base, but for --out."""
-    from crashchat.checkpoints import load_model
-    from crashchat.model import add_adapter
+    from crashchat.checkpoints.folders import load_model
+    from crashchat.model.videollama3 import add_adapter
 
     folder = tmp_path_factory.mktemp("adapter")
     add_adapter(load_model(tiny_base, tiny_tokenizer), rank=2, alpha=2, dropout=0).save_pretrained(folder)

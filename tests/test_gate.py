@@ -14,9 +14,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 
-from crashchat.desk import Limits
-from crashchat.gate import Gate, Guesses
-from crashchat.serve import connection_settings
+from crashchat.serving.desk import Limits
+from crashchat.serving.gate import Gate, Guesses
+from crashchat.serving.serve import connection_settings
 
 LIMITS = Limits(max_bytes=2**20)
 PATIENCE = 120  # seconds; only a test that fails waits so long

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.metrics.lookfree import (
+from crashchat.data.predictions import make_record
+from crashchat.evaluation.score import task_sums
+from crashchat.metrics.blind import (
     MEAN_TIMES,
     METADATA,
     MOST_FREQUENT,
@@ -16,8 +18,6 @@ from crashchat.metrics.lookfree import (
     guesses,
     read_metadata,
 )
-from crashchat.metrics.score import task_sums
-from crashchat.predictions import make_record
 from crashchat.tasks import TASKS
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.metrics.score import main
-from crashchat.predictions import newest_predictions, prediction_path
+from crashchat.data.predictions import newest_predictions, prediction_path
+from crashchat.evaluation.score import main
 from crashchat.tasks import TASKS
 from tests.test_metrics import CRASHES, expected, golden
 
@@ -43,7 +43,7 @@ def test_script_finds_the_newest_predictions(task_name, tmp_path, monkeypatch, c
         path.write_text(json.dumps(some_predictions(task_name)))
         os.utime(path, (1e9 - age, 1e9 - age))
     monkeypatch.chdir(tmp_path)
-    assert main(task_name, ["--no-meteor"]) == 0
+    assert main([task_name, "--no-meteor"]) == 0
     told = capsys.readouterr().out
     newest = prediction_path(tmp_path / "outputs", task_name, "new")
     written = newest.with_name(f"{newest.stem}_metrics.json")
@@ -61,16 +61,16 @@ def test_script_scores_a_released_file_in_the_released_terms(shared, task_name, 
     out = tmp_path / "new" / "scores.json"
     words = ["--predictions", str(golden(shared, task_name)), "--out", str(out), "--no-meteor"]
     if task_name == "pre_crash_localization":
-        assert main(task_name, words) == 1 and "give --crash-annotations FILE" in capsys.readouterr().err
+        assert main([task_name, *words]) == 1 and "give --crash-annotations FILE" in capsys.readouterr().err
         assert not out.exists()
         words += ["--crash-annotations", str(shared / CRASHES)]
-    assert main(task_name, [*words, "--protocol", "released"]) == 0
+    assert main([task_name, *words, "--protocol", "released"]) == 0
     released, found = expected(shared)[task_name], json.loads(out.read_text())
     assert found["protocol"] == "released"
     assert {key: found[key] for key in released} == pytest.approx(released, abs=1e-9, rel=0)
     assert out.with_suffix(".csv").exists()
     # Without the option every question counts; nothing is lost either way.
-    assert main(task_name, words) == 0
+    assert main([task_name, *words]) == 0
     strict = json.loads(out.read_text())
     assert strict["protocol"] == "strict"
     assert {key: strict[key] for key in found["strict"]} == found["strict"]
@@ -83,11 +83,11 @@ def test_script_compares_two_models(tmp_path, capsys):
         (tmp_path / f"{name}.json").write_text(json.dumps([{**record, "pred_label": answer} for record in records]))
     (tmp_path / "fewer.json").write_text(json.dumps(records[:2]))
     words = ["--predictions", str(tmp_path / "right.json"), "--out", str(tmp_path / "out.json"), "--against"]
-    assert main("crash_recognition", [*words, str(tmp_path / "wrong.json")]) == 0
+    assert main(["crash_recognition", *words, str(tmp_path / "wrong.json")]) == 0
     found = json.loads((tmp_path / "out.json").read_text())["against"]["Accuracy"]
     assert found == {"value": 1.0, "low": 1.0, "high": 1.0, "p": pytest.approx(2 / 1001)}
     assert re.search(r"Accuracy +\+1\.0000 +\+1\.0000 – \+1\.0000 +0\.0020", capsys.readouterr().out)
-    assert main("crash_recognition", [*words, str(tmp_path / "fewer.json")]) == 1
+    assert main(["crash_recognition", *words, str(tmp_path / "fewer.json")]) == 1
     assert "1 videos are in only one of the two" in capsys.readouterr().err
 
 
@@ -107,10 +107,10 @@ def test_bad_use_is_an_error_exit(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [wrong]
     done = run_script("crash_recognition", cwd=tmp_path)
     assert done.returncode == 1 and "looked for outputs/crash_recognition_evaluation_results" in done.stderr
-    assert main("crash_recognition", ["--predictions", str(tmp_path / "none.json")]) == 1
+    assert main(["crash_recognition", "--predictions", str(tmp_path / "none.json")]) == 1
     assert "none.json: cannot be read" in capsys.readouterr().err
     good = tmp_path / "good.json"
     good.write_text(json.dumps(some_predictions("pre_crash_localization")))
     bad_annotations = ["--predictions", str(good), "--crash-annotations", str(wrong)]
-    assert main("pre_crash_localization", bad_annotations) == 1
+    assert main(["pre_crash_localization", *bad_annotations]) == 1
     assert "cannot be used" in capsys.readouterr().err

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from crashchat.adapters import load_adapter
-from crashchat.checkpoints import load_model, load_tokenizer, load_video_settings
-from crashchat.generate import answer_from_prefix, answer_questions, encode, prefill
-from crashchat.layouts import read_vision_config
-from crashchat.masks import dense_mask
-from crashchat.model import CrashChatModel, add_adapter, trainable_parameters
-from crashchat.packing import PackedBatch, pack
-from crashchat.reading import read_visual_tokens
-from crashchat.sequence import IGNORED, Branch, build_sequence
+from crashchat.answering.generate import answer_from_prefix, answer_questions, encode, prefill
+from crashchat.checkpoints.adapters import load_adapter
+from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings
+from crashchat.checkpoints.layouts import read_vision_config
+from crashchat.model.masks import dense_mask
+from crashchat.model.packing import PackedBatch, pack
+from crashchat.model.sequence import IGNORED, Branch, build_sequence
+from crashchat.model.videollama3 import CrashChatModel, add_adapter, trainable_parameters
 from crashchat.tasks import GROUPS, TASKS, question_text
-from crashchat.video import Clip
-from crashchat.vision import VisionSettings, VisualTokens, visual_tokens
+from crashchat.video.decode import Clip
+from crashchat.video.reading import read_visual_tokens
+from crashchat.video.tokens import VisionSettings, VisualTokens, visual_tokens
 from tests.test_sequence import visual_of
 
 CPU = torch.device("cpu")
@@ -138,7 +138,7 @@ def test_a_leak_between_branches_is_caught(adapted, tiny_tokenizer, monkeypatch)
     """The check above must be able to fail: branches that see each other, as in a plain causal row, change the loss."""
     batch = packed_of(tiny_tokenizer, samples()[:1])
     right, _ = loss_and_gradients(adapted, [batch])
-    monkeypatch.setattr("crashchat.model.parts_of", lambda videos, branches: None)
+    monkeypatch.setattr("crashchat.model.videollama3.parts_of", lambda videos, branches: None)
     leaking, _ = loss_and_gradients(adapted, [batch])
     assert abs(leaking - right) > 1e-3
 
@@ -148,7 +148,7 @@ def test_every_attention_gives_the_same_loss(adapted, tiny_tokenizer, monkeypatc
     batch = packed_of(tiny_tokenizer, samples())
     with torch.no_grad():
         expected = float(adapted(**batch.as_dict()).loss_sum)
-        monkeypatch.setattr("crashchat.model.parts_of", dense_mask)
+        monkeypatch.setattr("crashchat.model.videollama3.parts_of", dense_mask)
         assert abs(float(adapted(**batch.as_dict()).loss_sum) - expected) < 1e-5 * expected
         adapted.get_base_model().model.language_model.config._attn_implementation = "flex_attention"
         assert abs(float(adapted(**batch.as_dict()).loss_sum) - expected) < 1e-5 * expected
@@ -185,7 +185,7 @@ def test_frozen_and_trained_parts(adapted):
 def test_trained_parameters_of_the_7b_recipe():
     from transformers import VideoLlama3Config
 
-    from crashchat.layouts import SO400M
+    from crashchat.checkpoints.layouts import SO400M
 
     text = {"model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
             "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064}  # fmt: skip

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
-from crashchat.predictions import PredictionError, constant_answer, make_record, prediction_path, read_predictions
+from crashchat.data.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
+from crashchat.data.predictions import PredictionError, constant_answer, make_record, prediction_path, read_predictions
 from crashchat.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]

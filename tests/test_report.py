@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.clips import clip_cards
-from crashchat.columns import best_rows
-from crashchat.comparison import make_comparison, sum_rows
+from crashchat.data.predictions import make_record, prediction_path, read_crash_starts
+from crashchat.evaluation.score import scores
 from crashchat.files import write_json_atomic
-from crashchat.metrics.lookfree import LOOKFREE, MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
-from crashchat.metrics.score import scores
-from crashchat.predictions import make_record, prediction_path, read_crash_starts
-from crashchat.report import loss_picture, main, write_report
-from crashchat.runs import ReportError, collect, parse_rows
-from crashchat.table_text import as_markdown, as_text
-from crashchat.tables import breakdown_tables, difference_tables, published_tables, read_published, strategy_tables
+from crashchat.metrics.blind import LOOKFREE, MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
+from crashchat.reporting.clip_cards import clip_cards
+from crashchat.reporting.columns import best_rows
+from crashchat.reporting.compare import loss_picture, main, write_report
+from crashchat.reporting.comparison import make_comparison, sum_rows
+from crashchat.reporting.runs import ReportError, collect, parse_rows
+from crashchat.reporting.table_text import as_markdown, as_text
+from crashchat.reporting.tables import breakdown_tables, difference_tables, published_tables, read_published, strategy_tables
 from crashchat.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +66,7 @@ def run(rows: dict[str, Path], data: Path, out: Path, *more) -> subprocess.Compl
     command = [
         sys.executable,
         "-m",
-        "crashchat.report",
+        "crashchat",
         "compare",
         *words,
         "--data-dir",

@@ -14,7 +14,7 @@ import pytest
 
 from crashchat.config import ConfigError, TrainConfig
 from crashchat.files import held
-from crashchat.resuming import choose_checkpoint, damage_of
+from crashchat.training.resuming import choose_checkpoint, damage_of
 from tests.commands import ENVIRONMENT, ROOT, distance, run, train, train_command
 from tests.starving import descendants, run_starved
 
@@ -246,10 +246,10 @@ def test_a_deepspeed_checkpoint_that_others_could_have_written_is_not_loaded(zer
 
 @pytest.mark.parametrize("words", [["-1"], ["epochs=2", "4"], ["2", "3"], ["epochs"], ["--epochs=2"]])
 def test_words_that_the_launcher_does_not_know_are_named(words):
-    output = run("bash", "scripts/launch.sh", "crashchat.train", "configs/train/heterogeneous.yaml", *words, ok=False)
+    output = run("bash", "scripts/launch.sh", "crashchat.training.train", "configs/train/heterogeneous.yaml", *words, ok=False)
     assert f"error: found '{words[-1]}', expected key=value" in output
 
 
 def test_the_launcher_explains_itself():
     assert "MODULE CONFIG [processes] [key=value ...]" in run("bash", "scripts/launch.sh", "--help")
-    assert "MODULE CONFIG" in run("bash", "scripts/launch.sh", "crashchat.train", ok=False)
+    assert "MODULE CONFIG" in run("bash", "scripts/launch.sh", "crashchat.training.train", ok=False)

@@ -189,7 +189,7 @@ def test_constrained_answers_always_parse(merged, tiny_data, tmp_path):
     for record in found["crash_recognition"]:
         assert (record["crash_probability"].expected > 0.5) == (record["raw_response"] == "Yes")
     words = ("configs/eval/all_tasks.yaml", f"model={merged}", "training_answers=crash_description")
-    assert "needs decode=constrained" in run(sys.executable, "-m", "crashchat.evaluate", *words, ok=False)
+    assert "needs decode=constrained" in run(sys.executable, "-m", "crashchat", "evaluate", *words, ok=False)
 
 
 def test_scripts_explain_themselves():

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
-from crashchat import attention, masks, packing
-from crashchat.checkpoints import load_tokenizer
-from crashchat.masks import BLOCK, PADDING, block_mask, dense_mask, draw
-from crashchat.packing import pack, split_by_tokens
-from crashchat.sequence import IGNORED, Branch, Sequence, SequenceError, build_sequence, prefix_ids
+from crashchat.checkpoints.folders import load_tokenizer
+from crashchat.model import attention, masks, packing
+from crashchat.model.masks import BLOCK, PADDING, block_mask, dense_mask, draw
+from crashchat.model.packing import pack, split_by_tokens
+from crashchat.model.sequence import IGNORED, Branch, Sequence, SequenceError, build_sequence, prefix_ids
 from crashchat.tasks import question_text
-from crashchat.vision import VisualTokens
+from crashchat.video.tokens import VisualTokens
 
 
 def visual_of(frames: int, tokens_a_frame: int = 2) -> VisualTokens:

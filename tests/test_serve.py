@@ -11,11 +11,11 @@ import pytest
 from filelock import FileLock
 
 from crashchat.__main__ import main
-from crashchat.analysis import window_settings
-from crashchat.cascade import load_cascade
-from crashchat.desk import Busy, Desk, Limits
-from crashchat.results import ClipResult
-from crashchat.serve import IN_USE
+from crashchat.analysis.clip import window_settings
+from crashchat.analysis.results import ClipResult
+from crashchat.answering.cascade import load_cascade
+from crashchat.serving.desk import Busy, Desk, Limits
+from crashchat.serving.serve import IN_USE
 from tests.flashes import INTERVAL
 from tests.serving import Server
 from tests.test_analyze import MODEL

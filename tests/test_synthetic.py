@@ -7,14 +7,14 @@ import av
 import numpy as np
 import pytest
 
-from crashchat.annotations import annotation_paths, load_annotations
-from crashchat.drawing import draw_scene
-from crashchat.scene_texts import CAUSES, general_questions, task_answers
-from crashchat.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, STORIES
-from crashchat.stories import make_scene
-from crashchat.synthetic import make_demo_set, make_pretraining_set, scene_of
+from crashchat.data.annotations import annotation_paths, load_annotations
+from crashchat.synthetic.drawing import draw_scene
+from crashchat.synthetic.make import make_demo_set, make_pretraining_set, scene_of
+from crashchat.synthetic.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, STORIES
+from crashchat.synthetic.stories import make_scene
+from crashchat.synthetic.texts import CAUSES, general_questions, task_answers
 from crashchat.tasks import TASKS
-from crashchat.video import read_clip
+from crashchat.video.decode import read_clip
 
 
 def scenes(count: int) -> list:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 
-from crashchat.metrics.bertscore import BertScore
+from crashchat.evaluation.bertscore import BertScore
+from crashchat.evaluation.score import main
 from crashchat.metrics.meteor import _program, has_java
-from crashchat.metrics.score import main
 from crashchat.metrics.text import Extras, text_sums
 from tests.test_metric_scripts import run_script, some_predictions
 from tests.test_metrics import texts
@@ -115,7 +115,7 @@ def test_script_takes_a_bertscore_model(tiny_bert, tmp_path, capsys):
     path = tmp_path / "p.json"
     path.write_text(json.dumps(some_predictions("crash_description")))
     words = ["--predictions", str(path), "--no-meteor", "--bertscore-model"]
-    assert main("crash_description", [*words, str(tiny_bert)]) == 0
+    assert main(["crash_description", *words, str(tiny_bert)]) == 0
     assert json.loads((tmp_path / "p_metrics.json").read_text())["BERTScore"] == pytest.approx(1.0, abs=1e-5)
-    assert main("crash_description", [*words, str(tmp_path)]) == 1
+    assert main(["crash_description", *words, str(tmp_path)]) == 1
     assert "no config.json in it" in capsys.readouterr().err

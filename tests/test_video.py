@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from crashchat.decoders import _droppable, read_decord, read_skipping, read_through
-from crashchat.video import make_plan, read_clip
-from crashchat.video_source import VideoError, probe
+from crashchat.video.decode import make_plan, read_clip
+from crashchat.video.decoders import _droppable, read_decord, read_skipping, read_through
+from crashchat.video.source import VideoError, probe
 
 SCENE = ("-f", "lavfi", "-i", "testsrc2=size=160x96:rate=25:duration=3")
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-pix_fmt", "yuv420p")

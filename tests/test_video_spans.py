@@ -2,8 +2,8 @@
 
 import pytest
 
-from crashchat.video import read_clip
-from crashchat.video_source import VideoError, probe
+from crashchat.video.decode import read_clip
+from crashchat.video.source import VideoError, probe
 from tests.test_video import H264, SCENE, difference, ffmpeg
 
 

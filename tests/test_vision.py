@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from crashchat.video import Clip, read_clip
-from crashchat.vision import VisionSettings, normalise, resize_frames, target_size, visual_tokens
+from crashchat.video.decode import Clip, read_clip
+from crashchat.video.tokens import VisionSettings, normalise, resize_frames, target_size, visual_tokens
 
 
 def clip_of(frames: torch.Tensor) -> Clip:

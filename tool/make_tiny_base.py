@@ -19,13 +19,13 @@ from transformers import Qwen2Tokenizer, VideoLlama3Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from crashchat.annotations import load_annotations
-from crashchat.checkpoints import save_checkpoint
+from crashchat.checkpoints.folders import save_checkpoint
+from crashchat.data.annotations import load_annotations
 from crashchat.errors import exit_code
-from crashchat.model import CrashChatModel
-from crashchat.sequence import IMAGE_TOKEN, image_token_id
+from crashchat.model.sequence import IMAGE_TOKEN, image_token_id
+from crashchat.model.videollama3 import CrashChatModel
 from crashchat.tasks import TASKS
-from crashchat.vision import VideoSettings, VisionSettings
+from crashchat.video.tokens import VideoSettings, VisionSettings
 
 SPECIAL = ["<|im_end|>", "<|endoftext|>", "<|im_start|>", IMAGE_TOKEN]
 # Qwen2's own rule for where words end; digits stand alone, so that times are read digit by digit.

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from crashchat.data.predictions import is_number, video_name
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
-from crashchat.predictions import is_number, video_name
 
 THRESHOLDS = {"AP@30": 0.3, "AP@50": 0.5, "AP@70": 0.7}
 EARLY_BY = 0.5  # seconds before the annotated first sign within which an answer is still wholly right

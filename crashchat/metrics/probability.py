@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crashchat.predictions import is_number
+from crashchat.data.predictions import is_number
 
 BINS = 10
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from crashchat.data.predictions import video_name
 from crashchat.metrics.probability import probability_scores
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
-from crashchat.predictions import video_name
 
 LABELS = ("Yes", "No")
 _CELLS = {("Yes", True): "TP", ("Yes", False): "FN", ("No", True): "TN", ("No", False): "FP"}  # (truth, right)

@@ -12,9 +12,9 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 from rouge_score.rouge_scorer import RougeScorer
 
+from crashchat.data.predictions import video_name
 from crashchat.metrics.meteor import meteor, meteor_columns
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
-from crashchat.predictions import video_name
 
 ROUGES = ("rouge1", "rouge2", "rougeL")
 _PARTS = {"p": "precision", "r": "recall", "f": "fmeasure"}

@@ -1,9 +1,7 @@
-"""Scores causal_reasoning predictions; --help says how."""
+"""Scores causal_reasoning predictions, as `crashchat score causal_reasoning` does; --help says how."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from crashchat.metrics.score import main
+from crashchat.evaluation.score import main
 
-sys.exit(main("causal_reasoning"))
+sys.exit(main(["causal_reasoning", *sys.argv[1:]]))

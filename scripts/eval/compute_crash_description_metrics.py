@@ -1,9 +1,7 @@
-"""Scores crash_description predictions; --help says how."""
+"""Scores crash_description predictions, as `crashchat score crash_description` does; --help says how."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from crashchat.metrics.score import main
+from crashchat.evaluation.score import main
 
-sys.exit(main("crash_description"))
+sys.exit(main(["crash_description", *sys.argv[1:]]))

@@ -1,9 +1,7 @@
-"""Scores crash_localization predictions; --help says how."""
+"""Scores crash_localization predictions, as `crashchat score crash_localization` does; --help says how."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from crashchat.metrics.score import main
+from crashchat.evaluation.score import main
 
-sys.exit(main("crash_localization"))
+sys.exit(main(["crash_localization", *sys.argv[1:]]))

@@ -1,9 +1,7 @@
-"""Scores crash_recognition predictions; --help says how."""
+"""Scores crash_recognition predictions, as `crashchat score crash_recognition` does; --help says how."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from crashchat.metrics.score import main
+from crashchat.evaluation.score import main
 
-sys.exit(main("crash_recognition"))
+sys.exit(main(["crash_recognition", *sys.argv[1:]]))

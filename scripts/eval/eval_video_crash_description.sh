@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
 # Asks a model the crash_description questions. Usage: bash scripts/eval/eval_video_crash_description.sh [processes] [key=value ...]
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" crashchat.evaluate configs/eval/crash_description.yaml "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" evaluate configs/eval/crash_description.yaml "$@"

@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
 # Independent monotask model, crash_localization. Usage: bash scripts/train/Independent_monotask_models_crash_localization.sh [processes] [key=value ...]
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" crashchat.train configs/train/independent_crash_localization.yaml "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" train configs/train/independent_crash_localization.yaml "$@"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crashchat.synthetic import make_demo_set
+from crashchat.synthetic.make import make_demo_set
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_BASE = ROOT / "ckpt" / "tiny_base"
@@ -269,13 +269,13 @@ ASKING = "max_new_tokens=16 num_workers=0 max_tokens_per_batch=1".split()  # eac
 
 def training(data: Path, out: Path | str, processes: int = 1, *more: str) -> list[str]:
     """The words of a training."""
-    words = ["bash", "scripts/launch.sh", "crashchat.train", "configs/train/heterogeneous.yaml", str(processes)]
+    words = ["bash", "scripts/launch.sh", "crashchat.training.train", "configs/train/heterogeneous.yaml", str(processes)]
     return [*words, *TRAINING, f"data_dir={data}", f"output_dir={out}", *more]
 
 
 def evaluation(data: Path, model: Path, out: Path | str, processes: int = 1, *more: str) -> list[str]:
     """The words of an evaluation."""
-    words = ["bash", "scripts/launch.sh", "crashchat.evaluate", "configs/eval/all_tasks.yaml", str(processes)]
+    words = ["bash", "scripts/launch.sh", "crashchat.evaluation.evaluate", "configs/eval/all_tasks.yaml", str(processes)]
     return [*words, *ASKING, f"model={model}", f"data_dir={data}", f"output_dir={out}", *more]
 
 

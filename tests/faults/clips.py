@@ -12,9 +12,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from crashchat.checkpoints import load_video_settings
-from crashchat.reading import read_visual_tokens
-from crashchat.video_source import VideoError
+from crashchat.checkpoints.folders import load_video_settings
+from crashchat.video.reading import read_visual_tokens
+from crashchat.video.source import VideoError
 from tests.faults.bench import TINY_BASE, Bench, Row, Running, Verdict, drawing
 from tests.flashes import frames, write_video
 from tests.test_video import H264, SCENE, ffmpeg

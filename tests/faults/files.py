@@ -4,21 +4,21 @@ import json
 import math
 import shutil
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 import yaml
 from safetensors.torch import load_file
 
-from crashchat import evaluate, train
 from crashchat.__main__ import main as crashchat_main
+from crashchat.checkpoints import convert, merge
 from crashchat.config import TrainConfig, load_config
+from crashchat.data.predictions import make_record
+from crashchat.evaluation import evaluate
 from crashchat.metrics import score
-from crashchat.predictions import make_record
 from crashchat.tasks import TASKS
+from crashchat.training import train
 from tests.faults.bench import TINY_BASE, Bench, Row, Verdict, call, drawing, unclear
 from tests.mutations import EXECUTED, damage_checkpoint, mutate_json, mutate_yaml
-from tool import convert_checkpoint, merge_and_convert_videollama3_lora
 
 LONGEST = 20_000  # characters that a command may say; what was damaged is not to be repeated whole
 SECONDS = 120.0
@@ -106,7 +106,7 @@ def _predictions(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, st
     path = folder / "predictions.json"
     what = _write(path, mutate_json(json.dumps(records), draw.randrange(2**32)))
     words = ["--predictions", str(path), "--out", str(folder / "scores.json"), "--no-meteor"]
-    code, said = call(partial(score.main, task.name), *words)
+    code, said = call(score.main, task.name, *words)
     wrong = ""
     if code == 0:
         for name, value in _numbers(json.loads((folder / "scores.json").read_text())):
@@ -144,11 +144,10 @@ def _checkpoints(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, st
         if code == 1 and "failed: " in said:  # the clip's card says why
             said += "\nerror: as the card says"
     elif use == "merge":
-        tool = merge_and_convert_videollama3_lora.main
-        code, said = call(tool, "--base", str(base), "--adapter", str(trained), "--out", str(out))
+        code, said = call(merge.main, "--base", str(base), "--adapter", str(trained), "--out", str(out))
     else:
         to = "hub" if use == "convert" and draw.random() < 0.5 else "local"
-        code, said = call(convert_checkpoint.main, str(trained if on_adapter else base), str(out), "--to", to)
+        code, said = call(convert.main, str(trained if on_adapter else base), str(out), "--to", to)
     wrong = ""
     if code == 0:
         if ": NaN in" in what or ": infinity in" in what:

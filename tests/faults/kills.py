@@ -106,8 +106,7 @@ def _analyze(bench: Bench, out: Path, processes: int) -> list:
 
 
 def _merge(bench: Bench, out: Path, processes: int, *more: str) -> list:
-    tool = "tool/merge_and_convert_videollama3_lora.py"
-    return [sys.executable, tool, "--base", TINY_BASE, "--adapter", bench.adapter, "--out", out, *more]
+    return [sys.executable, "-m", "crashchat", "merge", "--base", TINY_BASE, "--adapter", bench.adapter, "--out", out, *more]
 
 
 def _merge_local(bench: Bench, out: Path, processes: int) -> list:
@@ -115,12 +114,12 @@ def _merge_local(bench: Bench, out: Path, processes: int) -> list:
 
 
 def _convert(bench: Bench, out: Path, processes: int) -> list:
-    return [sys.executable, "tool/convert_checkpoint.py", TINY_BASE, out, "--to", "hub"]
+    return [sys.executable, "-m", "crashchat", "convert", TINY_BASE, out, "--to", "hub"]
 
 
 def _synthetic(bench: Bench, out: Path, processes: int) -> list:
     sizes = ["--train", "4", "--val", "2", "--test", "2", "--workers", "2"]
-    return [sys.executable, "-m", "crashchat.synthetic", "--out", out, *sizes]
+    return [sys.executable, "-m", "crashchat", "synthesize", "--out", out, *sizes]
 
 
 ENTRIES = {

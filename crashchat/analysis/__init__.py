@@ -1,0 +1,1 @@
+"""Clips and recordings -> results and reports."""

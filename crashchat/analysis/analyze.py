@@ -1,0 +1,205 @@
+"""Clips in, crash reports out: every clip through the cascade (cascade.py), long recordings window by window (windows.py).
+
+    crashchat analyze dashcam/ 'more/*.mp4' --out outputs/analysis
+    crashchat analyze clip.mp4 --jsonl - | jq .status
+
+Writes <name>.json for each clip (--schema says what is in it), its film strips, and report.html for all of them, into --out. A
+file or glob is taken as it is, of a folder all video files below it. Without --model the model is ckpt/tiny_base with what
+scripts/demo.sh trained. Exit code: 0 all clips done, 1 some failed (the report says which and why), 2 nothing could run.
+"""
+
+import argparse
+import contextlib
+import glob
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from crashchat.analysis.clip import analyze_clip, as_text, blank_result
+from crashchat.analysis.options import VIDEO_SUFFIXES, add_model_options, cascade_of
+from crashchat.analysis.result_files import finished, journal_path, name_clips, write_report, write_result
+from crashchat.analysis.results import FAILED, ClipResult
+from crashchat.analysis.windows import WindowSettings
+from crashchat.answering.cascade import Cascade
+from crashchat.command import make_parser
+from crashchat.errors import error_line, exit_code
+
+
+def find_clips(words: Iterable[str]) -> list[Path]:
+    """The clips that files, folders and globs name, in their order, none twice.
+
+    What names nothing, or is a folder that cannot be listed, stays as it is written, to be reported as a clip that failed.
+    """
+    found: dict[Path, None] = {}
+    for word in words:
+        path = Path(word)
+        # os.path: the methods of Path raise OSError for a name that is too long.
+        if os.path.isdir(path):
+            found |= dict.fromkeys(_videos_below(path) or [path])
+        elif not os.path.exists(path) and glob.has_magic(word):
+            found |= dict.fromkeys(Path(match) for match in sorted(glob.glob(word, recursive=True)) or [word])
+        else:
+            found[path] = None
+    return list(found)
+
+
+def _videos_below(folder: Path) -> list[Path]:
+    unlisted: list[Path] = []
+    below = os.walk(folder, onerror=lambda error: unlisted.append(Path(error.filename)))
+    files = [Path(inside, name) for inside, _, names in below for name in names]
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    return sorted([*videos, *unlisted])
+
+
+def analyze(
+    cascade: Cascade,
+    paths: list[Path],
+    windows: WindowSettings,
+    out: Path | None,
+    resume: bool = False,
+    jobs: int = 2,
+    tell: Callable[[ClipResult], None] = lambda result: None,
+) -> list[ClipResult]:
+    """Look at all clips and write their files to `out` (None: nothing is written). tell: given each result.
+
+    jobs: clips in work at a time: one is read while the model looks at another. resume: take over what an earlier run has done.
+    A clip that cannot be read, or whose files cannot be written, fails alone.
+    """
+    names = name_clips(paths)
+    # A recording is one clip for a long time, so that parts of clips count.
+    layout = "{desc}: {percentage:3.0f}%|{bar:20}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
+    bar = tqdm(total=len(paths), desc="clips", file=sys.stderr, bar_format=layout)
+    shares: dict[str, float] = {}
+
+    def show(name: str, share: float, step: str) -> None:
+        shares[name] = share
+        bar.n = sum(shares.values())
+        bar.set_postfix_str(f"{name}: {step}"[:70], refresh=False)
+        if time.time() - bar.last_print_t > 1:
+            bar.last_print_t = time.time()
+            bar.refresh()
+
+    def one(path: Path) -> ClipResult:
+        name = names[path]
+        blank = blank_result(name, path, cascade, windows)
+        if out and resume and (done := finished(out, blank)):
+            return done
+        journal = journal_path(out, name) if out else None
+        try:
+            if journal and not resume:
+                journal.unlink(missing_ok=True)
+            analysis = analyze_clip(
+                cascade,
+                path,
+                windows,
+                name=name,
+                journal=journal,
+                progress=partial(show, name),
+                draw=out is not None,
+            )
+            if out:
+                write_result(out, analysis)
+        except OSError as error:
+            file = error.filename2 or error.filename or out
+            blank.error = as_text(f"its results can't be written: {file}: {error.strerror}")
+            return blank
+        return analysis.result
+
+    results = []
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        futures = [pool.submit(one, path) for path in paths]
+        try:
+            for future in futures:
+                results.append(future.result())
+                tell(results[-1])
+                show(results[-1].name, 1.0, "done")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    bar.refresh()
+    bar.close()
+    return results
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+
+class _PrintSchema(argparse.Action):
+    """Prints the JSON schema of a result and ends, as --help does."""
+
+    def __call__(self, parser, *_):
+        print(json.dumps(ClipResult.model_json_schema(mode="serialization"), indent=1))
+        parser.exit()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `analyze`."""
+    parser.add_argument("--schema", nargs=0, action=_PrintSchema, help="print the JSON schema of a result, and end")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="video files, folders, globs")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for results and report (default outputs/analysis)")
+    parser.add_argument("--jsonl", metavar="FILE", help="stream results as JSON lines, `-` to stdout; then files only with --out")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on after a kill: keep what --out has of the same model and settings"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="clips in work at a time (default %(default)s)")
+    add_model_options(parser)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = make_parser("analyze", __doc__)
+    add_arguments(parser)
+    return run(parser.parse_intermixed_args(argv))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the command line says; returns the exit code."""
+    return exit_code(lambda: _run(arguments), failed=2)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    out = arguments.out or (None if arguments.jsonl else Path("outputs") / "analysis")
+    with contextlib.ExitStack() as stack:
+        # stdout is for results alone; what loading a model has to say goes beside it.
+        stdout = sys.stdout
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        try:
+            lines = None
+            if arguments.jsonl:
+                lines = stdout if arguments.jsonl == "-" else stack.enter_context(open(arguments.jsonl, "w", encoding="utf-8"))
+
+            def tell(result: ClipResult) -> None:
+                if lines:
+                    print(json.dumps(result.as_json(), ensure_ascii=False), file=lines, flush=True)
+
+            paths = find_clips(arguments.paths)
+            cascade, windows = cascade_of(arguments)
+            if out:
+                out.mkdir(parents=True, exist_ok=True)
+            results = analyze(cascade, paths, windows, out, resume=arguments.resume, jobs=arguments.jobs, tell=tell)
+        except BrokenPipeError:  # the reader of the stream has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would stumble over it once more at exit
+            return 1
+        counts = Counter(result.status for result in results)
+        print(", ".join(f"{count} {status}" for status, count in counts.items()))
+        for result in results:
+            lost = [window for window in result.windows if window.error]
+            if result.status == FAILED:
+                print(f"failed: {result.path}: {result.error}")
+            elif lost:
+                print(f"failed: {result.path}: {len(lost)} of {len(result.windows)} windows; first: {lost[0].error}")
+        if out:
+            try:
+                print(f"report: {write_report(out, paths, results)}")
+            except OSError as error:
+                print(f"error: no report: {error_line(error)}", file=sys.stderr)
+                return 1
+    return 1 if any(result.has_failed for result in results) else 0

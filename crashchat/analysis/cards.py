@@ -1,0 +1,85 @@
+"""What was found, to look at: a card a clip, and the page of all cards. Both hold everything they show but the video itself."""
+
+from dataclasses import dataclass
+
+from crashchat.analysis.results import CRASH, FAILED, NO_CRASH, UNDECIDED, ClipResult, Event
+from crashchat.html import TEMPLATES, data_uri, link
+from crashchat.tasks import TASKS
+
+STATUSES = (CRASH, NO_CRASH, UNDECIDED, FAILED)
+
+
+@dataclass
+class Figure:
+    """A film strip above its time axis. strip: data URI or None. start, end: seconds of the axis. event: what is marked on it."""
+
+    strip: str | None
+    start: float
+    end: float
+    event: Event | None
+
+
+def clock(seconds: float, precise: bool = True) -> str:
+    """Seconds as people read them: `3.2 s`, from a minute on `12:03.2`, from an hour on `1:12:03.2`."""
+    seconds = round(seconds, 1)
+    if seconds < 60:
+        return f"{seconds:.1f} s" if precise else f"{seconds:.0f} s"
+    hours, rest = divmod(seconds, 3600)
+    minutes, rest = divmod(rest, 60)
+    tail = f"{rest:04.1f}" if precise else f"{rest:02.0f}"
+    return f"{hours:.0f}:{minutes:02.0f}:{tail}" if hours else f"{minutes:.0f}:{tail}"
+
+
+def ticks(start: float, end: float) -> list[float]:
+    """About six round times on an axis, in seconds."""
+    steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400]
+    longest = -(-(end - start) // (9 * steps[-1])) * steps[-1]
+    step = next((step for step in steps if (end - start) / step <= 9), longest)
+    first = -(-start // step)
+    return [round(number * step, 3) for number in range(int(first), int(end / step + 1e-6) + 1)]
+
+
+def figures(result: ClipResult, strips: list[bytes | None]) -> list[Figure]:
+    """A clip's one figure, or one for each event of a recording."""
+    images = [data_uri(strip, "image/jpeg") if strip else None for strip in strips]
+    if result.is_recording:
+        return [Figure(image, event.shown[0], event.shown[1], event) for image, event in zip(images, result.events, strict=True)]
+    event = result.events[0] if result.events else None
+    return [Figure(image, 0.0, result.seconds, event) for image in images]
+
+
+def _values(result: ClipResult, strips: list[bytes | None], video: str | None) -> dict:
+    """What card.html is given. video: address of the clip, as it stands in the page."""
+    first = result.windows[0] if len(result.windows) == 1 else None
+    texts = {answer.task: answer.raw_response for answer in first.answers} if first else {}
+    notes = [note for window in result.windows for note in window.notes] if first else []
+    lost = [window for window in result.windows if window.error]
+    return {
+        "result": result,
+        "figures": figures(result, strips),
+        "video": video,
+        "texts": texts,
+        "notes": notes,
+        "lost": lost,
+        "tasks": TASKS,
+        "clock": clock,
+        "ticks": ticks,
+    }
+
+
+def card_html(result: ClipResult, strips: list[bytes | None], video: str | None) -> str:
+    """One card, with its style, for a page of other making."""
+    return TEMPLATES.get_template("card.html").render(**_values(result, strips, video), with_style=True)
+
+
+def page_html(analyses: list[tuple[ClipResult, list[bytes | None]]], links: dict[str, str]) -> str:
+    """The folder's report. analyses: (result, film strips). links: {result's name: the video's path from the page's folder}."""
+    template = TEMPLATES.get_template("card.html")
+    cards = []
+    for result, strips in analyses:
+        video = link(links[result.name]) if result.status != FAILED else None
+        cards.append((result, template.render(**_values(result, strips, video), with_style=False)))
+    counts = {status: sum(result.status == status for result, _ in analyses) for status in STATUSES}
+    return TEMPLATES.get_template("analysis.html").render(
+        cards=cards, counts={status: count for status, count in counts.items() if count}, model=analyses[0][0].model
+    )

@@ -1,0 +1,93 @@
+"""What analyze and serve share: which files are clips, which model looks at them, and the options that say so."""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from crashchat.analysis.clip import window_settings
+from crashchat.analysis.windows import WindowSettings
+from crashchat.answering.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
+from crashchat.checkpoints.adapters import CONFIG_FILE
+from crashchat.config import ROOT, Decode
+from crashchat.errors import CrashChatError
+from crashchat.tasks import LINGUISTIC, PERCEPTION
+
+VIDEO_SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv .gif".split())
+
+
+class AnalyzeError(CrashChatError):
+    """A run that cannot start; the message says why and what to do."""
+
+
+def default_model() -> tuple[Path, Path, Path]:
+    """(model, linguistic, perception) of the demo: its two adapters, else its one for all tasks twice.
+
+    Raises AnalyzeError where it has not been run.
+    """
+    demo = ROOT / "outputs" / "demo"
+    base, trained = ROOT / "ckpt" / "tiny_base", demo / "train"
+    two = (trained / f"homogeneous_{LINGUISTIC}", trained / f"homogeneous_{PERCEPTION}")
+    one = (trained / "heterogeneous",) * 2
+    for adapters in (two, one):
+        if all((folder / CONFIG_FILE).is_file() for folder in adapters):
+            return base, *adapters
+    raise AnalyzeError(
+        f"no --model given, and the demo's is not there ({demo}); run bash scripts/demo.sh first, or give --model (and adapters)"
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say what looks at the clips, and how; shared with serve."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", type=Path, metavar="DIR", help="a base or merged checkpoint of any layout")
+    group.add_argument("--linguistic", type=Path, metavar="DIR", help="adapter that answers the four linguistic tasks")
+    group.add_argument("--perception", type=Path, metavar="DIR", help="adapter that localizes (the same folder: one for all six)")
+    group.add_argument(
+        "--vision-config", type=Path, metavar="FILE", help="the vision encoder's settings, where the model has none"
+    )
+    group = parser.add_argument_group("frames and answers")
+    group.add_argument("--fps", type=float, help="frames a second (default: what the model's folder says)")
+    group.add_argument("--max-frames", type=int, help="frames of a clip or window at most (default: the model folder's)")
+    group.add_argument("--max-visual-tokens", type=int, default=MAX_VISUAL_TOKENS, help="(default %(default)s)")
+    group.add_argument("--no-token-compression", action="store_true", help="keep tokens that do not change between frames")
+    group.add_argument(
+        "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="tokens of an answer at most (default %(default)s)"
+    )
+    group.add_argument(
+        "--decode",
+        choices=get_args(Decode),
+        default="free",
+        help="constrained: recognition says Yes or No, times always parse and lie within the clip (default %(default)s)",
+    )
+    group = parser.add_argument_group("long recordings, in seconds")
+    group.add_argument("--window", type=float, help="length of a window (default: max_frames / fps)")
+    group.add_argument("--stride", type=float, help="from one window to the next (default: half a window)")
+    group.add_argument("--whole-up-to", type=float, default=60.0, help="shorter clips are not cut (default %(default)s)")
+    group.add_argument("--merge-gap", type=float, default=1.0, help="findings this close are one event (default %(default)s)")
+
+
+def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
+    """The model and windows that the command line names. Raises AnalyzeError, CheckpointError or WindowError."""
+    model, linguistic, perception = arguments.model, arguments.linguistic, arguments.perception
+    if model is None:
+        if linguistic or perception:
+            raise AnalyzeError("adapters need the base they were trained on: give --model")
+        model, linguistic, perception = default_model()
+    for name in ("fps", "max_frames", "max_visual_tokens", "max_new_tokens", "window"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise AnalyzeError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
+    cascade = load_cascade(
+        model,
+        linguistic,
+        perception,
+        fps=arguments.fps,
+        max_frames=arguments.max_frames,
+        max_visual_tokens=arguments.max_visual_tokens,
+        token_compression=not arguments.no_token_compression,
+        max_new_tokens=arguments.max_new_tokens,
+        decode=arguments.decode,
+        vision_config=arguments.vision_config,
+    )
+    gaps = {"whole_up_to": arguments.whole_up_to, "merge_gap": arguments.merge_gap}
+    return cascade, window_settings(cascade, arguments.window, arguments.stride, **gaps)

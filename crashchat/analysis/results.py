@@ -1,0 +1,159 @@
+"""What is found in a clip, as `crashchat analyze` writes it: <name>.json is a ClipResult; `--schema` prints its JSON schema.
+
+All times are seconds from the clip's start, but those in an answer's raw_response and values count from its window's start.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = "crashchat.analysis.clip/1"
+CRASH: Literal["crash"] = "crash"
+NO_CRASH: Literal["no crash"] = "no crash"
+UNDECIDED: Literal["undecided"] = "undecided"
+FAILED: Literal["failed"] = "failed"
+
+Status = Literal["crash", "no crash", "undecided", "failed"]
+Seconds = Annotated[float, Field(ge=0, description="seconds from the clip's start")]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    def as_json(self) -> dict:
+        """The same as JSON values."""
+        return self.model_dump(mode="json")
+
+
+class TaskAnswer(_Part):
+    """The answer to one task on a window."""
+
+    task: str
+    """A name of TASKS."""
+    adapter: Literal["linguistic", "perception"] | None
+    """Which adapter answered; none: one model for all tasks."""
+    raw_response: str
+    """The model's words."""
+    values: dict[str, float | str] | None
+    """What they parse to, under the names of a prediction file; none where they do not."""
+    parsed: bool
+    """Whether they parse."""
+
+
+class Interval(_Part):
+    """A stretch of the clip."""
+
+    start: Seconds
+    end: Seconds
+
+
+class Window(_Part):
+    """A stretch of a recording that the model looked at, or the whole clip."""
+
+    start: Seconds
+    end: Seconds
+    status: Status
+    crash_probability: Probability | None = None
+    """Of 'Yes' against 'No' as recognition's first word, from their logits."""
+    crash: Interval | None = None
+    """The crash interval, within the window."""
+    first_sign: Seconds | None = None
+    answers: list[TaskAnswer] = []
+    notes: list[str] = []
+    """What contradicts itself or cannot be."""
+    error: str | None = None
+    """Why the window could not be looked at."""
+
+
+class Event(_Part):
+    """A crash that one window, or several that overlap, saw."""
+
+    start: Seconds
+    end: Seconds
+    localized: bool
+    """False: start and end are only the window's."""
+    first_sign: Seconds | None
+    crash_probability: Probability | None
+    description: str
+    cause: str
+    prevention: str
+    window: Annotated[int, Field(ge=0)]
+    """The window (by its place in windows) that times and texts are taken from."""
+    windows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """All windows that saw it."""
+    shown: tuple[Seconds, Seconds]
+    """The span of its film strip."""
+
+
+class ModelPart(_Part):
+    """A folder that a model was loaded from."""
+
+    name: str
+    """The folder's name."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Over its files' names and contents."""
+
+
+class ModelIdentity(_Part):
+    """Who answered."""
+
+    base: ModelPart
+    linguistic: ModelPart | None
+    """None for one model for all tasks."""
+    perception: ModelPart | None
+
+
+class Sampling(_Part):
+    """How the clip was read and asked about."""
+
+    fps: Annotated[int | float, Field(gt=0)]
+    """Frames a second."""
+    max_frames: Annotated[int, Field(ge=1)]
+    """Frames of a window at most."""
+    token_compression: bool
+    vision: dict[str, int | float | None]
+    """How frames become visual tokens (VisionSettings)."""
+    windows: dict[str, float]
+    """How long recordings are cut, in seconds (WindowSettings)."""
+    decode: Literal["free", "constrained"]
+    """Greedy either way; constrained: the answers to recognition and localization always parse."""
+    max_new_tokens: Annotated[int, Field(ge=1)]
+
+
+class ClipResult(_Part):
+    """What crashchat analyze found in one clip."""
+
+    format: Literal["crashchat.analysis.clip/1"] = FORMAT
+    name: str
+    """Of the result's files."""
+    path: str
+    """Of the video file, as it was given."""
+    bytes: Annotated[int, Field(ge=0)] | None
+    """Size of the video file; none where there is no such file."""
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    """How long the video lasts; none where it could not be read."""
+    status: Status = FAILED
+    """crash: recognition answered 'Yes', in some window at least; undecided: neither 'Yes' nor 'No'; failed: nothing could be
+    looked at."""
+    error: str | None = None
+    """Why it failed."""
+    crash_probability: Probability | None = None
+    """The highest of all windows."""
+    events: list[Event] = []
+    windows: list[Window] = []
+    """One that holds everything, unless the clip was cut as a long recording; stretches without a new frame have none."""
+    model: ModelIdentity
+    sampling: Sampling
+    versions: dict[str, str]
+    took_seconds: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the clip, or a window of it, could not be looked at."""
+        return self.status == FAILED or any(window.error for window in self.windows)
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether it was cut into windows."""
+        return len(self.windows) > 1

@@ -1,0 +1,137 @@
+"""The whole system: one frozen base, a linguistic and a perception adapter (LoRA and projector), and the cascade between them.
+
+    frames -> vision features, once
+           -> linguistic adapter: prefix -> recognition, description, cause, prevention
+                'Yes' -> perception adapter: prefix once more, as its projector is another -> crash interval, first sign
+                'No'  -> nothing to localize
+
+One merged model, or one adapter for all tasks, is the same without the switch: its one prefix answers all six.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from crashchat.answering.answerer import BASE, RECOGNITION, Answerer, Asked, Look, load_with_adapters
+from crashchat.answering.verdict import Answer, Verdict
+from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE
+from crashchat.checkpoints.folders import load_video_settings
+from crashchat.checkpoints.layouts import CheckpointError
+from crashchat.config import Decode, EvalConfig
+from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION
+
+MAX_VISUAL_TOKENS = EvalConfig.model_fields["max_visual_tokens"].default
+MAX_TOKENS_PER_BATCH = EvalConfig.model_fields["max_tokens_per_batch"].default
+MAX_NEW_TOKENS = EvalConfig.model_fields["max_new_tokens"].default
+
+
+class Cascade:
+    """An answerer and its two groups of adapters. Threads may share it: one at a time is let in.
+
+    adapters: {group: the PEFT adapter's name}, empty for a model without. identity: what `load_cascade` found, see there.
+    """
+
+    def __init__(self, answerer: Answerer, adapters: dict[str, str], identity: "Future[dict]"):
+        self.answerer, self.adapters, self._identity = answerer, adapters, identity
+        self._lock = threading.RLock()
+
+    @property
+    def identity(self) -> dict:
+        """{"base": {"name", "sha256"}, "linguistic": … or None, "perception": … or None}."""
+        return self._identity.result()
+
+    def _ask(self, look: Look, group: str) -> list[list[Answer]]:
+        """The answers to a group's tasks on each video."""
+        questions = [[Asked.of(task) for task in GROUPS[group]]] * len(look.visuals)
+        return self.answerer.answer(look, questions, self.adapters.get(group), group if self.adapters else None)
+
+    def judge(self, look: Look, progress: Callable[[str], None] = lambda step: None) -> list[Verdict]:
+        """Run the cascade on some stretches of video, all at once. progress: told what comes next."""
+        place = GROUPS[LINGUISTIC].index(RECOGNITION)
+        with self._lock:
+            progress("is there a crash, what happens, and why?")
+            answers = self._ask(look, LINGUISTIC)
+            labels = [row[place].values for row in answers]
+            crashes = [None if label is None else label["pred_label"] == "Yes" for label in labels]
+            if rows := [row for row, crash in enumerate(crashes) if crash]:
+                progress("when does it happen?")
+                for row, more in zip(rows, self._ask(look.only(rows), PERCEPTION), strict=True):
+                    answers[row] += more
+        probabilities = [row[place].crash_probability or 0.0 for row in answers]
+        return [
+            Verdict(crash, probability, tuple(row))
+            for crash, probability, row in zip(crashes, probabilities, answers, strict=True)
+        ]
+
+    def voices(self) -> list[str | None]:
+        """Who can be asked free questions: the adapters and the base under them, or the one model (None)."""
+        names = list(dict.fromkeys(self.adapters.values()))
+        return [*names, BASE] if names else [None]
+
+    def ask(self, look: Look, question: str, voice: str | None) -> str:
+        """The answer to a person's question on one video; the prefix stays in `look` for the next."""
+        with self._lock:
+            return self.answerer.answer(look, [[Asked(question, None)]], voice)[0][0].raw_response
+
+
+def content_hash(folder: Path, names: list[str] | None = None) -> str:
+    """SHA-256 over the names and contents of a folder's own files (or of those `names` that are there), as hex."""
+    kinds = {".safetensors", ".bin", ".json", ".txt"}
+    paths = sorted(
+        path for path in folder.iterdir() if path.is_file() and (path.name in names if names else path.suffix in kinds)
+    )
+    whole = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def load_cascade(
+    model_folder: Path,
+    linguistic: Path | None = None,
+    perception: Path | None = None,
+    fps: float | None = None,
+    max_frames: int | None = None,
+    max_visual_tokens: int = MAX_VISUAL_TOKENS,
+    token_compression: bool = True,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    decode: Decode = "free",
+    vision_config: Path | None = None,
+    device: torch.device | None = None,
+) -> Cascade:
+    """A model folder of any layout, with two adapters, one (the same folder twice) or none.
+
+    The content hashes are computed beside the loading; `Cascade.identity` waits for them. Raises CheckpointError for what does
+    not load, and for one adapter without the other.
+    """
+    if (linguistic is None) != (perception is None):
+        raise CheckpointError(
+            "a linguistic and a perception adapter belong together; name one folder twice if it answers all tasks"
+        )
+    folders = {LINGUISTIC: linguistic, PERCEPTION: perception} if linguistic and perception else {}
+    adapters: dict[str, str] = {}
+    for group, folder in folders.items():
+        same = (name for known, name in adapters.items() if folders[known].resolve() == folder.resolve())
+        adapters[group] = next(same, group)
+    settings = load_video_settings(model_folder, fps, max_frames, max_visual_tokens, token_compression)
+    own = {name: folders[name] for name in dict.fromkeys(adapters.values())}
+    model, tokenizer = load_with_adapters(model_folder, own, device, vision_config)
+    answerer = Answerer(model, tokenizer, settings, max_new_tokens=max_new_tokens, decode=decode)
+
+    def identify() -> dict:
+        found = {BASE: {"name": model_folder.resolve().name, "sha256": content_hash(model_folder)}}
+        for group in GROUPS:
+            folder = folders.get(group)
+            names = [CONFIG_FILE, LORA_FILE, PROJECTOR_FILE]
+            found[group] = folder and {"name": folder.resolve().name, "sha256": content_hash(folder, names)}
+        return found
+
+    pool = ThreadPoolExecutor(1)
+    identity = pool.submit(identify)
+    pool.shutdown(wait=False)
+    return Cascade(answerer, adapters, identity)

@@ -1,0 +1,1 @@
+"""Checkpoint folders and adapters of any layout: read, checked, merged, converted."""

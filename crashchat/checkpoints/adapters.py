@@ -1,0 +1,186 @@
+"""Adapter folders, two forms of one thing: LoRA weights and a projector.
+
+    ours        adapter_config.json, adapter_model.safetensors with LoRA and projector
+    released    adapter_config.json, adapter_model.safetensors with LoRA, non_lora_trainables.bin with the projector
+
+The released form names the base's modules as the local layout does. Its target modules are bare names (`q_proj`), which the
+vision encoder's attention has too, so that a released adapter can hold LoRA on the vision encoder: what is in the file is loaded.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from pydantic import Field, field_validator
+from safetensors.torch import save_file
+from torch import Tensor
+
+from crashchat.checkpoints.layouts import CheckpointError, file_in, rename_key
+from crashchat.checkpoints.weights import check_finite, iterate_weights
+from crashchat.config import MAX_RANK
+from crashchat.errors import writing
+from crashchat.files import new_folder, write_json_atomic
+from crashchat.json_files import Lenient, checked, read_json
+from crashchat.model.videollama3 import PROJECTOR, CrashChatModel, base_of
+from crashchat.processes import print_once
+
+CONFIG_FILE, LORA_FILE, PROJECTOR_FILE = "adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"
+PEFT_PREFIX = "base_model.model."
+Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
+Alpha = Annotated[float, Field(gt=0, le=10**6)]
+
+
+class LoraFields(Lenient):
+    """Of a LoRA config, what is taken over, and what there must not be; the rest is about how it was trained."""
+
+    peft_type: Literal["LORA"]
+    r: Rank
+    lora_alpha: Alpha
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rank_pattern: dict[str, Rank] = Field(default_factory=dict)
+    alpha_pattern: dict[str, Alpha] = Field(default_factory=dict)
+    use_rslora: bool = False
+    use_dora: Literal[False] | None = None
+    fan_in_fan_out: Literal[False] | None = None
+    bias: Literal["none"] = "none"
+    layer_replication: None = None
+    base_model_name_or_path: str | None = None
+
+    @field_validator("rank_pattern", "alpha_pattern", mode="before")
+    @classmethod
+    def _patterns(cls, value):
+        for pattern in value if isinstance(value, dict) else ():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"expected patterns: {error}") from error
+        return value or {} if value is None else value
+
+
+def _rename(key: str, source: str, target: str) -> str:
+    if not key.startswith(PEFT_PREFIX):
+        raise CheckpointError(f"the adapter's key {key!r} does not begin with {PEFT_PREFIX!r}")
+    return PEFT_PREFIX + rename_key(key.removeprefix(PEFT_PREFIX), source, target)
+
+
+def _read_config(folder: str | Path) -> dict:
+    path = file_in(folder, CONFIG_FILE)
+    if not path.exists():
+        raise CheckpointError(
+            f"no adapter at {folder}: {CONFIG_FILE} is missing; expected the output folder of a training run, "
+            f"or a released adapter folder"
+        )
+    return read_json(path, CheckpointError, "an adapter's config")
+
+
+def read_adapter(folder: str | Path) -> tuple[LoraConfig, dict[str, Tensor], str]:
+    """(LoRA config, weights under native names, form) of an adapter folder of either form.
+
+    The config's target modules are exactly those that the weights name. Raises CheckpointError for a folder that is no adapter,
+    an adapter without LoRA or projector, one that does more than LoRA, or weights that are not finite.
+    """
+    folder = Path(folder)
+    fields = checked(LoraFields, _read_config(folder), folder / CONFIG_FILE, CheckpointError)
+    files = [file_in(folder, name) for name in (LORA_FILE, PROJECTOR_FILE)]
+    if not files[0].is_file():
+        raise CheckpointError(f"no adapter at {folder}: {LORA_FILE} is missing")
+    form = "released" if files[1].exists() else "ours"
+    weights = {}
+    for path in files[: 1 if form == "ours" else 2]:
+        for key, value in iterate_weights(path):
+            check_finite(key, value, path)
+            weights[key if form == "ours" else _rename(key, "local", "native")] = value
+    lora = {match[1] for key in weights if (match := re.fullmatch(rf"{PEFT_PREFIX}(.+)\.lora_[AB]\.weight", key))}
+    if not lora:
+        raise CheckpointError(f"{folder / LORA_FILE}: holds no LoRA weights, found {sorted(weights)[:3]}")
+    if not any(f".{PROJECTOR}." in key for key in weights):
+        raise CheckpointError(f"{folder}: the adapter holds no projector; expected it in {LORA_FILE} or {PROJECTOR_FILE}")
+    ranks = {fields.r, *fields.rank_pattern.values()}
+    for module in sorted(lora):
+        first, second = (weights.get(f"{PEFT_PREFIX}{module}.lora_{side}.weight", torch.empty(0)).shape for side in "AB")
+        if len(first) != 2 or len(second) != 2 or first[0] != second[1] or first[0] not in ranks:
+            raise CheckpointError(
+                f"{folder / LORA_FILE}: {module} has lora_A {list(first)} and lora_B {list(second)}, expected [r, inputs] and "
+                f"[outputs, r] with the r of {CONFIG_FILE}, {', '.join(map(str, sorted(ranks)))}"
+            )
+    kept = {"r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "base_model_name_or_path"}
+    config = LoraConfig(
+        **fields.model_dump(include=kept), target_modules=sorted(lora), modules_to_save=[PROJECTOR], task_type="CAUSAL_LM"
+    )
+    return config, weights, form
+
+
+def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: str = "default") -> PeftModel:
+    """Put a saved adapter of either form on a model, in evaluation mode.
+
+    A model that has adapters already gets one more; the one that was active stays so until set_adapter switches.
+    Raises CheckpointError naming what of the adapter the model has no place for, what it lacks, and sizes that differ.
+    """
+    config, weights, form = read_adapter(folder)
+    print_once(f"{folder}: adapter ({form} form), LoRA r {config.r} on {len(config.target_modules)} modules, and projector")
+    base = base_of(model)
+    own = {module for module, _ in base.named_modules()}
+    unknown = [module for module in config.target_modules if module not in own]
+    if unknown:
+        raise CheckpointError(f"{folder}: the base model has no modules {unknown[:5]} ({len(unknown)} that the adapter adapts)")
+    # What an adapter already there has wrapped keeps the name it had without.
+    weights_of_base = base.state_dict().items()
+    shapes = {re.sub(r"\.(base_layer|original_module)\.", ".", key): tuple(value.shape) for key, value in weights_of_base}
+    for key, value in weights.items():
+        plain = key.removeprefix(PEFT_PREFIX)
+        module, _, kind = plain.removesuffix(".weight").rpartition(".")
+        expected = shapes.get(plain)
+        if kind in ("lora_A", "lora_B"):
+            outputs, inputs = shapes.get(f"{module}.weight", ())[:2] or (None, None)
+            expected = (value.shape[0], inputs) if kind == "lora_A" else (outputs, value.shape[1])
+        if tuple(value.shape) != expected:
+            raise CheckpointError(
+                f"{folder}: the adapter does not fit the base model: {plain} is {tuple(value.shape)}, expected {expected}"
+            )
+    # The base's own projector: not those that adapters already there have put beside it.
+    projector = [key for key in shapes if f".{PROJECTOR}." in key and ".modules_to_save." not in key]
+    lacking = [key for key in projector if f"{PEFT_PREFIX}{key}" not in weights]
+    if lacking:
+        raise CheckpointError(f"{folder}: the adapter's projector lacks {lacking[:5]}")
+    if isinstance(model, PeftModel):
+        if name in model.peft_config:
+            raise CheckpointError(f"{folder}: the model has an adapter {name!r} already; load this one under another name")
+        adapted = model
+        adapted.add_adapter(name, config)
+    else:
+        adapted = get_peft_model(model, config, adapter_name=name)
+    try:
+        report = set_peft_model_state_dict(adapted, weights, adapter_name=name)
+    except RuntimeError as error:  # a rank_pattern that gives a module another rank than its weights have
+        raise CheckpointError(f"{folder}: the adapter's weights do not fit its {CONFIG_FILE}: {error}") from error
+    missing = [key for key in report.missing_keys if re.search(rf"(lora_[AB]|modules_to_save)\.{re.escape(name)}\.", key)]
+    if missing or report.unexpected_keys:
+        raise CheckpointError(f"{folder}: adapter weights missing {missing[:5]}, without a place {report.unexpected_keys[:5]}")
+    return adapted.eval()
+
+
+def write_released_adapter(folder: str | Path, out: str | Path) -> None:
+    """Write an adapter folder of either form as the released form, for the reference's own code."""
+    config, weights, _ = read_adapter(folder)
+    renamed = {_rename(key, "native", "local"): value.contiguous() for key, value in weights.items()}
+    values = _read_config(folder)
+    names = sorted({module.rpartition(".")[2] for module in config.target_modules})
+    with new_folder(out) as temporary, writing(out):
+        lora = {key: value for key, value in renamed.items() if "lora_" in key}
+        save_file(lora, temporary / LORA_FILE, metadata={"format": "pt"})
+        torch.save({key: value for key, value in renamed.items() if "lora_" not in key}, temporary / PROJECTOR_FILE)
+        # Where only the language model is adapted, bare names would take in the vision encoder too.
+        vision = any("vision" in key for key in lora)
+        targets = names if vision else rf"model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(names)})"
+        write_json_atomic(temporary / CONFIG_FILE, values | {"target_modules": targets, "modules_to_save": None})
+
+
+def write_adapter(folder: str | Path, out: str | Path) -> None:
+    """Write an adapter folder of either form as ours: one PEFT adapter with the projector inside."""
+    config, weights, _ = read_adapter(folder)
+    with new_folder(out) as temporary, writing(out):
+        save_file({key: value.contiguous() for key, value in weights.items()}, temporary / LORA_FILE, metadata={"format": "pt"})
+        config.inference_mode = True
+        config.save_pretrained(temporary)

@@ -1,0 +1,1 @@
+"""Annotations, predictions and journals; no torch."""

@@ -1,0 +1,262 @@
+"""Prediction records, read and written (docs/reference.md, Predictions).
+
+One real example (a record of a crash_localization file; a file is a JSON list of them, one a question):
+
+    {"data_id": 0, "video_path": "data/videos/cap_48_014322.mp4", "prompt": "You are a …", "source": "MM-AU-CAP",
+     "gt_start": 3.9, "gt_end": 5.0, "pred_start": 3.3, "pred_end": 5.7, "raw_response": "3.3 - 5.7 seconds"}
+
+Beyond the released fields a record may carry `model` (who answered), `source`, `crash_probability` (recognition's 'Yes'
+against 'No'), `error` (why the video could not be read; raw_response is then '' and nothing is predicted) and `crash_start`
+(seconds; the annotated crash start that pre-crash scoring needs).
+An answer that does not parse is None in its pred fields, never a made-up value.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from crashchat.data.annotations import VideoQAs, load_annotations
+from crashchat.errors import CrashChatError, abbreviate
+from crashchat.json_files import read_json
+from crashchat.tasks import FILE_PREFIX, PERCEPTION, TASKS, Task
+
+Records = dict[str, dict[str, list[dict]]]  # of several models: {model: {task: prediction records}}
+COMMON_FIELDS = ("data_id", "video_path", "prompt", "raw_response")
+MAX_INTEGER = 2**53  # what a float holds to the last digit
+_SHOWN = 5  # how many offenders an error message names
+
+
+class PredictionError(CrashChatError):
+    """A prediction file or journal that cannot be used; the message names the file, the fault and the way out."""
+
+
+def results_folder(output_dir: str | Path, task_name: str) -> Path:
+    """`<output_dir>/<task>_evaluation_results`, where each model has a folder of its own."""
+    return Path(output_dir) / f"{task_name}_evaluation_results"
+
+
+def prediction_path(output_dir: str | Path, task_name: str, model_name: str, split: str = "test") -> Path:
+    """Where a model's predictions for a task lie (docs/reference.md, Predictions)."""
+    name = f"{FILE_PREFIX}_{task_name}_{split}_predict.json"
+    return results_folder(output_dir, task_name) / model_name / name
+
+
+def is_number(value: object) -> bool:
+    """True for a finite int or float. JSON as Python reads it may also hold NaN and Infinity; those are no times."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def video_name(path: str) -> str:
+    """What joins `data/videos/x.mp4` of a prediction and `videos/x.mp4` of an annotation: the file's name."""
+    return PurePosixPath(path.replace("\\", "/")).name
+
+
+def make_record(
+    task: Task,
+    data_id: int,
+    video_path: str,
+    prompt: str,
+    raw_response: str,
+    answer: str,
+    source: str | None = None,
+    error: str | None = None,
+    crash_start: float | None = None,
+    crash_probability: float | None = None,
+    model: str | None = None,
+) -> dict:
+    """One prediction record.
+
+    data_id: the question's place in its annotation file. answer: the annotated answer; raw_response: the model's.
+    error: why there is no answer (an unreadable video); raw_response is then dropped and nothing is predicted.
+    crash_start: seconds, for pre-crash scoring. crash_probability: recognition's 'Yes' against 'No'. model: who answered.
+    Raises ValueError when the annotated answer does not parse.
+    """
+    parsed = None
+    if error is None:
+        parsed = task.parse(raw_response)
+    else:
+        raw_response = ""
+    if parsed is None:
+        parsed = dict.fromkeys(task.pred_fields)
+    record = {"data_id": data_id, "video_path": video_path, "prompt": prompt}
+    if model is not None:
+        record["model"] = model
+    if source is not None:
+        record["source"] = source
+    record |= {**task.ground_truth(answer), **parsed, "raw_response": raw_response}
+    if crash_start is not None:
+        record["crash_start"] = crash_start
+    if crash_probability is not None:
+        record["crash_probability"] = crash_probability
+    if error is not None:
+        record["error"] = error
+    return record
+
+
+def with_answers(task: Task, records: list[dict], answers: Sequence[str | None]) -> list[dict]:
+    """The records as if `answers` had been given, one a record; None predicts nothing."""
+    # Such an answer never looks at the video: one that could not be read is no obstacle, and there is no probability.
+    return [
+        {key: value for key, value in record.items() if key not in ("model", "error", "crash_probability")}
+        | ((task.parse(answer) if answer is not None else None) or dict.fromkeys(task.pred_fields))
+        | {"raw_response": answer or ""}
+        for record, answer in zip(records, answers, strict=True)
+    ]
+
+
+def constant_answer(task: Task, records: list[dict], answer: str | None = None) -> list[dict]:
+    """The records as if `answer` (default: the task's no-accident answer) had been given to every question.
+
+    A task that is only asked about crash videos has no such answer: saying that nothing happens predicts nothing.
+    """
+    return with_answers(task, records, [task.negative_answer if answer is None else answer] * len(records))
+
+
+def task_of_record(record: dict) -> str | None:
+    """The name of the task whose ground-truth and prediction fields `record` has; None where there is no such task."""
+    for task in TASKS.values():
+        if all(field in record for field in (*task.gt_fields, *task.pred_fields)):
+            return task.name
+    return None
+
+
+def read_predictions(path: str | Path, task_name: str | None = None, annotations: str | Path | None = None) -> list[dict]:
+    """The records of a prediction file, ours or the released scripts', in the file's order.
+
+    task_name: the task it must be of; without it, the task of the first record. annotations: the questions that were asked.
+    Raises PredictionError for a file that is missing, not JSON, not a list of records, empty, of another task, with
+    fields missing or of the wrong type, with answers of several models, with a question twice, or, given the
+    annotations, of a run that stopped before its end or was asked something else. AnnotationError for bad annotations.
+    """
+    path = Path(path)
+    records = read_json(path, PredictionError, "a list of prediction records", nan=True)
+    if not isinstance(records, list):
+        raise PredictionError(f"{path}: holds a JSON {type(records).__name__}, expected a list of prediction records")
+    if not records:
+        raise PredictionError(f"{path}: holds no records, so there is nothing to score; evaluate first")
+    for index, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise PredictionError(f"{path}: entry {index} is a {type(record).__name__}, expected a prediction record")
+    found = task_of_record(records[0])
+    if task_name is None:
+        task_name = found
+    if task_name is None:
+        raise PredictionError(
+            f"{path}: the first record has the fields {abbreviate(list(records[0]))}, which are of none of the tasks "
+            f"{', '.join(TASKS)}"
+        )
+    task = TASKS[task_name]
+    if found not in (None, task_name):
+        raise PredictionError(f"{path}: holds {found} predictions, expected {task_name}; give it to that task's script")
+    for index, record in enumerate(records):
+        fault = _fault(task, record)
+        if fault:
+            raise PredictionError(f"{path}: record {index} (data_id {abbreviate(record.get('data_id'))}) {fault}")
+    _check_one_model(path, records)
+    _check_unique(path, "data_ids", [record["data_id"] for record in records])
+    _check_unique(path, "videos", [record["video_path"] for record in records])
+    if annotations is not None:
+        _check_complete(path, records, task, Path(annotations))
+    return records
+
+
+def _fault(task: Task, record: dict) -> str | None:
+    """What makes `record` no prediction record of `task`; None when nothing does."""
+    missing = [key for key in (*COMMON_FIELDS, *task.gt_fields, *task.pred_fields) if key not in record]
+    if missing:
+        return f"lacks {', '.join(missing)}; a {task.name} record has them all"
+    if not isinstance(record["data_id"], int | str) or isinstance(record["data_id"], bool):
+        return "has a data_id that is neither a number nor a text"
+    wanted = int | float if task.group == PERCEPTION else str
+    kinds = dict.fromkeys(("video_path", "prompt", "raw_response"), str)
+    kinds |= dict.fromkeys((*task.gt_fields, *task.pred_fields), wanted | None)
+    optional = {"crash_start": int | float | None, "crash_probability": int | float | None}
+    optional |= dict.fromkeys(("model", "source", "error"), str | None)
+    kinds |= {key: kind for key, kind in optional.items() if key in record}
+    for key, kind in kinds.items():
+        # bool is an int to Python; a time it is not. Nor is an integer that no float can hold.
+        value = record[key]
+        huge = isinstance(value, int) and abs(value) > MAX_INTEGER
+        if not isinstance(value, kind) or isinstance(value, bool) or huge:
+            expected = "a text" if kind in (str, str | None) else "a number"
+            return f"has {key} = {abbreviate(value)}, expected {expected}{'' if kind is str else ' or null'}"
+    probability = record.get("crash_probability")
+    if probability is not None and not 0 <= probability <= 1:
+        return f"has crash_probability = {abbreviate(probability)}, expected 0 to 1, or null"
+    return None
+
+
+def _check_one_model(path: Path, records: list[dict]) -> None:
+    """Records say it in a `model` field, where they have one; two prompts for one task betray it too."""
+    for key in ("model", "prompt"):
+        found = list(dict.fromkeys(str(record.get(key)) for record in records))
+        if len(found) > 1:
+            shown = some(repr(text[:40]) for text in found)
+            raise PredictionError(f"{path}: mixes answers of several runs: {len(found)} {key}s ({shown}); score each run alone")
+
+
+def _check_unique(path: Path, what: str, keys: list) -> None:
+    seen: set = set()
+    twice = sorted({str(key) for key in keys if key in seen or seen.add(key)})
+    if twice:
+        raise PredictionError(f"{path}: {len(twice)} {what} occur more than once ({some(twice)}); it looks like two files joined")
+
+
+def _check_complete(path: Path, records: list[dict], task: Task, annotations: Path) -> None:
+    # The videos are joined by file name and never opened, so their folder is of no matter.
+    missing, unknown = unasked(records, load_annotations([annotations], data_dir=".", tasks=[task.name]))
+    if missing:
+        raise PredictionError(
+            f"{path}: a partial run: {len(missing)} of the questions in {annotations} have no record ({some(missing)}); "
+            f"run the evaluation again to complete it"
+        )
+    if unknown:
+        raise PredictionError(
+            f"{path}: {len(unknown)} records are about videos not in {annotations} ({some(unknown)}); another split?"
+        )
+
+
+def unasked(records: list[dict], videos: Iterable[VideoQAs]) -> tuple[list[str], list[str]]:
+    """File names of the annotated videos without a record, and of the records' videos without an annotation."""
+    asked = {video_name(video.name) for video in videos}
+    answered = {video_name(record["video_path"]) for record in records}
+    return sorted(asked - answered), sorted(answered - asked)
+
+
+def some(keys: Iterable) -> str:
+    """The first few of some keys, for a message."""
+    keys = [str(key) if len(str(key)) <= 200 else abbreviate(key) for key in keys]
+    return ", ".join(keys[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
+
+
+def read_crash_starts(path: str | Path) -> dict[str, float]:
+    """{video file name: annotated crash start in seconds} of an annotation file with crash_localization questions.
+
+    Raises AnnotationError when the file cannot be used, PredictionError when it gives one file name two crash starts.
+    """
+    # The folder of the videos is of no matter here: they are joined by file name and never opened.
+    return crash_starts(load_annotations([path], data_dir=".", tasks=["crash_localization"]), path)
+
+
+def crash_starts(videos: Iterable[VideoQAs], path: str | Path) -> dict[str, float]:
+    """The same of annotated videos that are already read from `path`."""
+    task = TASKS["crash_localization"]
+    starts: dict[str, float] = {}
+    for video in videos:
+        name, start = video_name(video.name), task.ground_truth(video.answer_of(task.name))["gt_start"]
+        if starts.setdefault(name, start) != start:
+            raise PredictionError(f"{path}: two videos are called {name}, with crash starts {starts[name]} and {start}")
+    return starts
+
+
+def newest_predictions(task_name: str, output_dir: str | Path = "outputs") -> Path:
+    """The newest prediction file of a task under `output_dir`. Raises PredictionError, saying what was looked for."""
+    folder = results_folder(output_dir, task_name)
+    pattern = prediction_path(output_dir, task_name, "*", split="*").relative_to(folder)
+    found = sorted(folder.glob(str(pattern)), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise PredictionError(
+            f"no prediction file: looked for {folder / pattern} in {Path.cwd()}; "
+            f"run scripts/eval/eval_video_{task_name}.sh first, or give --predictions FILE"
+        )
+    return found[-1]

@@ -1,0 +1,1 @@
+"""Annotated questions -> prediction files -> scores."""

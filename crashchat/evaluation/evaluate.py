@@ -1,0 +1,205 @@
+"""Evaluation: annotations -> video -> vision -> sequence -> generate -> tasks' parser -> prediction files.
+
+Run by scripts/eval/eval_video_*.sh through torchrun; alone, one process:
+
+    crashchat evaluate configs/eval/all_tasks.yaml model=outputs/demo/merged/heterogeneous data_dir=data/demo
+
+Videos are shared among the processes; each is decoded and encoded once for all its questions. Answers are written as they are
+made: a killed run, started again, goes on where it stopped, and tries again the videos that could not be read.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from crashchat.answering.answerer import Answerer, Asked, Look, in_batches, load_with_adapters
+from crashchat.answering.constraints import Choices
+from crashchat.answering.verdict import Answer
+from crashchat.checkpoints.folders import load_video_settings
+from crashchat.command import run_command
+from crashchat.config import EvalConfig, save_config
+from crashchat.data.annotations import Question, VideoQAs, annotation_paths, load_annotations
+from crashchat.data.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
+from crashchat.data.predictions import make_record, prediction_path, read_crash_starts
+from crashchat.files import held
+from crashchat.model.videollama3 import base_of
+from crashchat.processes import local_device, print_once, process_count, rank
+from crashchat.tasks import TASKS
+from crashchat.video.feature_cache import FeatureCache
+from crashchat.video.reading import open_feature_cache, read_visual_tokens
+from crashchat.video.source import VideoError
+from crashchat.video.tokens import VideoSettings, VisualTokens
+
+RESOLVED_CONFIG = "eval_config.yaml"
+# Settings that may differ when a run goes on: they change what is asked first and how fast, not the answers.
+MAY_DIFFER = {
+    "num_workers", "feature_cache", "feature_cache_gb", "output_dir", "limit", "tasks", "seed", "max_tokens_per_batch"
+}  # fmt: skip
+
+
+class VideoReader(Dataset):
+    """Videos, read ahead of the model; one that cannot be read is handed on as its VideoError, to be recorded."""
+
+    def __init__(self, videos: list[VideoQAs], settings: VideoSettings, feature_cache: FeatureCache | None = None):
+        self.videos = videos
+        self.settings = settings
+        self.feature_cache = feature_cache
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> tuple[VideoQAs, VisualTokens | VideoError]:
+        video = self.videos[index]
+        try:
+            return video, read_visual_tokens(str(video.path), self.settings, self.feature_cache)
+        except VideoError as error:
+            return video, error
+
+
+def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
+    """Everything it takes to ask the configured model. Raises CheckpointError, ConfigError and AnnotationError."""
+    settings = load_video_settings(
+        config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
+    )
+    adapters = {"default": config.adapter} if config.adapter else {}
+    model, tokenizer = load_with_adapters(config.model, adapters, device, config.vision_config)
+    choices: dict[str, Choices] = {}
+    for task in config.training_answers:
+        paths = annotation_paths(config.data_dir, [task], "train")
+        answers = {video.answer_of(task) or "" for video in load_annotations(paths, config.data_dir, [task])}
+        choices[task] = Choices(tokenizer, sorted(answers))
+    return Answerer(
+        model,
+        tokenizer,
+        settings,
+        max_new_tokens=config.max_new_tokens,
+        decode=config.decode,
+        choices=choices,
+        feature_cache=open_feature_cache(
+            config.feature_cache, config.feature_cache_gb, base_of(model).model.vision_model, settings
+        ),
+    )
+
+
+def model_name(config: EvalConfig) -> str:
+    """What the records and their files' folder call the model that answers."""
+    return config.model_name or (config.adapter or config.model).resolve().name
+
+
+def record_of(
+    video: VideoQAs, question: Question, answer: Answer | VideoError, starts: dict[str, float], config: EvalConfig
+) -> dict:
+    """The prediction record of one answered (or failed) question. starts: annotated crash starts, as scoring needs them."""
+    failed = isinstance(answer, VideoError)
+    task = TASKS[question.task]
+    return make_record(
+        task,
+        question.data_id,
+        str(config.data_dir / video.name),
+        question.text,
+        "" if failed else answer.raw_response,
+        question.answer,
+        source=video.source,
+        error=str(answer) if failed else None,
+        crash_start=starts.get(Path(video.name).name) if task.name == "pre_crash_localization" else None,
+        crash_probability=None if failed else answer.crash_probability,
+        model=model_name(config),
+    )
+
+
+def evaluate(config: EvalConfig) -> list[Path]:
+    """Ask all configured tasks of a split; returns the prediction files. Resumes what a killed run left.
+
+    Raises FolderError where another run answers one of the tasks with a model of this name.
+    """
+    if process_count() > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo")  # only to wait for each other: answers go to files
+    paths = config.annotation_files.get(config.split) or annotation_paths(config.data_dir, config.tasks, config.split)
+    videos = load_annotations(paths, config.data_dir, config.tasks)[: config.limit]
+    tasks = [name for name in TASKS if any(video.answer_of(name) is not None for video in videos)]
+    files = {task: prediction_path(config.output_dir, task, model_name(config), config.split) for task in tasks}
+    with contextlib.ExitStack() as stack:
+        if rank() == 0:  # has the journals for all processes
+            for path in files.values():
+                stack.enter_context(held(path.with_name(f".{path.name}.lock"), str(path)))
+        _answer(config, videos, files)
+    return list(files.values())
+
+
+def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) -> None:
+    """Ask what no journal holds yet, and make each task's journals its prediction file."""
+    first, processes = rank() == 0, process_count()
+    device = local_device()
+    run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER)
+    expected = {
+        task: [question.data_id for video in videos for question in video.questions if question.task == task] for task in files
+    }
+    if processes > 1:
+        dist.barrier()  # the first process has the journals: no other run adds to them
+    done = {task: done_ids(path, run) for task, path in files.items()}
+    open_questions = {
+        video.name: [question for question in video.questions if question.data_id not in done[question.task]] for video in videos
+    }
+    left = [video for video in videos if open_questions[video.name]]
+    if processes > 1:
+        dist.barrier()  # every process has read the journals before any adds to one
+    if first:
+        resumed = f", {len(videos) - len(left)} answered before" if len(left) < len(videos) else ""
+        print(f"{len(videos)} videos, {sum(map(len, expected.values()))} questions on {', '.join(files)}{resumed}")
+
+    if left:
+        answerer = load_answerer(config, device)
+        print_once(f"device {device}, dtype {answerer.model.dtype}, {processes} process(es)")
+        intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
+        starts = read_crash_starts(intervals) if intervals.is_file() else {}
+        journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
+        mine = left[rank() :: processes]
+        reader = DataLoader(
+            VideoReader(mine, answerer.settings, answerer.feature_cache),
+            batch_size=None,
+            num_workers=config.num_workers,
+            prefetch_factor=2 if config.num_workers else None,
+        )
+        progress = tqdm(total=len(mine), desc="videos", disable=not first)
+        for together in in_batches(reader, config.max_tokens_per_batch):
+            readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
+            asked = [[Asked(question.text, question.task) for question in open_questions[video.name]] for video, _ in readable]
+            answers = answerer.answer(Look([visual for _, visual in readable]), asked) if readable else []
+            answers_on: dict[str, list[Answer] | list[VideoError]] = {
+                video.name: given for (video, _), given in zip(readable, answers, strict=True)
+            }
+            for video, visual in together:
+                questions = open_questions[video.name]
+                if isinstance(visual, VideoError):
+                    print(f"\nwarning: {visual}", file=sys.stderr)
+                    answers_on[video.name] = [visual] * len(questions)
+                for question, given in zip(questions, answers_on[video.name], strict=True):
+                    journals[question.task].append(record_of(video, question, given, starts, config))
+                progress.update()
+        progress.close()
+        for journal in journals.values():
+            journal.close()
+
+    if processes > 1:
+        dist.barrier()
+    if first:
+        for task, path in files.items():
+            if find_journals(path):
+                records = merge_journals(find_journals(path), path, expected[task])
+                failed = sum("error" in record for record in records)
+                unparsed = sum(
+                    any(record[field] is None for field in TASKS[task].pred_fields) and "error" not in record
+                    for record in records
+                )
+                print(f"{path}: {len(records)} records, {unparsed} do not parse, {failed} of videos that cannot be read")
+                save_config(config, path.with_name(f"{path.stem}_{RESOLVED_CONFIG}"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    return run_command("evaluate", __doc__, EvalConfig, evaluate, argv)

@@ -1,0 +1,228 @@
+"""A prediction file to its scores: the dispatcher, the table, the files, and the command of the six metric scripts."""
+
+import argparse
+import csv
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from crashchat.command import make_parser
+from crashchat.data.predictions import (
+    PredictionError,
+    newest_predictions,
+    prediction_path,
+    read_crash_starts,
+    read_predictions,
+    results_folder,
+)
+from crashchat.errors import exit_code
+from crashchat.evaluation.bertscore import BertScore
+from crashchat.files import write_json_atomic, write_text_atomic
+from crashchat.metrics.bootstrap import Difference, intervals, paired
+from crashchat.metrics.localization import crash_localization_sums, pre_crash_localization_sums
+from crashchat.metrics.meteor import MetricError, has_java
+from crashchat.metrics.recognition import recognition_sums
+from crashchat.metrics.sums import PROTOCOLS, Sums, format_value, is_count
+from crashchat.metrics.text import NO_EXTRAS, Extras, text_sums
+from crashchat.tasks import PERCEPTION, TASKS
+
+
+def task_sums(
+    task_name: str, records: list[dict], crash_starts: dict[str, float] | None = None, extras: Extras = NO_EXTRAS
+) -> Sums:
+    """The records of one task (as read_predictions gives them) as sums that every figure comes from.
+
+    crash_starts: {video file name: seconds}, for pre-crash records that carry no crash_start. extras: METEOR, BERTScore.
+    Raises KeyError for an unknown task.
+    """
+    task = TASKS[task_name]
+    if task_name == "crash_recognition":
+        return recognition_sums(records)
+    if task_name == "crash_localization":
+        return crash_localization_sums(records)
+    if task_name == "pre_crash_localization":
+        return pre_crash_localization_sums(records, crash_starts)
+    return text_sums(records, task.gt_fields[0], task.pred_fields[0], extras)
+
+
+def goodness(task_name: str, sums: Sums) -> np.ndarray:
+    """float64[R] between 0 and 1: how good each answer is; right or wrong, IoU, first-sign score or ROUGE-L."""
+    if task_name == "crash_recognition":
+        return sums.columns["TP"] + sums.columns["TN"]
+    return sums.columns["score" if TASKS[task_name].group == PERCEPTION else "rougeL_f"]
+
+
+def scores(sums: Sums, protocol: str = "strict") -> dict:
+    """{metric: value} in one protocol, `intervals` {metric: [low, high]}, and under the other protocol's name the same in it."""
+    (other,) = set(PROTOCOLS) - {protocol}
+    return _in(sums, protocol) | {other: _in(sums, other)}
+
+
+def _in(sums: Sums, protocol: str) -> dict:
+    ranges = {name: list(interval) for name, interval in intervals(sums, protocol).items()}
+    return {**sums.metrics(protocol), "intervals": ranges}
+
+
+def score_table(scored: dict, protocol: str = "strict") -> str:
+    """What `scores` gave as a terminal table: what was counted, then a line a metric with interval and other protocol."""
+    (other,) = set(PROTOCOLS) - {protocol}
+    figures = {name: value for name, value in scored.items() if not isinstance(value, dict | str)}
+    width = max(map(len, figures))
+    counts = [name for name in figures if is_count(name)]
+    lines = [f"{name:{width}}  {figures[name]:>12}" for name in counts]
+    lines += ["", f"{'metric':{width}}  {protocol:>12}  {'95% interval':>16}  {other:>12}"]
+    for name, value in figures.items():
+        if name not in counts:
+            low, high = scored["intervals"].get(name, (None, None))
+            interval = "" if low is None or isinstance(value, int) else f"{low:.4f} – {high:.4f}"
+            lines.append(
+                f"{name:{width}}  {format_value(value, 4):>12}  {interval:>16}  {format_value(scored[other][name], 4):>12}"
+            )
+    for truth, row in scored.get("confusion", {}).items():
+        lines.append(f"truth {truth}: answered " + ", ".join(f"{answer} {count}" for answer, count in row.items()))
+    return "\n".join(lines)
+
+
+def difference_table(differences: dict[str, Difference], other: Path) -> str:
+    """The paired bootstrap as a terminal table."""
+    width = max(map(len, differences), default=6)
+    lines = [
+        f"difference to {other}, same videos drawn for both",
+        "",
+        f"{'metric':{width}}  {'difference':>10}  {'95% interval':>18}       p",
+    ]
+    for name, found in differences.items():
+        lines.append(f"{name:{width}}  {found.value:>+10.4f}  {f'{found.low:+.4f} – {found.high:+.4f}':>18}  {found.p:.4f}")
+    return "\n".join(lines)
+
+
+def write_scores(scored: dict, out: str | Path) -> tuple[Path, Path]:
+    """Write `out` (a .json path) and the same scores beside it as .csv (metric,value,low,high); returns both paths.
+
+    An inner dict becomes dotted names in the CSV (confusion.Yes.No); None is an empty cell there and null in JSON.
+    """
+    json_path = Path(out).with_suffix(".json")
+    csv_path = json_path.with_suffix(".csv")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("metric", "value", "low", "high"))
+    writer.writerows(_flat(scored))
+    write_json_atomic(json_path, scored)
+    write_text_atomic(csv_path, table.getvalue())
+    return json_path, csv_path
+
+
+def _flat(metrics: dict, prefix: str = "") -> list[tuple]:
+    rows: list[tuple] = []
+    for key, value in metrics.items():
+        if isinstance(value, dict) and key != "intervals":
+            rows += _flat(value, f"{prefix}{key}.")
+        elif key != "intervals":
+            rows.append((prefix + key, value, *metrics.get("intervals", {}).get(key, ("", ""))))
+    return rows
+
+
+def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
+    parser = make_parser(
+        f"score {task_name}",
+        f"Scores {task_name} predictions, with 95% bootstrap intervals over videos: every question counts, and "
+        f"beside that the released scripts' numbers, which drop answers that do not parse. Prints a table, writes JSON and CSV.",
+        f"example: crashchat score {task_name} --predictions {prediction_path('outputs', task_name, 'my_model')}",
+    )
+    folder = results_folder("outputs", task_name)
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help=f"prediction file (default: the newest in {folder}/*/)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR_OR_FILE",
+        help="a folder, or a file ending in .json (default: <predictions>_metrics.json beside the predictions); "
+        "the .csv goes beside it",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="strict",
+        help="strict: every question counts (default); released: without the answers that do not parse, as the released scripts",
+    )
+    parser.add_argument(
+        "--annotations", type=Path, metavar="FILE", help="the questions that were asked: a file that lacks some is an error"
+    )
+    parser.add_argument("--against", type=Path, metavar="FILE", help="another model's predictions: differences with p-values")
+    add_extras(parser)
+    if task_name == "pre_crash_localization":
+        parser.add_argument(
+            "--crash-annotations",
+            type=Path,
+            metavar="FILE",
+            help="crash_localization annotations of the same videos, for predictions that carry no crash_start",
+        )
+    return parser.parse_args(argv)
+
+
+def add_extras(parser: argparse.ArgumentParser) -> None:
+    """The options that `extras_of` reads."""
+    parser.add_argument(
+        "--no-meteor", action="store_true", help="leave METEOR out of the text scores: its Java program starts slowly"
+    )
+    parser.add_argument("--bertscore-model", metavar="FOLDER", help="compute BERTScore with it, e.g. a downloaded roberta-large")
+    parser.add_argument("--bertscore-layer", type=int, metavar="N", help="which layer of it (default: the one its authors chose)")
+
+
+def extras_of(arguments: argparse.Namespace) -> Extras:
+    """METEOR unless declined or without Java, BERTScore with a model. Raises MetricError for a model that cannot be used."""
+    folder = arguments.bertscore_model
+    try:
+        bertscore = BertScore(folder, arguments.bertscore_layer) if folder else None
+    except (OSError, ValueError) as error:
+        raise MetricError(f"--bertscore-model {error}") from error
+    return Extras(meteor=not arguments.no_meteor and has_java(), bertscore=bertscore)
+
+
+def _run(task_name: str, argv: list[str] | None) -> None:
+    arguments = _arguments(task_name, argv)
+    predictions = arguments.predictions or newest_predictions(task_name)
+    annotations = getattr(arguments, "crash_annotations", None)
+    crash_starts = read_crash_starts(annotations) if annotations else None
+    extras = extras_of(arguments)
+
+    def read(path: Path) -> Sums:
+        records = read_predictions(path, task_name, arguments.annotations)
+        found = task_sums(task_name, records, crash_starts, extras)
+        if found.counts.get("missing_video_count") == len(records):
+            raise PredictionError(
+                f"{path}: no record has a crash start, so nothing can be scored; "
+                + (f"{annotations} names none of its videos" if annotations else "give --crash-annotations FILE")
+            )
+        return found
+
+    sums = read(predictions)
+    scored = {"task": task_name, "protocol": arguments.protocol, **scores(sums, arguments.protocol)}
+    told = f"{task_name}: {predictions}\n\n{score_table(scored, arguments.protocol)}"
+    if arguments.against:
+        try:
+            differences = paired(read(arguments.against), sums, arguments.protocol)
+        except ValueError as error:
+            raise PredictionError(f"{predictions}, {arguments.against}: {error}") from error
+        told += f"\n\n{difference_table(differences, arguments.against)}"
+        scored["against"] = {"predictions": str(arguments.against), **{name: vars(found) for name, found in differences.items()}}
+    out = arguments.out or predictions.parent
+    if out.suffix not in (".json", ".csv"):
+        out = out / f"{predictions.stem}_metrics.json"
+    written = write_scores(scored, out)
+    print(f"{told}\n\nwritten: {written[0]}, {written[1]}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: a task's name, and its options; returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] not in TASKS:
+        asked = bool(words) and words[0] in ("-h", "--help")
+        found = f"error: found {words[0]!r}, expected a task\n" if words and not asked else ""
+        print(
+            f"{found}usage: crashchat score TASK …, TASK being one of {', '.join(TASKS)}",
+            file=sys.stdout if asked else sys.stderr,
+        )
+        return 0 if asked else 2
+    return exit_code(lambda: _run(words[0], words[1:]))

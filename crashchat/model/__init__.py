@@ -1,0 +1,1 @@
+"""Sequences, packing, masks and attention, and the model that they feed."""

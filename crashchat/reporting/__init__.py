@@ -1,0 +1,1 @@
+"""Several runs compared: rows, tables, pictures, clips, a page."""

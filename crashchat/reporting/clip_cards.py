@@ -1,0 +1,144 @@
+"""Test clips as film strips, with timelines of what was annotated and what was said, and links to the clips."""
+
+import os
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crashchat.data.predictions import Records, is_number, video_name
+from crashchat.evaluation.score import goodness
+from crashchat.html import data_uri, link
+from crashchat.metrics.localization import interval_iou
+from crashchat.metrics.sums import Sums
+from crashchat.tasks import PERCEPTION, TASKS
+from crashchat.video.decode import read_clip
+from crashchat.video.film_strip import STRIP_FRAMES, film_strip
+from crashchat.video.source import VideoError
+
+BEST, WORST, RANDOM = 2, 2, 2  # clips of each
+RIGHT_IOU = 0.5  # overlap from which an interval is marked right
+
+
+@dataclass
+class Lane:
+    """One line below a film strip: what one row (or the annotation) says of the clip. Times in seconds, None where none."""
+
+    name: str
+    start: float | None
+    end: float | None
+    sign: float | None
+    verdicts: list[tuple[str, bool | None]] = field(default_factory=list)  # (what was said, whether it is right)
+
+
+@dataclass
+class ClipCard:
+    """One test clip in the page. why: best, worst or random. link: the clip's address, seen from the page.
+
+    strip: a picture as a data URI; it and link are None where the clip could not be read (fault says why).
+    answers: (task, annotated answer, [(answer, the rows that gave it)]).
+    """
+
+    name: str
+    why: str
+    link: str | None
+    seconds: float
+    strip: str | None
+    fault: str | None
+    crash: bool
+    lanes: list[Lane]
+    answers: list[tuple[str, str, list[tuple[str, list[str]]]]]
+
+
+def _truth_text(task: str, record: dict) -> str:
+    times = " – ".join(str(record[name]) for name in TASKS[task].gt_fields)
+    return f"{times} seconds" if TASKS[task].group == PERCEPTION else times
+
+
+def _lane(row: str, answers: dict[str, dict]) -> Lane:
+    """What a row says of a clip; answers: {task: its record}."""
+    interval, sign = answers.get("crash_localization", {}), answers.get("pre_crash_localization", {})
+    lane = Lane(row, interval.get("pred_start"), interval.get("pred_end"), sign.get("pred_time"))
+    if "crash_recognition" in answers:
+        record = answers["crash_recognition"]
+        lane.verdicts.append((record["pred_label"] or "no answer", record["pred_label"] == record["gt_label"]))
+    if interval and is_number(lane.start) and is_number(lane.end):
+        iou = interval_iou((interval["gt_start"], interval["gt_end"]), (lane.start, lane.end))
+        lane.verdicts.append((f"IoU {iou:.2f}", iou >= RIGHT_IOU))
+    elif interval:
+        lane.verdicts.append(("no interval", False))
+    if sign and is_number(lane.sign) and is_number(sign["gt_time"]):
+        lane.verdicts.append((f"sign {lane.sign - sign['gt_time']:+.1f} s", None))
+    elif sign:
+        lane.verdicts.append(("no first sign", False))
+    return lane
+
+
+def _card(name: str, why: str, tasks: dict[str, dict[str, dict]], rows: list[str], data_dir: Path, page_dir: Path) -> ClipCard:
+    """tasks: {task: {row: record}} of one video."""
+    records = [record for answered in tasks.values() for record in answered.values()]
+    path = Path(records[0]["video_path"])
+    path = path if path.is_file() else data_dir / "videos" / name
+    strip, seconds, fault, address = None, 1.0, None, None
+    try:
+        clip = read_clip(path, fps=10, max_frames=2 * STRIP_FRAMES + 1)
+        strip, seconds = data_uri(film_strip(clip.frames), "image/jpeg"), clip.seconds[-1] + 0.1
+        address = link(os.path.relpath(path, page_dir))
+    except VideoError as error:
+        fault = next((record["error"] for record in records if record.get("error")), str(error))
+        times = [
+            record[key] for record in records for key in record if key.startswith(("gt_", "pred_")) and is_number(record[key])
+        ]
+        seconds = max([1.0, *times]) * 1.05  # the time axis, where the clip cannot tell its length
+    truth = Lane("annotated", None, None, None)
+    answers = []
+    for task, answered in tasks.items():
+        record = next(iter(answered.values()))
+        if task == "crash_recognition":
+            truth.verdicts.append((record["gt_label"] or "", None))
+        truth.start, truth.end = record.get("gt_start", truth.start), record.get("gt_end", truth.end)
+        truth.sign = record.get("gt_time", truth.sign)
+        given: dict[str, list[str]] = {}
+        for row in rows:
+            if row in answered:
+                said = answered[row].get("error") or answered[row]["raw_response"].strip()
+                given.setdefault(said or "(no answer)", []).append(row)
+        answers.append((task, _truth_text(task, record), list(given.items())))
+    lanes = [_lane(row, {task: tasks[task][row] for task in tasks if row in tasks[task]}) for row in rows]
+    lanes = [lane for lane in lanes if lane.verdicts]
+    return ClipCard(name, why, address, seconds, strip, fault, _is_crash(tasks), [truth, *lanes], answers)
+
+
+def clip_cards(
+    records: Records, sums: dict[str, dict[str, Sums]], data_dir: Path, page_dir: Path, seed: int = 0
+) -> tuple[list[ClipCard], str]:
+    """The crash clips that the judged row answered best and worst, and some drawn by a seed from all others.
+
+    Judged is the row that answered most tasks, the first (the base model) only where it is alone; its name comes second.
+    page_dir: where the page will lie, for links to the clips.
+    """
+    rows = list(records)
+    judged = max(rows[1:] or rows, key=lambda row: len(records[row]))
+    videos: dict[str, dict[str, dict[str, dict]]] = {}
+    for task in TASKS:
+        for row in rows:
+            for record in records[row].get(task, []):
+                videos.setdefault(video_name(record["video_path"]), {}).setdefault(task, {})[row] = record
+    grades: dict[str, list[float]] = {name: [] for name in videos}
+    for task, answered in sums[judged].items():
+        for video, grade in zip(answered.videos, goodness(task, answered), strict=True):
+            grades[video].append(float(grade))
+
+    draw = random.Random(seed)
+    names = draw.sample(sorted(videos), len(videos))  # so that chance decides among equally good ones
+    crashes = [name for name in names if _is_crash(videos[name]) and grades[name]] or [name for name in names if grades[name]]
+    ranked = sorted(crashes, key=lambda name: -sum(grades[name]) / len(grades[name]))
+    best = ranked[: min(BEST, (len(ranked) + 1) // 2)]
+    worst = [name for name in ranked[::-1][:WORST] if name not in best]
+    others = [name for name in names if name not in best + worst][:RANDOM]
+    chosen = [("best", best), ("worst", worst), ("random", others)]
+    return [_card(name, why, videos[name], rows, data_dir, page_dir) for why, group in chosen for name in group], judged
+
+
+def _is_crash(tasks: dict[str, dict[str, dict]]) -> bool:
+    labels = [record["gt_label"] for record in tasks.get("crash_recognition", {}).values()]
+    return "Yes" in labels if labels else "crash_localization" in tasks or "pre_crash_localization" in tasks

@@ -1,0 +1,1 @@
+"""The server, its page, and what they must withstand."""

@@ -1,0 +1,184 @@
+"""The page of `crashchat serve`, in Gradio: a clip is dropped, its card is shown, questions are answered beside it."""
+
+import html
+import os
+import shutil
+import traceback
+from importlib.resources import files
+from pathlib import Path
+
+# Gradio reads this when it is imported.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr  # noqa: E402
+from fastapi import FastAPI, HTTPException, Request  # noqa: E402
+from gradio.route_utils import MultiPartException, upload_fn  # noqa: E402
+from gradio.routes import file_upload_statuses  # noqa: E402
+
+from crashchat.analysis.cards import card_html, clock  # noqa: E402
+from crashchat.analysis.options import VIDEO_SUFFIXES  # noqa: E402
+from crashchat.analysis.results import FAILED  # noqa: E402
+from crashchat.answering.answerer import BASE  # noqa: E402
+from crashchat.serving.desk import Desk  # noqa: E402
+
+TEMPLATES = files("crashchat") / "templates"
+CSS = ".gradio-container { max-width: 1100px !important; margin: 0 auto; } footer { display: none !important; }"
+LONGEST_TEXT = 2000  # of a question, in characters
+NAMES = {None: "model", BASE: "base model"}
+
+
+class Page(gr.Blocks):
+    """Takes from clients what the page's own code sends, nothing else: texts, and an upload that waits at the desk.
+
+    Gradio takes a file by its path wherever a component's data holds one, and fetches it where the path is an address.
+    """
+
+    def __init__(self, desk: Desk, **settings):
+        super().__init__(**settings)
+        self.desk = desk
+
+    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+        """Every event's data pass here, before Gradio does anything with them. Raises gr.Error for what no page sends."""
+        checked = [self._checked(block, value) for block, value in zip(block_fn.inputs, inputs, strict=False)]
+        return await super().preprocess_data(block_fn, checked, state, explicit_call=explicit_call)
+
+    def _checked(self, block: gr.blocks.Block, value):
+        if value is None or (isinstance(value, str) and len(value) <= LONGEST_TEXT):
+            return value
+        if isinstance(block, gr.File) and isinstance(value, dict) and self.desk.expects(path := value.get("path")):
+            return {"path": path, "meta": {"_type": "gradio.FileData"}}
+        raise gr.Error("this is nothing that the page takes", print_exception=False)
+
+
+def build_page(desk: Desk) -> Page:
+    """The page on a desk."""
+    limits, voices = desk.limits, desk.cascade.voices()
+    choices = [(NAMES.get(voice, voice), voice or "") for voice in voices]
+
+    def analyze(upload: dict | None, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
+        """Card, chat and its hint for a dropped clip; without one everything is cleared."""
+        if upload is None:
+            desk.drop(request.session_hash)
+            return "", [], gr.update(interactive=False, placeholder="")
+        name = Path(upload["path"]).name
+        path = desk.claim(upload["path"])
+        opened = None
+        try:
+            analysis = desk.look_at(path, name, lambda share, step: progress(share, desc=step))
+            if analysis.result.status != FAILED:
+                opened = desk.keep(request.session_hash, path, analysis)
+        finally:
+            if opened is None:
+                desk.drop(request.session_hash)
+                path.unlink(missing_ok=True)
+        card = card_html(analysis.result, analysis.strips, opened and f"clips/{opened.token}")
+        if opened is None:
+            return card, [], gr.update(interactive=False, placeholder="")
+        start, end = desk.subject(opened)
+        return card, [], gr.update(interactive=True, placeholder=f"a question about {clock(start)} – {clock(end)} of this clip")
+
+    def guarded(upload: dict | None, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
+        try:
+            return analyze(upload, request, progress)
+        except Exception as error:
+            # The page must show what went wrong, and the server go on.
+            traceback.print_exc()
+            return f"<p><b>{html.escape(str(error))}</b></p>", [], gr.update(interactive=False)
+
+    def ask(question: str | None, voice: str | None, request: gr.Request):
+        """The chat with one more question and its answer; each question is answered by itself."""
+        opened = desk.opened(request.session_hash)
+        if opened is None:
+            return "", [{"role": "assistant", "content": "This clip is no longer here; drop it once more."}]
+        question = (question or "").strip()
+        if question:
+            try:
+                answer = desk.ask(opened, question, voice or None) or "(no answer)"
+            except Exception as error:
+                traceback.print_exc()
+                answer = f"This failed: {error}"
+            opened.said.extend([("user", question), ("assistant", answer)])
+        return "", [{"role": role, "content": content} for role, content in opened.said]
+
+    def close(request: gr.Request) -> None:
+        desk.drop(request.session_hash)
+
+    with Page(desk, title="CrashChat", analytics_enabled=False, delete_cache=(600, 1800)) as page:
+        gr.Markdown(
+            "# One clip in, a crash report out\n"
+            f"Up to {limits.max_bytes / 2**20:.0f} MiB and {clock(limits.max_seconds, False)}. "
+            "The clip stays on this machine and is deleted when the page is closed."
+        )
+        clip = gr.File(label="clip", file_types=sorted(VIDEO_SUFFIXES), height=130, elem_id="clip")
+        card = gr.HTML(elem_id="card")
+        chat = gr.Chatbot(
+            label="questions",
+            height=300,
+            render_markdown=False,  # what a model says is text
+            feedback_options=None,
+            buttons=[],
+            elem_id="chat",
+            allow_tags=False,
+        )
+        with gr.Row():
+            question = gr.Textbox(
+                show_label=False,
+                interactive=False,
+                scale=4,
+                elem_id="question",
+                placeholder="drop a clip first",
+                max_length=LONGEST_TEXT,
+            )
+            voice = gr.Dropdown(choices, value=choices[0][1], label="answered by", visible=len(choices) > 1, elem_id="voice")
+        clip.change(
+            guarded,
+            clip,
+            [card, chat, question],
+            show_progress="full",
+            show_progress_on=card,
+            api_visibility="private",
+            preprocess=False,  # it would leave an empty file for each upload
+        )
+        question.submit(ask, [question, voice], [question, chat], api_visibility="private")
+        page.unload(close)
+    page.state_session_capacity = 4 * limits.kept  # Gradio keeps each page's last card
+    page.queue(max_size=limits.queue, default_concurrency_limit=2, api_open=False)
+    return page
+
+
+def mount(app: FastAPI, page: Page, desk: Desk) -> FastAPI:
+    """The page at the app's root, with system fonts and this project's own script alone."""
+
+    @app.post("/gradio_api/upload", include_in_schema=False)
+    async def upload(request: Request, upload_id: str | None = None) -> list[str]:
+        """In place of Gradio's, which names an upload by its content: two pages with the same clip would share one file."""
+        folder, tracked = desk.new_folder(), file_upload_statuses if upload_id else None
+        try:
+            paths, _, _ = await upload_fn(request, folder, desk.limits.max_bytes, upload_id, upload_progress=tracked)
+            if len(paths) != 1:
+                raise HTTPException(400, f"{len(paths)} files, expected one clip")
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)  # not there yet where the form is none
+            if isinstance(error, MultiPartException):
+                raise HTTPException(413 if "maximum allowed size" in error.message else 400, error.message) from error
+            raise
+        desk.expect(folder, Path(paths[0]))
+        page.upload_file_set.update(paths)
+        return paths
+
+    page.has_launched = True  # a mounted page counts as not launched, and then Gradio does not check the paths that clients send
+    script = (TEMPLATES / "card.js").read_text(encoding="utf-8")
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        max_file_size=desk.limits.max_bytes,
+        footer_links=[],
+        show_error=True,
+        ssr_mode=False,
+        enable_monitoring=False,
+        theme=theme,
+        css=CSS,
+        head=f"<script>{script}</script>",
+    )

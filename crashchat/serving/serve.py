@@ -1,0 +1,176 @@
+"""A page and an HTTP endpoint for clips, on this machine: drop a clip, see its card, ask about it (page.py draws the page).
+
+    crashchat serve                                  # http://127.0.0.1:7860
+    curl -F file=@clip.mp4 http://127.0.0.1:7860/api/analyze   # the same JSON as <name>.json of analyze
+
+Without --model the model is the demo's, as for analyze. The server is reached from this machine alone unless --host says
+otherwise; then a password is needed (--password-file, or CRASHCHAT_PASSWORD), asked for by HTTP's basic scheme with any user
+name: put a TLS proxy in front. Uploads lie in a private temporary folder: those to the endpoint until they are answered, those
+of the page until it is closed. Nothing is asked of, or told to, any other host.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from fastapi import FastAPI, HTTPException, UploadFile
+from fastapi.responses import FileResponse
+from filelock import FileLock, Timeout
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from crashchat.analysis.clip import MEBIBYTE
+from crashchat.analysis.options import AnalyzeError, add_model_options, cascade_of
+from crashchat.analysis.results import FAILED, ClipResult
+from crashchat.command import make_parser
+from crashchat.errors import CrashChatError, error_line
+from crashchat.serving.connections import Connection
+from crashchat.serving.desk import Busy, Desk, Limits
+from crashchat.serving.gate import Gate
+
+LOOPBACK = ("127.0.0.1", "localhost")
+PASSWORD = "CRASHCHAT_PASSWORD"
+PREFIX, IN_USE = "crashchat-", "in_use.lock"  # of private folders, and the file in them that a running server holds locked
+
+
+def create_app(desk: Desk, password: str | None = None, hosts: list[str] | None = None) -> FastAPI:
+    """The endpoint and the page. hosts: names the server is called by (None: any), against pages that borrow its address."""
+    from crashchat.serving.page import build_page, mount
+
+    app = FastAPI(title="CrashChat", openapi_url=None)
+
+    @app.get("/api/health")
+    def health() -> dict:
+        return {"status": "ok", "model": desk.cascade.identity}
+
+    @app.post("/api/analyze")
+    def analyze_upload(file: UploadFile) -> ClipResult:
+        name = file.filename or "clip"
+        path = desk.place(name)
+        try:
+            with open(path, "wb") as target:
+                while block := file.file.read(MEBIBYTE):
+                    target.write(block)
+            result = desk.look_at(path, name, draw=False).result
+        except Busy as busy:
+            raise HTTPException(503, str(busy), {"Retry-After": "10"}) from busy
+        finally:
+            path.unlink(missing_ok=True)
+        if result.status == FAILED:
+            raise HTTPException(422, result.as_json())
+        return result
+
+    @app.get("/clips/{token}")
+    def clip_of_page(token: str) -> FileResponse:
+        path = desk.file(token)
+        if path is None:
+            raise HTTPException(404, "no such clip is open")
+        return FileResponse(path)
+
+    app = mount(app, build_page(desk), desk)
+    app.add_middleware(Gate, limits=desk.limits, password=password)
+    if hosts is not None:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    return app
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `serve`."""
+    limits = Limits()
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine alone)")
+    parser.add_argument("--port", type=int, default=7860, help="(default %(default)s)")
+    parser.add_argument("--password-file", type=Path, metavar="FILE", help=f"holds the password; or set {PASSWORD}")
+    parser.add_argument(
+        "--max-mebibytes", type=float, default=limits.max_bytes / MEBIBYTE, help="of an upload (default %(default)s)"
+    )
+    parser.add_argument(
+        "--max-seconds", type=float, default=limits.max_seconds, help="of an uploaded video (default %(default)s)"
+    )
+    parser.add_argument("--queue", type=int, default=limits.queue, help="clips waiting or in work at most (default %(default)s)")
+    add_model_options(parser)
+
+
+def read_password(arguments: argparse.Namespace) -> str | None:
+    """The password of the command line or the environment. Raises AnalyzeError where one is needed and there is none."""
+    password = os.environ.get(PASSWORD)
+    if arguments.password_file:
+        try:
+            password = arguments.password_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise AnalyzeError(f"{arguments.password_file}: cannot be read: {error.strerror}") from error
+        if not password:
+            raise AnalyzeError(f"{arguments.password_file}: is empty, expected a password")
+    if arguments.host not in LOOPBACK and not password:
+        raise AnalyzeError(f"--host {arguments.host} lets others in: give --password-file FILE or set {PASSWORD}")
+    return password or None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = make_parser("serve", __doc__)
+    add_arguments(parser)
+    return run(parser.parse_intermixed_args(argv))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until stopped; returns the exit code."""
+    import uvicorn
+
+    try:
+        password = read_password(arguments)
+        cascade, windows = cascade_of(arguments)
+    except (CrashChatError, OSError) as error:
+        print(f"error: {error_line(error)}", file=sys.stderr)
+        return 2
+    limits = Limits(int(arguments.max_mebibytes * MEBIBYTE), arguments.max_seconds, arguments.queue)
+    with private_folder() as folder:
+        hosts = list(LOOPBACK) if arguments.host in LOOPBACK else None
+        app = create_app(Desk(cascade, windows, folder, limits), password, hosts)
+        # Uvicorn ends by the signal that stopped it; as an exception it lets the private folder be deleted.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops)", flush=True)
+        uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning", **connection_settings(limits))
+    return 0
+
+
+def connection_settings(limits: Limits) -> dict:
+    """Uvicorn's settings."""
+    return {
+        "http": partial(Connection, limits=limits),
+        "ws": "none",
+        # What a proxy says of the client's address is believed only where uvicorn is told which proxy (FORWARDED_ALLOW_IPS).
+        "proxy_headers": "FORWARDED_ALLOW_IPS" in os.environ,
+        "timeout_graceful_shutdown": 3,
+    }
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for everything temporary of this process, uploads in the making too, deleted at the end; Gradio tells nobody."""
+    _sweep(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder) / IN_USE):
+        tempfile.tempdir = folder
+        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
+        os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1")
+        yield Path(folder)
+
+
+def _sweep(place: Path) -> None:
+    """Delete the private folders in `place` of this user's servers that were killed: nobody holds their locks any more."""
+    for folder in place.glob(f"{PREFIX}*"):
+        try:
+            own = folder.lstat().st_uid == os.getuid() and not folder.is_symlink() and (folder / IN_USE).is_file()
+            if own:
+                with FileLock(folder / IN_USE, timeout=0):
+                    shutil.rmtree(folder)
+                print(f"deleted {folder}, left by a server that was killed", file=sys.stderr)
+        except Timeout:  # a server that runs
+            continue
+        except OSError as error:
+            print(f"warning: {folder} is left by a server that was killed and cannot be deleted: {error}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Road scenes: what, how it goes, drawn, described, as clips."""

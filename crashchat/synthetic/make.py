@@ -1,0 +1,168 @@
+"""Synthetic dashcam clips as real H.264 files, with annotations in the released format that are exact by construction.
+
+    crashchat synthesize --out data/demo                        240 train, 40 val and 100 test clips, six tasks
+    crashchat synthesize --out data/general --pretraining 3000  clips with general questions
+
+Half of the clips are crashes; the others are near misses of every kind and plain driving, drawn by the same code. The same
+seed gives the same scenes and annotations, whatever the number of processes.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from crashchat.command import make_parser
+from crashchat.errors import exit_code, writing
+from crashchat.files import write_json_atomic
+from crashchat.synthetic.drawing import HEIGHT, WIDTH, draw_scene
+from crashchat.synthetic.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, Scene
+from crashchat.synthetic.stories import make_scene
+from crashchat.synthetic.texts import general_questions, task_answers
+from crashchat.tasks import TASKS, VIDEO_TAG
+
+MANIFEST = "manifest.json"
+SOURCE = "synthetic"
+# First number of a scene's seed: no scene of one split, or of pre-training, is one of another.
+SPLIT_SEEDS = {"train": 0, "val": 1, "test": 2, "general": 3}
+
+
+def write_clip(scene: Scene, path: Path) -> None:
+    """Draw a scene into an H.264 mp4 of FPS frames a second, its first frame at time 0. Whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    with av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        # x264's macroblock tree gives other bytes from run to run, even on one thread; without it they are always the same.
+        stream.options = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
+        stream.thread_count = 1
+        for frame in draw_scene(scene):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    os.replace(temporary, path)
+
+
+def scene_of(split: str, index: int, seed: int) -> Scene:
+    """Scene `index` of a split: crashes and calm scenes in turn, their families in a fixed cycle."""
+    crash, turn = index % 2 == 0, index // 2
+    family = CRASH_CYCLE[turn % len(CRASH_CYCLE)] if crash else CALM_CYCLE[turn % len(CALM_CYCLE)]
+    return make_scene((seed, SPLIT_SEEDS[split], index), crash, family)
+
+
+def clip_name(split: str, index: int, seed: int) -> str:
+    """A clip's annotated path. The number says nothing about what happens in it."""
+    digest = hashlib.sha256(f"{seed}/{split}/{index}".encode()).hexdigest()[:8]
+    return f"videos/{split}_{digest}.mp4"
+
+
+def _record(video: str, question: str, answer: str) -> dict:
+    turns = [{"from": "human", "value": f"{VIDEO_TAG}\n{question}"}, {"from": "gpt", "value": answer}]
+    return {"video": [video], "conversations": turns, "source": SOURCE}
+
+
+def _make_clip(job: tuple[str, int], out: Path, seed: int) -> Scene:
+    """Write one clip unless it is there; returns its scene."""
+    split, index = job
+    scene = scene_of(split, index, seed)
+    path = out / clip_name(split, index, seed)
+    if not path.is_file():
+        write_clip(scene, path)
+    return scene
+
+
+def _make_clips(out: Path, jobs: list[tuple[str, int]], seed: int, workers: int | None) -> list[Scene]:
+    """Write all clips, sharing the work among processes; returns their scenes in order."""
+    (out / "videos").mkdir(parents=True, exist_ok=True)
+    workers = workers or os.cpu_count() or 1
+    make = partial(_make_clip, out=out, seed=seed)
+    progress = partial(tqdm, total=len(jobs), desc=f"clips in {out}")
+    if workers == 1:
+        return list(progress(map(make, jobs)))
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        return list(progress(pool.imap(make, jobs, chunksize=8)))
+
+
+def _already_made(out: Path, settings: dict, names: list[str]) -> bool:
+    """Whether the folder holds exactly this set, with the clips of these names.
+
+    Raises FileExistsError for a set made with other settings.
+    """
+    path = out / MANIFEST
+    if not path.is_file():
+        return False
+    made = json.loads(path.read_text(encoding="utf-8"))
+    if made != settings:
+        raise FileExistsError(f"{out} holds a set made with {made}, not {settings}; remove it or name another folder")
+    missing = [name for name in names if not (out / name).is_file()]
+    if missing:
+        print(f"{out}: {len(missing)} clips are missing and will be made again")
+        return False
+    print(f"{out}: already made")
+    return True
+
+
+def make_demo_set(
+    out: str | Path, train: int = 240, val: int = 40, test: int = 100, seed: int = 0, workers: int | None = None
+) -> None:
+    """Clips and the six tasks' annotation files of three splits. Does nothing where the same set is there already."""
+    out = Path(out)
+    counts = {"train": train, "val": val, "test": test}
+    settings = {"kind": "six tasks", "seed": seed, **counts}
+    jobs = [(split, index) for split, count in counts.items() for index in range(count)]
+    if _already_made(out, settings, [clip_name(*job, seed) for job in jobs]):
+        return
+    scenes = dict(zip(jobs, _make_clips(out, jobs, seed, workers), strict=True))
+    for split in counts:
+        # In the order of their names, or the file would alternate between crash and calm.
+        members = sorted((clip_name(*job, seed), task_answers(scene)) for job, scene in scenes.items() if job[0] == split)
+        for name, task in TASKS.items():
+            records = [_record(video, task.prompt, answers[name]) for video, answers in members if name in answers]
+            write_json_atomic(out / task.annotation_file(split), records)
+    write_json_atomic(out / MANIFEST, settings)
+
+
+def make_pretraining_set(out: str | Path, count: int, seed: int = 0, workers: int | None = None) -> None:
+    """Clips with general questions, the last fiftieth for validation: general_train.json and general_val.json."""
+    out = Path(out)
+    settings = {"kind": "general questions", "seed": seed, "count": count}
+    jobs = [("general", index) for index in range(count)]
+    if _already_made(out, settings, [clip_name(*job, seed) for job in jobs]):
+        return
+    splits: dict[str, list[dict]] = {"train": [], "val": []}
+    for job, scene in zip(jobs, _make_clips(out, jobs, seed, workers), strict=True):
+        video = clip_name(*job, seed)
+        questions = general_questions(scene, np.random.default_rng([seed, job[1]]))
+        # A run of neighbours has every family; one clip in fifty would keep step with the families' cycles.
+        split = "val" if job[1] >= count - max(2, count // 50) else "train"
+        splits[split] += [_record(video, question, answer) for question, answer in questions]
+    for split, records in splits.items():
+        write_json_atomic(out / f"general_{split}.json", records)
+    write_json_atomic(out / MANIFEST, settings)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = make_parser("synthesize", __doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for videos and annotation files")
+    parser.add_argument("--pretraining", type=int, metavar="CLIPS", help="make so many clips with general questions instead")
+    parser.add_argument("--train", type=int, default=240, help="training clips (default 240)")
+    parser.add_argument("--val", type=int, default=40, help="validation clips (default 40)")
+    parser.add_argument("--test", type=int, default=100, help="test clips (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another set (default 0)")
+    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    arguments = parser.parse_args(argv)
+
+    def make() -> None:
+        with writing(arguments.out):
+            if arguments.pretraining:
+                make_pretraining_set(arguments.out, arguments.pretraining, arguments.seed, arguments.workers)
+            else:
+                make_demo_set(arguments.out, arguments.train, arguments.val, arguments.test, arguments.seed, arguments.workers)
+
+    return exit_code(make)

@@ -1,0 +1,1 @@
+"""Data set, steps, checkpoints and resuming."""

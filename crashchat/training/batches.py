@@ -1,0 +1,202 @@
+"""Which questions share a step, and how a list of questions becomes PackedBatches.
+
+The batch size counts questions (docs/reference.md, Strategies). An epoch is a stream of all questions, cut every
+`global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch of 24 decodes and
+encodes 4 to 6 videos instead of 24. A video on a cut has some questions before it and some behind: no question is lost, and a
+step is always exactly `global_batch_size` questions, on any number of processes.
+"""
+
+import random
+import sys
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from transformers import PreTrainedTokenizerBase
+
+from crashchat.data.annotations import Question, VideoQAs
+from crashchat.model.packing import PackedBatch, pack, split_by_tokens
+from crashchat.model.sequence import Branch, Sequence, SequenceError, build_sequence
+from crashchat.video.feature_cache import FeatureCache
+from crashchat.video.reading import read_visual_tokens
+from crashchat.video.source import VideoError
+from crashchat.video.tokens import VideoSettings, VisualTokens, without_pixels
+
+
+@dataclass
+class Pass:
+    """What goes through the model at a time.
+
+    videos: those of the batch, without their pixels, so that what is encoded of them can be stored; None without a feature cache.
+    """
+
+    batch: PackedBatch
+    videos: list[VisualTokens] | None
+
+
+class QuestionDataset(Dataset):
+    """All questions on some videos, numbered; fetching several at once gives the passes that they fill.
+
+    `numbers[i]` lists the question numbers of video i. max_tokens_per_batch: tokens a PackedBatch holds at most; a video with
+    all its branches is never split, so one that is longer goes alone.
+    """
+
+    def __init__(
+        self,
+        videos: list[VideoQAs],
+        tokenizer: PreTrainedTokenizerBase,
+        settings: VideoSettings,
+        max_length: int,
+        max_tokens_per_batch: int | None = None,
+        cache_videos: int = 0,
+        feature_cache: FeatureCache | None = None,
+    ):
+        self.videos = videos
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.max_length = max_length
+        self.max_tokens_per_batch = max_tokens_per_batch
+        self.cache_videos = cache_videos
+        self.feature_cache = feature_cache
+        self._cache: OrderedDict[int, VisualTokens] = OrderedDict()
+        self._questions: list[tuple[int, Question]] = []
+        self.numbers: list[list[int]] = []
+        for index, video in enumerate(videos):
+            first = len(self._questions)
+            self._questions += [(index, question) for question in video.questions]
+            self.numbers.append(list(range(first, len(self._questions))))
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    def _visual(self, index: int) -> VisualTokens:
+        if index in self._cache:
+            self._cache.move_to_end(index)
+            return self._cache[index]
+        visual = read_visual_tokens(str(self.videos[index].path), self.settings, self.feature_cache)
+        if self.cache_videos and visual.cache_key is None:  # with a key, its features will be found next time
+            self._cache[index] = visual
+            if len(self._cache) > self.cache_videos:
+                self._cache.popitem(last=False)
+        return visual
+
+    def __getitem__(self, number: int) -> list[Pass]:
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: list[int]) -> list[Pass] | Exception:
+        """Some questions, those on one video as branches of one sequence (torch's batched fetch).
+
+        Raises VideoError and SequenceError; in a worker process returns them, for QuestionLoader to raise.
+        """
+        try:
+            return self._packed(numbers)
+        except (VideoError, SequenceError) as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+    def _packed(self, numbers: list[int]) -> list[Pass]:
+        asked: dict[int, list[Question]] = {}
+        for number in numbers:
+            index, question = self._questions[number]
+            asked.setdefault(index, []).append(question)
+        visuals = [self._visual(index) for index in asked]
+        sequences = [
+            build_sequence(
+                self.tokenizer,
+                visual.seconds,
+                visual.kept_per_frame,
+                [Branch(question.text, question.answer) for question in questions],
+                self.max_length,
+            )
+            for visual, questions in zip(visuals, asked.values(), strict=True)
+        ]
+        # How many tokens compression leaves is known only now that the videos are decoded.
+        lengths = [len(sequence) for sequence in sequences]
+        lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize)
+        return [self._pass([sequences[i] for i in some], [visuals[i] for i in some]) for some in lists]
+
+    def _pass(self, sequences: list[Sequence], visuals: list[VisualTokens]) -> Pass:
+        videos = [without_pixels(visual) for visual in visuals] if self.feature_cache else None
+        return Pass(pack(sequences, visuals), videos)
+
+
+def as_model_input(passes: list[Pass] | Exception) -> dict[str, list] | Exception:
+    """The collator: batches are packed when they are fetched, so only their fields are handed on.
+
+    {"batches": [a batch's fields], "videos": [its videos]}, a pass each.
+    """
+    if isinstance(passes, Exception):
+        return passes
+    return {"batches": [one.batch.as_dict() for one in passes], "videos": [one.videos for one in passes]}
+
+
+class QuestionLoader(DataLoader):
+    """What a QuestionDataset fetches as the model's input, at most two fetches ahead in each of `num_workers` processes.
+
+    An error in one of those is raised here as itself. torch would make a new one of it, a traceback for its message.
+    """
+
+    def __init__(self, dataset: QuestionDataset, batches: Iterable[list[int]], num_workers: int, persistent: bool = False):
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=as_model_input,
+            num_workers=num_workers,
+            prefetch_factor=2 if num_workers else None,
+            persistent_workers=persistent and num_workers > 0,
+        )
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in super().__iter__():
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+
+
+class QuestionSampler(Sampler[list[int]]):
+    """One process's share of every step: lists of global_batch_size / processes question numbers.
+
+    Each epoch has its own seeded order. The last step of an epoch is filled up from the epoch's beginning.
+    """
+
+    def __init__(
+        self,
+        numbers: list[list[int]],
+        global_batch_size: int,
+        rank: int = 0,
+        processes: int = 1,
+        group_by_video: bool = True,
+        seed: int = 0,
+    ):
+        self.numbers = numbers
+        self.global_batch_size = global_batch_size
+        self.batch_size = global_batch_size // processes
+        self.rank = rank
+        self.processes = processes
+        self.group_by_video = group_by_video
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives."""
+        self.epoch = epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return -(-sum(map(len, self.numbers)) // self.global_batch_size)
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = random.Random(f"{self.seed}/{self.epoch}")
+        groups = list(self.numbers) if self.group_by_video else [[number] for group in self.numbers for number in group]
+        order.shuffle(groups)
+        stream = [number for group in groups for number in group]
+        total = self.steps_per_epoch * self.global_batch_size
+        stream = (stream * (-(-total // len(stream))))[:total]
+        first = self.rank * self.batch_size
+        return iter([stream[start : start + self.batch_size] for start in range(first, total, self.global_batch_size)])

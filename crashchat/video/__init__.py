@@ -1,0 +1,1 @@
+"""A video file -> frames -> visual tokens, and the cache of their features."""
