@@ -45,9 +45,8 @@ def run_command(
     try:
         return exit_code(configured)
     finally:
-        from torch import distributed  # here: the check of settings needs no torch, which takes seconds to import
-
-        if distributed.is_initialized():
+        distributed = sys.modules.get("torch.distributed")  # not imported here: the check of settings needs no torch
+        if distributed and distributed.is_initialized():
             distributed.destroy_process_group()
 
 

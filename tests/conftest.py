@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from crashchat.config import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def tiny_data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def flash_adapters(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
     """A linguistic and a perception adapter on ckpt/tiny_base, trained on the spot (see flashes.py)."""
-    from tests.flashes import INTERVAL, SIGN, train_adapter
+    from tests.helpers.flashes import INTERVAL, SIGN, train_adapter
 
     folder = tmp_path_factory.mktemp("adapters")
 
@@ -83,7 +83,7 @@ def full_disk(tmp_path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory) -> dict[str, Path]:
     """Clips to send to a server: with a flash, without, too long, and none at all."""
-    from tests.flashes import frames, write_video
+    from tests.helpers.flashes import frames, write_video
 
     folder = tmp_path_factory.mktemp("clips")
     (folder / "broken.mp4").write_bytes(b"no video" * 100)
@@ -98,8 +98,8 @@ def clips(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def server(tiny_base, flash_adapters, tmp_path_factory):
     """`crashchat serve` with the flash world's adapters, 1 MiB and 120 s at most."""
-    from tests.serving import Server
-    from tests.test_analyze import MODEL
+    from tests.helpers.models import MODEL
+    from tests.helpers.serving import Server
 
     linguistic, perception = map(str, flash_adapters)
     model = [*MODEL, "--model", str(tiny_base), "--linguistic", linguistic, "--perception", perception]

@@ -11,7 +11,7 @@ import pytest
 
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.files import FolderError, held, new_folder, scratch_folder, write_bytes_atomic
-from tests.commands import ENVIRONMENT, ROOT, run
+from tests.helpers.commands import ENVIRONMENT, ROOT, run
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])

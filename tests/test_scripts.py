@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crashchat.tasks import TASKS
-from tests.commands import ROOT, TRAIN, adapter, distance, run, train
+from tests.helpers.commands import ROOT, TRAIN, adapter, distance, run, train
 
 
 @pytest.fixture(scope="module")

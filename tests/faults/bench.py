@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crashchat.config import ROOT
 from crashchat.synthetic.make import make_demo_set
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY_BASE = ROOT / "ckpt" / "tiny_base"
 MOST_MEMORY = 4 * 1024**3  # bytes; a process that takes more counts as lost
 SLOWEST = 600.0  # seconds until a process counts as hanging; this is far more than any needs, even on a busy machine

@@ -16,8 +16,8 @@ from crashchat.checkpoints.folders import load_video_settings
 from crashchat.video.reading import read_visual_tokens
 from crashchat.video.source import VideoError
 from tests.faults.bench import TINY_BASE, Bench, Row, Running, Verdict, drawing
-from tests.flashes import frames, write_video
-from tests.test_video import H264, SCENE, ffmpeg
+from tests.helpers.clips import H264, SCENE, ffmpeg
+from tests.helpers.flashes import frames, write_video
 
 SECONDS = 120.0
 MPEG4 = ("-c:v", "mpeg4", "-bf", "2", "-g", "20")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults.bench import ENVIRONMENT, ROOT, SLOWEST, TINY_BASE, Bench, Row, evaluation, training
-from tests.starving import run_starved
+from tests.helpers.starving import run_starved
 
 SHORT = ("max_steps=1", "eval_steps=1", "save_steps=1")
 KINDS = ("ZeRO-1", "ZeRO-2", "ZeRO-3", "DDP", "evaluation")

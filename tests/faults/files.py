@@ -18,7 +18,7 @@ from crashchat.metrics import score
 from crashchat.tasks import TASKS
 from crashchat.training import train
 from tests.faults.bench import TINY_BASE, Bench, Row, Verdict, call, drawing, unclear
-from tests.mutations import EXECUTED, damage_checkpoint, mutate_json, mutate_yaml
+from tests.helpers.mutations import EXECUTED, damage_checkpoint, mutate_json, mutate_yaml
 
 LONGEST = 20_000  # characters that a command may say; what was damaged is not to be repeated whole
 SECONDS = 120.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from tests.faults.bench import ROOT, SLOWEST, TINY_BASE, Bench, Row, Running, drawing, peak
-from tests.flashes import frames, write_video
+from tests.helpers.flashes import frames, write_video
 
 CLIENTS = 20
 MOST_MEMORY = 2.5e9  # bytes that the server may take

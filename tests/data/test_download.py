@@ -1,0 +1,277 @@
+"""crashchat download as a program, against a stand-in for the hub's HTTP interface on this machine."""
+
+import hashlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from crashchat.config import ROOT
+
+pytest.importorskip("huggingface_hub")
+
+COMMIT = "c0ffee" + "0" * 34
+MIB = 2**20
+WEIGHTS = bytes(range(251)) * (4 * MIB // 251)  # no power of two in its period: a shifted byte shows
+BASE = "DAMO-NLP-SG/VideoLLaMA3-7B"
+MODEL_FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "modeling_evil.py": b"raise SystemExit", "README.md": b"hi"}
+
+
+class Hub:
+    """A hub with one repository of `files`; those longer than 100 bytes are LFS files. Keeps a log of its requests."""
+
+    def __init__(self, repo: str, files: dict[str, bytes]) -> None:
+        self.repo, self.files = repo, files
+        self.sizes: dict[str, int] = {}  # what the listing claims, where it is not the truth
+        self.sent: dict[str, bytes] = {}  # what is sent, where it is not what the listing's checksum says
+        self.cut_after: int | None = None  # bytes of the next large answer after which the connection breaks
+        self.stall_after: int | None = None  # … after which nothing more comes
+        self.stalled, self.release = threading.Event(), threading.Event()
+        self.paths: list[str] = []
+        self.gets: list[tuple[str, str | None]] = []  # file and Range header
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                hub.answer(self)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def entry(self, name: str) -> dict:
+        """One row of the tree listing."""
+        data = self.files[name]
+        size = self.sizes.get(name, len(data))
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        row = {"type": "file", "path": name, "size": size, "oid": blob}
+        if len(data) > 100:
+            row["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": size, "pointerSize": 134}
+        return row
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Listing, commit and files; 404 with the hub's error code for everything else."""
+        path = unquote(urlsplit(request.path).path)
+        self.paths.append(path)
+        for kind, files_at in (("models", ""), ("datasets", "/datasets")):
+            if path.startswith(f"/api/{kind}/{self.repo}/revision/"):
+                return self.send(request, json.dumps({"id": self.repo, "sha": COMMIT, "siblings": []}).encode())
+            if path == f"/api/{kind}/{self.repo}/tree/{COMMIT}":
+                return self.send(request, json.dumps([self.entry(name) for name in self.files]).encode())
+            if path.startswith(start := f"{files_at}/{self.repo}/resolve/{COMMIT}/"):
+                return self.send_file(request, path.removeprefix(start))
+        self.send(request, b"", 404, {"X-Error-Code": "RepoNotFound"})
+
+    def send(self, request, body: bytes, status: int = 200, headers: dict[str, str] | None = None, length: int | None = None):
+        request.send_response(status)
+        for name, value in {"Content-Length": str(length or len(body)), "X-Repo-Commit": COMMIT, **(headers or {})}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        if request.command == "GET":
+            request.wfile.write(body)
+
+    def send_file(self, request, name: str) -> None:
+        data, wanted = self.sent.get(name, self.files[name]), request.headers.get("Range")
+        self.gets.append((name, wanted))
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        headers = {"ETag": f'"{self.entry(name)["oid"]}"'}
+        if wanted:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        body, stop = data[start:], self.cut_after or self.stall_after
+        if stop and len(body) > stop:
+            self.send(request, body[:stop], 206 if wanted else 200, headers, length=len(body))
+            if self.stall_after:
+                request.wfile.flush()
+                self.stalled.set()
+                self.release.wait(20)
+            self.cut_after = self.stall_after = None
+            request.close_connection = True
+        else:
+            self.send(request, body, 206 if wanted else 200, headers)
+
+
+@pytest.fixture
+def serve():
+    """serve(files, repo) -> Hub."""
+    hubs = []
+
+    def start(files: dict[str, bytes], repo: str = BASE) -> Hub:
+        hubs.append(Hub(repo, dict(files)))
+        return hubs[-1]
+
+    yield start
+    for hub in hubs:
+        hub.release.set()
+        hub.server.shutdown()
+        hub.server.server_close()
+
+
+def command(hub_url: str, *arguments: object) -> dict:
+    """What subprocess needs to run the tool against a hub."""
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment |= {"HF_ENDPOINT": hub_url, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_OFFLINE": "0"}
+    return {
+        "args": [sys.executable, "-m", "crashchat", "download", *map(str, arguments)],
+        "cwd": ROOT,
+        "env": environment,
+        "text": True,
+    }
+
+
+def run(hub_url: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Run it with no one to ask."""
+    return subprocess.run(**command(hub_url, *arguments), stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_checkpoint_comes_whole_without_code_and_is_not_fetched_twice(serve, tmp_path):
+    hub, out = serve(MODEL_FILES), tmp_path / "base"
+    listed = run(hub.url, "base", "--out", out, "--dry-run")
+    assert listed.returncode == 0 and "model.safetensors" in listed.stdout and "to fetch" in listed.stdout
+    assert not out.exists() and not hub.gets
+    first = run(hub.url, "base", "--out", out)
+    assert first.returncode == 0, first.stderr
+    assert "GiB in all" in first.stdout and "modeling_evil.py" in first.stdout  # as left out
+    assert files_in(out) == {"config.json": b"{}", "model.safetensors": WEIGHTS}
+    assert not (out / ".partial").exists()
+    assert {name for name, _ in hub.gets} == {"config.json", "model.safetensors"}
+    assert all(BASE in path for path in hub.paths), hub.paths  # no telemetry, nothing else asked of the hub
+    hub.gets.clear()
+    again = run(hub.url, "base", "--out", out)
+    assert again.returncode == 0 and not hub.gets, again.stderr
+
+
+def test_a_broken_connection_is_taken_up_again(serve, tmp_path):
+    hub = serve(MODEL_FILES)
+    hub.cut_after = 2 * MIB + 5
+    assert run(hub.url, "base", "--out", tmp_path).returncode == 0
+    assert (tmp_path / "model.safetensors").read_bytes() == WEIGHTS
+    asked = [wanted for name, wanted in hub.gets if name == "model.safetensors"]
+    assert asked == [None, f"bytes={2 * MIB}-"]
+
+
+def test_a_killed_download_goes_on_in_the_next_run(serve, tmp_path):
+    hub = serve(MODEL_FILES)
+    hub.stall_after = 3 * MIB
+    process = subprocess.Popen(
+        **command(hub.url, "base", "--out", tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        assert hub.stalled.wait(20)
+        deadline = time.monotonic() + 10
+        while sum(path.stat().st_size for path in tmp_path.glob(".partial/*")) < 3 * MIB and time.monotonic() < deadline:
+            time.sleep(0.02)
+        second = run(hub.url, "base", "--out", tmp_path)
+        assert second.returncode == 1 and "another download" in second.stderr
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    hub.release.set()
+    assert not (tmp_path / "model.safetensors").exists()
+    hub.stall_after = None
+    result = run(hub.url, "base", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert ("model.safetensors", f"bytes={3 * MIB}-") in hub.gets
+    assert (tmp_path / "model.safetensors").read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_what_differs_from_the_checksum_is_removed(serve, tmp_path, name):
+    hub = serve(MODEL_FILES)
+    hub.sent[name] = b"X" + MODEL_FILES[name][1:]
+    result = run(hub.url, "base", "--out", tmp_path)
+    assert result.returncode == 1 and "checksum" in result.stderr and name in result.stderr
+    assert set(files_in(tmp_path)) == {"model.safetensors", "config.json"} - {name}
+    hub.sent.clear()
+    assert run(hub.url, "base", "--out", tmp_path).returncode == 0
+    (tmp_path / name).write_bytes(b"Y" + MODEL_FILES[name][1:])  # damaged on the disk
+    result = run(hub.url, "base", "--out", tmp_path)
+    assert result.returncode == 1 and "checksum" in result.stderr and not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.json", "/tmp/evil.json", "a/../../evil.json", "C:evil.json", "..\\evil.json", "a//b.json"]
+)
+def test_names_that_lead_elsewhere_are_refused(serve, tmp_path, name):
+    hub = serve({**MODEL_FILES, name: b"evil"})
+    result = run(hub.url, "base", "--out", tmp_path / "out")
+    assert result.returncode == 1 and "no plain path" in result.stderr
+    assert not hub.gets and not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_through_a_link(serve, tmp_path):
+    hub, out, elsewhere = serve({"sub/config.json": b"{}"}), tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    (out / "sub").symlink_to(elsewhere)
+    result = run(hub.url, "base", "--out", out)
+    assert result.returncode == 1 and "symbolic link" in result.stderr
+    (out / "sub").unlink()
+    (out / ".partial").symlink_to(elsewhere)
+    assert run(hub.url, "base", "--out", out).returncode == 1
+    assert not list(elsewhere.iterdir())
+
+
+def test_above_one_gib_someone_must_agree(serve, tmp_path):
+    hub = serve(MODEL_FILES)
+    hub.sizes["model.safetensors"] = 2 * 2**30
+    result = run(hub.url, "base", "--out", tmp_path)
+    assert result.returncode == 2 and "--yes" in result.stderr and "2.00 GiB to fetch" in result.stdout
+    master, slave = pty.openpty()
+    os.write(master, b"n\n")
+    refused = subprocess.run(**command(hub.url, "base", "--out", tmp_path), stdin=slave, capture_output=True, timeout=30)
+    os.close(slave)
+    os.close(master)
+    assert refused.returncode == 2 and "Go on?" in refused.stdout
+    hub.sizes["model.safetensors"] = 2**60
+    full = run(hub.url, "base", "--out", tmp_path, "--yes")  # goes on, as far as the disk allows
+    assert full.returncode == 1 and "GiB free" in full.stderr
+    assert not hub.gets and not list(tmp_path.iterdir())
+
+
+def test_annotations_and_videos_come_without_the_repositorys_folder(serve, tmp_path):
+    files = {"annotations/a_val.json": b"[]", "videos/cap_1.mp4": b"video", "load.py": b"", "stats.json": b"{}"}
+    hub = serve(files, "someone/crash-set")
+    for kind, expected in (("annotations", {"a_val.json": b"[]"}), ("videos", {"cap_1.mp4": b"video"})):
+        result = run(hub.url, kind, "--repo", "someone/crash-set", "--out", tmp_path / kind)
+        assert result.returncode == 0, result.stderr
+        assert files_in(tmp_path / kind) == expected
+    whole = run(hub.url, "annotations", "--repo", "someone/crash-set", "--folder", "", "--out", tmp_path / "all")
+    assert whole.returncode == 0 and set(files_in(tmp_path / "all")) == {"annotations/a_val.json", "stats.json"}
+
+
+def test_errors_say_what_to_do(serve, tmp_path):
+    hub = serve({"notes.md": b"nothing here"})
+    missing = run(hub.url, "crashchat", "--out", tmp_path)
+    assert missing.returncode == 2 and "--repo OWNER/NAME is required" in missing.stderr
+    unknown = run(hub.url, "crashchat", "--repo", "no/where", "--out", tmp_path)
+    assert unknown.returncode == 1 and "check --repo" in unknown.stderr
+    empty = run(hub.url, "base", "--out", tmp_path)
+    assert empty.returncode == 1 and ".safetensors" in empty.stderr
+    hub.server.shutdown()
+    hub.server.server_close()
+    down = run(hub.url, "base", "--out", tmp_path)
+    assert down.returncode == 1 and "it resumes" in down.stderr and "Traceback" not in down.stderr

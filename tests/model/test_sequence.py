@@ -1,0 +1,143 @@
+"""Sequences, masks and packing: the drawings of their docstrings, and the reference's token ids."""
+
+import json
+
+import pytest
+import torch
+from torch.nn.attention.flex_attention import flex_attention
+
+from crashchat.checkpoints.folders import load_tokenizer
+from crashchat.model import attention, masks, packing
+from crashchat.model.masks import BLOCK, PADDING, block_mask, dense_mask, draw
+from crashchat.model.packing import pack, split_by_tokens
+from crashchat.model.sequence import IGNORED, Branch, Sequence, SequenceError, build_sequence, prefix_ids
+from crashchat.tasks import question_text
+from tests.helpers.models import visual_of
+
+
+def test_reference_token_ids_and_labels(shared):
+    reference = shared / "golden" / "reference"
+    tokenizer = load_tokenizer(reference / "base")
+    golden = json.loads((reference / "golden.json").read_text())
+    seconds = golden["sampling"]["golden"]["timestamps"]
+    for case in golden["cases"]:
+        branch = Branch(question_text(case["question"]), case["answer"])
+        sequence = build_sequence(tokenizer, seconds, [18] * 6, [branch])
+        assert sequence.input_ids.tolist() == case["input_ids"], case["task"]
+        assert sequence.labels.tolist() == case["labels"], case["task"]
+
+
+def test_each_branch_is_the_ordinary_sample(tiny_tokenizer):
+    branches = [Branch("What is ahead?", "a car"), Branch("When does it stop?", "2.5 seconds"), Branch("Is it red?", "No")]
+    whole = build_sequence(tiny_tokenizer, [0.0, 0.5], [2, 1], branches)
+    prefix = whole.branch_ids == 0
+    assert whole.input_ids[prefix].tolist() == prefix_ids(tiny_tokenizer, [0.0, 0.5], [2, 1])
+    for number, branch in enumerate(branches, start=1):
+        alone = build_sequence(tiny_tokenizer, [0.0, 0.5], [2, 1], [branch])
+        part = prefix | (whole.branch_ids == number)
+        for column in ("input_ids", "labels", "position_ids"):
+            assert getattr(whole, column)[part].tolist() == getattr(alone, column).tolist()
+        text = tiny_tokenizer.decode(alone.labels[alone.labels != IGNORED])
+        assert text == f"{branch.answer}<|im_end|>"
+
+
+def test_sequence_errors(tiny_tokenizer):
+    with pytest.raises(SequenceError, match="at least one question"):
+        build_sequence(tiny_tokenizer, [0.0], [1], [])
+    with pytest.raises(SequenceError, match="over max_length=20; lower max_frames"):
+        build_sequence(tiny_tokenizer, [0.0], [100], [Branch("Why?", "So.")], max_length=20)
+    with pytest.raises(SequenceError, match="2 frame times, but token counts of 1"):
+        build_sequence(tiny_tokenizer, [0.0, 0.1], [1], [Branch("Why?", "So.")])
+
+
+def drawing_in(docstring: str) -> str:
+    """The lines of a mask's drawing in a docstring, without their indent."""
+    lines = [line[4:] for line in docstring.splitlines()]
+    start = lines.index("  P P a a b b")
+    return "\n".join(lines[start : start + 7])
+
+
+def test_the_masks_drawing_is_the_mask():
+    branch_ids = torch.tensor([0, 0, 1, 1, 2, 2])
+    mask = dense_mask(torch.zeros(1, 6, dtype=torch.int64), branch_ids[None])[0, 0]
+    assert draw(mask, branch_ids) == drawing_in(masks.__doc__)
+
+
+def rows_in(docstring: str, name: str) -> list[list[int]]:
+    """The ids that a docstring's drawing shows for each row."""
+    lines = [line for line in docstring.splitlines() if line.strip().startswith(name)]
+    return [[int(number) for number in line.split()[1:]] for line in lines]
+
+
+def test_the_packings_drawing_is_the_packing():
+    def sequence(prefix: int, *branches: int) -> Sequence:
+        branch_ids = [0] * prefix + [number for number, size in enumerate(branches, 1) for _ in range(size)]
+        filler = torch.ones(len(branch_ids), dtype=torch.int64)
+        return Sequence(filler, filler, filler, torch.tensor(branch_ids))
+
+    batch = pack([sequence(2, 2, 2), sequence(1, 2)], [visual_of(1)] * 2)
+    for name in ("video_ids", "branch_ids"):
+        assert getattr(batch, name).tolist() == rows_in(packing.__doc__, name)
+
+
+def test_the_attentions_drawing_is_its_parts_and_they_are_the_rule():
+    """Each part is causal towards the end of its keys; together they are what the rule lets see, each pair once."""
+    video_ids, branch_ids = packed_ids([[2, 2, 2]], 6)
+    lines = [line[10:21] for line in attention.__doc__.splitlines() if line.startswith("    ")][1:7]
+    drawn = [[bool(line[2 * column : 2 * column + 1].strip()) for column in range(6)] for line in lines]
+    assert torch.tensor(drawn).equal(dense_mask(video_ids, branch_ids)[0, 0])
+    video_ids, branch_ids = packed_ids([[4, 3, 5], [1, 2], [6]], 21)
+    parts = attention.parts_of(video_ids, branch_ids)
+    assert [(part.own.start, part.own.stop, part.prefix.start, part.prefix.stop) for part in parts] == [
+        (0, 4, 0, 0), (4, 7, 0, 4), (7, 12, 0, 4), (12, 13, 0, 0), (13, 15, 12, 13), (15, 21, 0, 0)
+    ]  # fmt: skip
+    query, key, value = torch.randn(3, 1, 4, 21, 8)
+    module = torch.nn.Module()
+    found, _ = attention.branch_attention(module, query, key, value, parts)
+    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=dense_mask(video_ids, branch_ids))
+    assert torch.allclose(found.transpose(1, 2), dense, atol=1e-6)
+    with pytest.raises(ValueError, match="one row without padding"):
+        attention.parts_of(*packed_ids([[2, 2]], 6))
+
+
+def test_sequences_are_split_by_tokens():
+    assert split_by_tokens([4, 6, 3, 9, 30, 1], 13) == [[0, 1, 2], [3], [4], [5]]
+
+
+def packed_ids(videos: list[list[int]], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """video_ids and branch_ids int64[1, length] of videos with these prefix and branch sizes, padded."""
+    video_ids = [index for index, sizes in enumerate(videos) for _ in range(sum(sizes))]
+    branch_ids = [branch for sizes in videos for branch, size in enumerate(sizes) for _ in range(size)]
+    rest = length - len(video_ids)
+    return torch.tensor([video_ids + [PADDING] * rest]), torch.tensor([branch_ids + [0] * rest])
+
+
+@pytest.mark.parametrize(
+    "videos, length",
+    [([[40, 30, 20], [10, 20]], 128), ([[300, 7, 150, 90], [5, 200, 3], [260, 40]], 1100), ([[513]], 513)],
+)
+def test_dense_and_block_mask_are_one_rule(videos, length):
+    generator = torch.Generator().manual_seed(0)
+    video_ids, branch_ids = packed_ids(videos, length)
+    query, key, value = torch.randn(3, 1, 2, length, 16, generator=generator)
+    mask, blocks = dense_mask(video_ids, branch_ids), block_mask(video_ids, branch_ids)
+    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    flex = flex_attention(query, key, value, block_mask=blocks)
+    assert torch.allclose(dense, flex, atol=1e-5)
+    # Full blocks are not looked at token by token, and what is left out is not looked at at all: both must be so.
+    side = -(-length // BLOCK)
+    rest = side * BLOCK - length
+    partial, full = (found[0, 0] for found in masks._blocks(video_ids, branch_ids))
+
+    def by_block(padded_with: bool) -> torch.Tensor:
+        return torch.nn.functional.pad(mask[0, 0], (0, rest, 0, rest), value=padded_with).view(side, BLOCK, side, BLOCK)
+
+    assert not by_block(False).any(3).any(1)[~(partial | full)].any()
+    assert by_block(True).all(3).all(1)[full].all()
+
+
+def test_most_of_a_long_prefixs_blocks_are_full_and_branches_skip_each_other():
+    video_ids, branch_ids = packed_ids([[9000, *[200] * 6]], 10200)
+    partial, full = masks._blocks(video_ids, branch_ids)
+    assert full.sum() > 0.9 * (partial | full).sum()
+    assert (partial | full)[0, 0, -1].sum() <= 9000 // BLOCK + 1 + 3  # the last branch: prefix and itself
