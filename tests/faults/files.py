@@ -13,8 +13,7 @@ from crashchat.__main__ import main as crashchat_main
 from crashchat.checkpoints import convert, merge
 from crashchat.config import TrainConfig, load_config
 from crashchat.data.predictions import make_record
-from crashchat.evaluation import evaluate
-from crashchat.metrics import score
+from crashchat.evaluation import evaluate, score
 from crashchat.tasks import TASKS
 from crashchat.training import train
 from tests.faults.bench import TINY_BASE, Bench, Row, Verdict, call, drawing, unclear
