@@ -1,0 +1,48 @@
+"""The table of commands, and what its words and the scripts' say when they are wrong."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+import crashchat
+from crashchat.__main__ import COMMANDS, main
+from tests.helpers.commands import TRAIN, run
+
+
+def test_the_table_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"  {command} " in told for command in COMMANDS)
+    assert main([]) == 2 and "usage: crashchat COMMAND" in capsys.readouterr().err
+    assert main(["--version"]) == 0 and crashchat.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_by_an_example(command, capsys):
+    words = [command, "crash_recognition", "--help"] if command == "score" else [command, "--help"]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    told = capsys.readouterr().out
+    assert end.value.code == 0 and told.count(f"crashchat {command}") >= 2  # in the usage line, and in an example
+
+
+def test_a_wrong_word_is_named(capsys):
+    assert main(["analyse", "clip.mp4"]) == 2
+    assert capsys.readouterr().err == "error: there is no command 'analyse'; did you mean analyze?\n"
+    assert main(["score", "crash"]) == 2 and "found 'crash', expected a task" in capsys.readouterr().err
+    assert "found '--everything', expected --all" in run("bash", "scripts/demo.sh", "--everything", ok=False)
+
+
+def test_wrong_settings_are_found_before_any_process_starts(tmp_path):
+    for words, told in ((["epoch=3"], "unknown key 'epoch'"), (["global_batch_size=25"], "cannot be shared by 2 processes")):
+        output = run("bash", TRAIN, "2", f"output_dir={tmp_path}", *words, ok=False)
+        assert output.startswith("error: ") and told in output and "torch" not in output
+
+
+def test_every_module_can_be_imported():
+    names = [module.name for module in pkgutil.walk_packages(crashchat.__path__, "crashchat.")]
+    assert len(names) > 60
+    for name in names:
+        if name != "crashchat.__main__":
+            importlib.import_module(name)
