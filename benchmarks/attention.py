@@ -1,4 +1,5 @@
-"""Attention alone, one layer: six branches on a prefix, by every implementation there is, forward and backward.
+"""Attention alone, one layer: six branches on a prefix, by every implementation there is, forward and
+backward.
 
 plain     six causal rows, each prefix and branch, one after the other (what question by question costs)
 parts     one packed row, part by part (crashchat/attention.py)
@@ -22,7 +23,14 @@ from crashchat.model.attention import branch_attention, parts_of
 from crashchat.model.masks import block_mask, dense_mask
 from crashchat.processes import choose_device, choose_dtype
 
-BRANCHES = [74, 143, 79, 261, 111, 136]  # tokens of the six questions with their answers, in ckpt/tiny_base's tokenizer
+BRANCHES = [
+    74,
+    143,
+    79,
+    261,
+    111,
+    136,
+]  # tokens of the six questions with their answers, in ckpt/tiny_base's tokenizer
 
 
 def main() -> int:
@@ -32,19 +40,30 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--size", choices=SIZES, default="cpu", help="whose heads are taken")
-    made.add_argument("--prefix", type=int, default=900, help="tokens of the prefix (default 900; the recipe's are about 9000)")
-    made.add_argument("--repeats", type=int, default=5, help="turns of each way, after one that warms up (default 5)")
+    made.add_argument(
+        "--prefix",
+        type=int,
+        default=900,
+        help="tokens of the prefix (default 900; the recipe's are about 9000)",
+    )
+    made.add_argument(
+        "--repeats", type=int, default=5, help="turns of each way, after one that warms up (default 5)"
+    )
     made.add_argument("--out", type=Path, help="JSON file to write")
     arguments = made.parse_args()
     text, device = SIZES[arguments.size].text, choose_device()
     heads, kv_heads = text["num_attention_heads"], text["num_key_value_heads"]
     length, width = arguments.prefix + sum(BRANCHES), text["hidden_size"] // heads
-    branch_ids = torch.tensor([[0] * arguments.prefix + [n for n, size in enumerate(BRANCHES, 1) for _ in range(size)]])
+    branch_ids = torch.tensor(
+        [[0] * arguments.prefix + [n for n, size in enumerate(BRANCHES, 1) for _ in range(size)]]
+    )
     branch_ids, video_ids = branch_ids.to(device), torch.zeros_like(branch_ids, device=device)
     torch.manual_seed(0)
 
     def states(count: int) -> Tensor:
-        return torch.randn(1, count, length, width, device=device, dtype=choose_dtype(device)).requires_grad_()
+        return torch.randn(
+            1, count, length, width, device=device, dtype=choose_dtype(device)
+        ).requires_grad_()
 
     inputs = [states(heads), states(kv_heads), states(kv_heads)]
     direction = torch.randn(1, length, heads, width, device=device, dtype=choose_dtype(device))
@@ -58,7 +77,9 @@ def main() -> int:
             outputs.append(F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True))
             begin += size
         prefix = outputs[0][:, :, : arguments.prefix]
-        return torch.cat([prefix, *(output[:, :, arguments.prefix :] for output in outputs)], dim=2).transpose(1, 2)
+        return torch.cat(
+            [prefix, *(output[:, :, arguments.prefix :] for output in outputs)], dim=2
+        ).transpose(1, 2)
 
     def dense() -> Tensor:
         mask = dense_mask(video_ids, branch_ids)
@@ -96,10 +117,15 @@ def main() -> int:
     worst = {}
     for name in ways:
         pairs = zip(found[name], found["parts"], strict=True)
-        # The plain way runs the prefix six times, so its gradients there are six times as large: outputs alone are held.
+        # The plain way runs the prefix six times, so its gradients there are six times as large: outputs
+        # alone are held.
         kept = list(pairs)[: 1 if name == "plain" else None]
         worst[name] = max(float((a - b).abs().max() / b.abs().max()) for a, b in kept)
-    extra = {"prefix tokens": arguments.prefix, "branch tokens": BRANCHES, "largest relative difference from parts": worst}
+    extra = {
+        "prefix tokens": arguments.prefix,
+        "branch tokens": BRANCHES,
+        "largest relative difference from parts": worst,
+    }
     report("attention", f"{arguments.size}_{arguments.prefix}", figures, extra, arguments.out)
     return 0
 

@@ -1,7 +1,9 @@
-"""What the benchmarks share: model sizes with random weights, a real clip, clocks, the table and the JSON they write.
+"""What the benchmarks share: model sizes with random weights, a real clip, clocks, the table and the JSON
+they write.
 
-Every benchmark measures two ways of doing the same work, turn by turn in one run: `plain`, question by question, and `shared`,
-one video with all its questions. What they print is a ratio of medians; nothing here is a test.
+Every benchmark measures two ways of doing the same work, turn by turn in one run: `plain`, question by
+question, and `shared`, one video with all its questions. What they print is a ratio of medians; nothing here
+is a test.
 """
 
 import argparse
@@ -33,12 +35,18 @@ from crashchat.processes import choose_device, choose_dtype
 from crashchat.video.tokens import VideoSettings, VisionSettings
 
 ROOT = Path(__file__).resolve().parents[1]
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16 a second, from the makers' data sheets
+PEAK_FLOPS = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}  # dense bfloat16 a second, from the makers' data sheets
 
 
 @dataclass(frozen=True)
 class Size:
-    """A model's shape and a clip's: text and vision as in their configs; the clip is `seconds` long, height x width."""
+    """A model's shape and a clip's: text and vision as in their configs; the clip is `seconds` long, height x
+    width.
+    """
 
     text: dict
     vision: dict
@@ -59,13 +67,19 @@ def _text(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int
     }
 
 
-_SMALL_VISION = SO400M | {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+_SMALL_VISION = SO400M | {
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
 _FULL = VideoSettings(fps=10, max_frames=96)
 _CPU_TEXT = _text(256, 6, 8, 2, 768, 1169)
 SIZES = {
     "tiny": Size(
         _text(96, 3, 4, 2, 256, 1169),
-        SO400M | {"hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
+        SO400M
+        | {"hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
         VideoSettings(fps=4, max_frames=40, vision=VisionSettings(min_tokens=8, max_tokens_per_frame=8)),
         (8, 112, 224),
         "the shape of ckpt/tiny_base",
@@ -92,13 +106,22 @@ SIZES = {
 def parser(description: str, example: str) -> argparse.ArgumentParser:
     """A parser with the options that all benchmarks have."""
     made = argparse.ArgumentParser(
-        description=description, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
-        "--size", choices=SIZES, default="cpu", help="; ".join(f"{name}: {size.what}" for name, size in SIZES.items())
+        "--size",
+        choices=SIZES,
+        default="cpu",
+        help="; ".join(f"{name}: {size.what}" for name, size in SIZES.items()),
     )
-    made.add_argument("--repeats", type=int, default=5, help="turns of each way, after one that warms up (default 5)")
-    made.add_argument("--out", type=Path, help="JSON file to write (default benchmarks/results/NAME_SIZE_DEVICE.json)")
+    made.add_argument(
+        "--repeats", type=int, default=5, help="turns of each way, after one that warms up (default 5)"
+    )
+    made.add_argument(
+        "--out", type=Path, help="JSON file to write (default benchmarks/results/NAME_SIZE_DEVICE.json)"
+    )
     made.add_argument("--only", choices=("plain", "shared"), help="one way alone, e.g. for its peak memory")
     return made
 
@@ -111,7 +134,9 @@ def make_tokenizer(size: Size) -> PreTrainedTokenizerBase:
 def make_model(
     size: Size, tokenizer: PreTrainedTokenizerBase, adapter: bool, attention: str = BRANCH_ATTENTION
 ) -> torch.nn.Module:
-    """A model of this size with random weights on the best device; adapter: with LoRA and projector, as the recipe has them."""
+    """A model of this size with random weights on the best device; adapter: with LoRA and projector, as the
+    recipe has them.
+    """
     device = choose_device()
     config = VideoLlama3Config(text_config=dict(size.text), vision_config=dict(size.vision))
     config.video_token_id = config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
@@ -140,7 +165,9 @@ def make_clip(size: Size, folder: Path) -> Path:
     path = folder / f"{seconds}s_{width}x{height}.mp4"
     source = f"testsrc2=size={width}x{height}:rate=30:duration={seconds},noise=alls=12:allf=t"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "lavfi", "-i", source]
-    subprocess.run([*command, "-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", str(path)], check=True)
+    subprocess.run(
+        [*command, "-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", str(path)], check=True
+    )
     return path
 
 
@@ -151,7 +178,9 @@ def wait() -> None:
 
 
 def turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way, turn by turn so that a slower moment of the machine meets all of them; one turn warms up."""
+    """Seconds of each way, turn by turn so that a slower moment of the machine meets all of them; one turn
+    warms up.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, way in ways.items():
@@ -161,13 +190,19 @@ def turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list
             wait()
             if turn:
                 seconds[name].append(time.perf_counter() - start)
-            print(f"\rturn {turn} of {repeats}: {name} {time.perf_counter() - start:.2f} s   ", end="", file=sys.stderr)
+            print(
+                f"\rturn {turn} of {repeats}: {name} {time.perf_counter() - start:.2f} s   ",
+                end="",
+                file=sys.stderr,
+            )
     print(file=sys.stderr)
     return seconds
 
 
 def peak_memory(script: str, words: list[str], way: str) -> float:
-    """GiB at most while one way runs once, in a process of its own: on the GPU, or resident where there is none."""
+    """GiB at most while one way runs once, in a process of its own: on the GPU, or resident where there is
+    none.
+    """
     command = [sys.executable, script, *words, "--only", way, "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -188,9 +223,11 @@ def own_peak() -> float:
 def measure(
     ways: dict[str, Callable[[], object]], arguments: argparse.Namespace, script: str, words: list[str]
 ) -> dict[str, dict] | None:
-    """{way: {seconds (median), fastest, slowest, peak GiB}}; the peak is that of `script` with `words`, a process a way.
+    """{way: {seconds (median), fastest, slowest, peak GiB}}; the peak is that of `script` with `words`, a
+    process a way.
 
-    None where --only asked for one way: it was run, and its own peak memory printed for the process that asked.
+    None where --only asked for one way: it was run, and its own peak memory printed for the process that
+    asked.
     """
     if arguments.only:
         turns({arguments.only: ways[arguments.only]}, arguments.repeats)
@@ -211,7 +248,8 @@ def machine() -> dict:
     """What the figures were taken on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "device": gpu or f"CPU, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}",
+        "device": gpu
+        or f"CPU, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

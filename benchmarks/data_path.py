@@ -1,11 +1,13 @@
 """From a video file to the model's input: frames a second, against the plain way.
 
-    plain    an ffmpeg pipe of all full frames at 10 a second, those beyond max_frames thinned out, then PIL's bicubic resize,
+    plain    an ffmpeg pipe of all full frames at 10 a second, those beyond max_frames thinned out, then PIL's
+    bicubic resize,
              numpy normalisation, patches and compression mask, one pass a question
     shared   crashchat.training.batches.read_visual_tokens, one pass a video
 
-Both give the same tensors, up to a grey level of rounding, which is checked first; both run on `--threads` threads, one by
-default, as in one of several processes that read ahead. A pass is measured as a whole and in parts.
+Both give the same tensors, up to a grey level of rounding, which is checked first; both run on `--threads`
+threads, one by default, as in one of several processes that read ahead. A pass is measured as a whole and in
+parts.
 """
 
 import argparse
@@ -40,18 +42,39 @@ EXAMPLE = "python benchmarks/data_path.py --sizes 720p 1080p --clips data/videos
 
 
 def make_clip(size: str, seconds: int, folder: Path) -> Path:
-    """An H.264 file with x264's own settings at 30 frames a second: moving shapes with some noise, like a camera's."""
+    """An H.264 file with x264's own settings at 30 frames a second: moving shapes with some noise, like a
+    camera's.
+    """
     width, height = SIZES[size]
     path = folder / f"made_{size}_{seconds}s.mp4"
     source = f"testsrc2=size={width}x{height}:rate=30:duration={seconds},noise=alls=6:allf=t"
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "lavfi", "-i", source, "-c:v", "libx264"]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-y",
+        "-f",
+        "lavfi",
+        "-i",
+        source,
+        "-c:v",
+        "libx264",
+    ]
     subprocess.run([*command, "-pix_fmt", "yuv420p", str(path)], check=True)
     return path
 
 
 def piped_frames(path: Path, fps: float, threads: int) -> np.ndarray:
     """uint8[T, H, W, 3], all frames at `fps` in full size."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-threads", str(threads), "-filter_threads", str(threads)]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-threads",
+        str(threads),
+        "-filter_threads",
+        str(threads),
+    ]
     command += ["-i", str(path), "-vf", f"fps={fps:g}:round=down", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     raw = subprocess.run(command, check=True, capture_output=True).stdout
     return np.frombuffer(raw, np.uint8).reshape(-1, *picture_size(path), 3)
@@ -78,7 +101,9 @@ class Plain:
             frames = frames[np.linspace(0, len(frames) - 1, self.settings.max_frames, dtype=int)]
         clock.append(time.perf_counter())
         height, width = target_size(*frames.shape[1:3], len(frames), vision)
-        frames = np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.BICUBIC)) for frame in frames])
+        frames = np.stack(
+            [np.asarray(Image.fromarray(frame).resize((width, height), Image.BICUBIC)) for frame in frames]
+        )
         clock.append(time.perf_counter())
         pixels = ((frames.astype(np.float32) / 255 - 0.5) / 0.5).transpose(0, 3, 1, 2)
         patch, merge = vision.patch_size, vision.merge_size
@@ -111,10 +136,14 @@ class Shared:
             resizing += time.perf_counter() - began
             return frames
 
-        clip = read_clip(self.path, self.settings.fps, self.settings.max_frames, threads=self.threads, resize=resize)
+        clip = read_clip(
+            self.path, self.settings.fps, self.settings.max_frames, threads=self.threads, resize=resize
+        )
         read = time.perf_counter()
         visual = visual_tokens(clip, self.settings.vision)
-        for name, seconds in zip(self.parts, (read - start - resizing, resizing, time.perf_counter() - read), strict=True):
+        for name, seconds in zip(
+            self.parts, (read - start - resizing, resizing, time.perf_counter() - read), strict=True
+        ):
             self.parts[name].append(seconds)
         return visual
 
@@ -127,9 +156,13 @@ def compare(path: Path, settings: VideoSettings, threads: int, repeats: int) -> 
     if not torch.equal(visual.pixel_values, read_visual_tokens(str(path), settings).pixel_values):
         raise ValueError(f"{path}: what is measured is not what read_visual_tokens gives")
     if pixels.shape != tuple(visual.pixel_values.shape):
-        raise ValueError(f"{path}: {pixels.shape} values one way, {tuple(visual.pixel_values.shape)} the other")
+        raise ValueError(
+            f"{path}: {pixels.shape} values one way, {tuple(visual.pixel_values.shape)} the other"
+        )
     levels = np.abs(normalise(visual.pixel_values).numpy() - pixels) * 127.5
-    if np.percentile(levels, 99.9) > 2.5:  # a grey level of resizing, and another ffmpeg's rounding of colours below it
+    if (
+        np.percentile(levels, 99.9) > 2.5
+    ):  # a grey level of resizing, and another ffmpeg's rounding of colours below it
         raise ValueError(f"{path}: the ways differ by {np.percentile(levels, 99.9):.1f} grey levels")
     seconds = turns({"plain": plain, "shared": shared}, repeats)
     frames = int(visual.grid_thw[0, 0])
@@ -154,17 +187,29 @@ def compare(path: Path, settings: VideoSettings, threads: int, repeats: int) -> 
 def main() -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=f"example: {EXAMPLE}", formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=f"example: {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--sizes", nargs="*", choices=SIZES, default=["720p", "1080p"], help="clips to make (default %(default)s)"
+        "--sizes",
+        nargs="*",
+        choices=SIZES,
+        default=["720p", "1080p"],
+        help="clips to make (default %(default)s)",
     )
     parser.add_argument("--seconds", type=int, default=10, help="length of the made clips (default 10)")
-    parser.add_argument("--clips", nargs="*", type=Path, default=[], help="real video files to measure as well")
-    parser.add_argument("--threads", type=int, default=1, help="threads of decoder and resizing, both ways (default 1)")
+    parser.add_argument(
+        "--clips", nargs="*", type=Path, default=[], help="real video files to measure as well"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of decoder and resizing, both ways (default 1)"
+    )
     parser.add_argument("--fps", type=float, default=10, help="frames a second (default 10)")
     parser.add_argument("--max-frames", type=int, default=96, help="frames of a clip at most (default 96)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each way, after one that warms up (default 5)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="turns of each way, after one that warms up (default 5)"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "data_path_cpu.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -184,9 +229,13 @@ def main() -> int:
         )
         for way, parts in result["parts, seconds"].items():
             print(f"    {way:8}" + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in parts.items()))
-    print(f"{QUESTIONS} questions: {QUESTIONS} plain passes (one measured, times {QUESTIONS}) against one of ours.")
+    print(
+        f"{QUESTIONS} questions: {QUESTIONS} plain passes (one measured, times {QUESTIONS}) against one of "
+        "ours."
+    )
     write_json_atomic(
-        arguments.out, {"benchmark": "data_path", "machine": machine(), "threads": arguments.threads, "clips": results}
+        arguments.out,
+        {"benchmark": "data_path", "machine": machine(), "threads": arguments.threads, "clips": results},
     )
     print(f"written: {arguments.out}")
     return 0

@@ -1,10 +1,12 @@
-"""Six questions on each of some videos: asked one by one in the plain way, and all at once from the videos' prefixes.
+"""Six questions on each of some videos: asked one by one in the plain way, and all at once from the videos'
+prefixes.
 
-plain     for each question: the video is read, encoded and run through the language model again, by transformers' own generate
-shared    each video is read, encoded and run through once; all answers are decoded side by side by crashchat
+plain     for each question: the video is read, encoded and run through the language model again, by
+transformers' own generate shared    each video is read, encoded and run through once; all answers are decoded
+side by side by crashchat
 
-Both decode greedily a fixed number of tokens an answer (weights are random, so that no answer ends by itself) and must give
-the same ones.
+Both decode greedily a fixed number of tokens an answer (weights are random, so that no answer ends by itself)
+and must give the same ones.
 """
 
 import itertools
@@ -33,7 +35,9 @@ def plain_answers(model, tokenizer, clips: list[Path], size: Size, most: int) ->
     answers = []
     for clip, question in itertools.product(clips, QUESTIONS):
         visual = read_visual_tokens(str(clip), size.video)
-        ids = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [Branch(question)]).input_ids[None]
+        ids = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [Branch(question)]).input_ids[
+            None
+        ]
         output = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=torch.ones_like(ids).to(model.device),
@@ -58,7 +62,9 @@ def shared_answers(model, tokenizer, clips: list[Path], size: Size, most: int) -
 def main() -> int:
     made = parser(__doc__, "python benchmarks/evaluate_video.py --size cpu")
     made.add_argument("--new-tokens", type=int, default=32, help="tokens of every answer (default 32)")
-    made.add_argument("--videos", type=int, default=4, help="videos that the shared way answers at once (default 4)")
+    made.add_argument(
+        "--videos", type=int, default=4, help="videos that the shared way answers at once (default 4)"
+    )
     arguments = made.parse_args()
     size = SIZES[arguments.size]
     tokenizer = make_tokenizer(size)
@@ -72,7 +78,14 @@ def main() -> int:
             answers[name] = answer(model, tokenizer, clips, size, arguments.new_tokens)
 
         ways = {"plain": lambda: run("plain", plain_answers), "shared": lambda: run("shared", shared_answers)}
-        words = ["--size", arguments.size, "--new-tokens", str(arguments.new_tokens), "--videos", str(arguments.videos)]
+        words = [
+            "--size",
+            arguments.size,
+            "--new-tokens",
+            str(arguments.new_tokens),
+            "--videos",
+            str(arguments.videos),
+        ]
         figures = measure(ways, arguments, __file__, words)
         if figures is None:
             return 0

@@ -1,9 +1,12 @@
-"""One training step on one video with six questions: six plain samples against one sequence with six branches.
+"""One training step on one video with six questions: six plain samples against one sequence with six
+branches.
 
-plain     for each question: the video is read, encoded and run through the language model again, by transformers' own forward
-shared    the video is read, encoded and run through once, with six branches, by crashchat's forward
+plain     for each question: the video is read, encoded and run through the language model again, by
+transformers' own forward shared    the video is read, encoded and run through once, with six branches, by
+crashchat's forward
 
-Both are timed from the file to the gradients, with LoRA on the language model, the projector trained, and the same loss.
+Both are timed from the file to the gradients, with LoRA on the language model, the projector trained, and the
+same loss.
 """
 
 import sys
@@ -11,7 +14,18 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import PEAK_FLOPS, SIZES, Size, machine, make_clip, make_model, make_tokenizer, measure, parser, report
+from common import (
+    PEAK_FLOPS,
+    SIZES,
+    Size,
+    machine,
+    make_clip,
+    make_model,
+    make_tokenizer,
+    measure,
+    parser,
+    report,
+)
 from transformers import VideoLlama3ForConditionalGeneration
 
 from crashchat.model.packing import pack
@@ -25,7 +39,7 @@ ANSWERS = {
     "crash_recognition": "Yes",
     "crash_description": "ego-car hits a car",
     "causal_reasoning": "The ego-car follows the car ahead too closely and does not brake in time.",
-    "prevention_reasoning": "Drivers should keep a safe distance from the car ahead, watch its brake lights and slow down.",
+    "prevention_reasoning": "Drivers should keep a safe distance, watch brake lights ahead and slow down.",
     "crash_localization": "3.9 - 5.0 seconds",
     "pre_crash_localization": "2.6 seconds",
 }
@@ -33,7 +47,10 @@ BRANCHES = [Branch(TASKS[name].prompt, answer) for name, answer in ANSWERS.items
 
 
 def plain_step(model, tokenizer, clip: Path, size: Size) -> float:
-    """Six samples, one after the other; returns the loss summed over all labelled tokens. Gradients add up."""
+    """Six samples, one after the other; returns the loss summed over all labelled tokens.
+
+    Gradients add up.
+    """
     base = base_of(model)
     base.model.vision_model.config._attn_implementation = "sdpa"
     attention = base.model.language_model.config._attn_implementation
@@ -77,8 +94,9 @@ def shared_step(model, tokenizer, clip: Path, size: Size) -> float:
 def model_flops(size: Size, patches: int, prefix: int, branches: list[int]) -> float:
     """Operations that a shared step needs, recomputation not counted.
 
-    Language model: forward 2 P T for P weights and T tokens, backward 2 P T (gradients of activations; those of frozen weights
-    are not needed), LoRA's own weights 6 a token, attention 4 h a visible pair forward and twice that backward. Vision encoder,
+    Language model: forward 2 P T for P weights and T tokens, backward 2 P T (gradients of activations; those
+    of frozen weights are not needed), LoRA's own weights 6 a token, attention 4 h a visible pair forward and
+    twice that backward. Vision encoder,
     frozen: forward alone. The head counts for labelled tokens only and is left out.
     """
     text, vision = size.text, size.vision
@@ -98,7 +116,9 @@ def model_flops(size: Size, patches: int, prefix: int, branches: list[int]) -> f
 
 def main() -> int:
     made = parser(__doc__, "python benchmarks/train_step.py --size cpu")
-    made.add_argument("--attention", choices=("branch_attention", "flex_attention"), default="branch_attention")
+    made.add_argument(
+        "--attention", choices=("branch_attention", "flex_attention"), default="branch_attention"
+    )
     arguments = made.parse_args()
     size = SIZES[arguments.size]
     tokenizer = make_tokenizer(size)
@@ -114,10 +134,14 @@ def main() -> int:
         def run(name, step) -> None:
             model.zero_grad()
             losses[name] = step(model, tokenizer, clip, size)
-            gradients[name] = torch.cat([p.grad.flatten().float().cpu() for p in model.parameters() if p.grad is not None])
+            gradients[name] = torch.cat(
+                [p.grad.flatten().float().cpu() for p in model.parameters() if p.grad is not None]
+            )
 
         ways = {"plain": lambda: run("plain", plain_step), "shared": lambda: run("shared", shared_step)}
-        figures = measure(ways, arguments, __file__, ["--size", arguments.size, "--attention", arguments.attention])
+        figures = measure(
+            ways, arguments, __file__, ["--size", arguments.size, "--attention", arguments.attention]
+        )
         if figures is None:
             return 0
         visual = read_visual_tokens(str(clip), size.video)
@@ -133,7 +157,9 @@ def main() -> int:
         "prefix tokens": prefix,
         "branch tokens": branches,
         "loss difference": abs(losses["plain"] - losses["shared"]) / abs(losses["plain"]),
-        "gradient difference": float((gradients["plain"] - gradients["shared"]).norm() / gradients["plain"].norm()),
+        "gradient difference": float(
+            (gradients["plain"] - gradients["shared"]).norm() / gradients["plain"].norm()
+        ),
     }
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in machine()["device"]), None)
     flops = model_flops(size, len(visual.pixel_values), prefix, branches)

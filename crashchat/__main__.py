@@ -7,10 +7,14 @@ import sys
 
 import crashchat
 
-# {command: (module below crashchat with its main(words), what it does)}. Only the module of the command given is imported.
+# {command: (module below crashchat with its main(words), what it does)}. Only the module of the command given
+# is imported.
 COMMANDS = {
     "train": ("training.train", "fine-tune a model: a config, and settings that differ from it"),
-    "evaluate": ("evaluation.evaluate", "ask a model about a split: a config, and settings that differ from it"),
+    "evaluate": (
+        "evaluation.evaluate",
+        "ask a model about a split: a config, and settings that differ from it",
+    ),
     "score": ("evaluation.score", "score a prediction file"),
     "compare": ("reporting.compare", "score several runs side by side, as tables and a page"),
     "analyze": ("analysis.analyze", "clips in, crash reports out"),

@@ -1,8 +1,10 @@
-"""What command lines share: how they describe themselves, and those of training and evaluation: a config and key=value words.
+"""What command lines share: how they describe themselves, and those of training and evaluation: a config and
+key=value words.
 
     python -m crashchat.command train configs/train/heterogeneous.yaml 8 epochs=3
 
-checks the settings of a run on 8 processes and does nothing else: scripts/launch.sh asks before it starts them.
+checks the settings of a run on 8 processes and does nothing else: scripts/launch.sh asks before it starts
+them.
 """
 
 import argparse
@@ -26,15 +28,22 @@ def make_parser(command: str, description: str | None, epilog: str | None = None
 
 
 def run_command(
-    command: str, description: str | None, kind: type[Config], work: Callable[[Config], object], argv: list[str] | None = None
+    command: str,
+    description: str | None,
+    kind: type[Config],
+    work: Callable[[Config], object],
+    argv: list[str] | None = None,
 ) -> int:
-    """Parse the command line, do the work, and return the exit code. Runs in every process that torchrun starts.
+    """Parse the command line, do the work, and return the exit code. Runs in every process that torchrun
+    starts.
 
     kind: of the settings that the work takes.
     """
     parser = make_parser(command, description, f"settings (key=value):\n{describe(kind)}")
     parser.add_argument("config", help="a YAML file in configs/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file's")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that differ from the file's"
+    )
     arguments = parser.parse_args(argv)
 
     def configured() -> None:
@@ -45,7 +54,9 @@ def run_command(
     try:
         return exit_code(configured)
     finally:
-        distributed = sys.modules.get("torch.distributed")  # not imported here: the check of settings needs no torch
+        distributed = sys.modules.get(
+            "torch.distributed"
+        )  # not imported here: the check of settings needs no torch
         if distributed and distributed.is_initialized():
             distributed.destroy_process_group()
 

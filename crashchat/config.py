@@ -1,4 +1,7 @@
-"""Typed settings: a YAML file in configs/, `key=value` overrides, and what the checkpoint says. Unknown keys are errors."""
+"""Typed settings: a YAML file in configs/, `key=value` overrides, and what the checkpoint says.
+
+Unknown keys are errors.
+"""
 
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -21,7 +24,9 @@ MAX_FPS, MAX_FRAMES, MAX_TOKENS, MAX_RANK, MAX_STEPS = 1000, 100_000, 2**24, 409
 
 
 class ConfigError(CrashChatError):
-    """Settings that are unknown, of the wrong type or contradict each other; the message names file and key."""
+    """Settings that are unknown, of the wrong type or contradict each other; the message names file and
+    key.
+    """
 
     everywhere = True
 
@@ -32,11 +37,18 @@ class _Settings(BaseModel):
     data_dir: Path = Path("data")
     """Folder of the annotation files; the videos' annotated paths start from it."""
     tasks: list[str] = Field(default_factory=lambda: list(TASKS))
-    """Names of crashchat.tasks.TASKS; with annotations of general questions, an empty list takes all of them."""
+    """Names of crashchat.tasks.TASKS; with annotations of general questions, an empty list takes all of
+    them.
+    """
     annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
-    """Annotation files by split, e.g. the released multi-task ones; empty: the single-task files of `tasks` in data_dir."""
+    """Annotation files by split, e.g.
+
+    the released multi-task ones; empty: the single-task files of `tasks` in data_dir.
+    """
     vision_config: Path | None = None
-    """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not of the released size."""
+    """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not of the released
+    size.
+    """
     fps: float | None = Field(default=None, gt=0, le=MAX_FPS)
     """Frames a second taken from a video; none: what the model's processor settings say, else 10."""
     max_frames: int | None = Field(default=None, gt=0, le=MAX_FRAMES)
@@ -48,11 +60,17 @@ class _Settings(BaseModel):
     max_length: int = Field(default=16384, gt=0, le=MAX_TOKENS)
     """Tokens of one question's sample at most: video, question and answer."""
     max_tokens_per_batch: int = Field(default=32768, gt=0, le=MAX_TOKENS)
-    """Tokens that go through the model at a time; a video and all its questions stay together, even if they are more."""
+    """Tokens that go through the model at a time; a video and all its questions stay together, even if they
+    are more.
+    """
     feature_cache: Path | None = None
-    """Folder of vision features kept from run to run; none: every video is decoded and encoded each time it is seen."""
+    """Folder of vision features kept from run to run; none: every video is decoded and encoded each time it
+    is seen.
+    """
     feature_cache_gb: float = Field(default=100, gt=0, le=10**9)
-    """Size of that folder at most, in 10^9 bytes (a full-size video takes up to 24 million); the longest unused go first."""
+    """Size of that folder at most, in 10^9 bytes (a full-size video takes up to 24 million); the longest
+    unused go first.
+    """
     num_workers: int = Field(default=2, ge=0, le=1024)
     """Processes that read videos ahead of the model; 0 reads in the main process."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -89,7 +107,9 @@ class TrainConfig(_Settings):
     base_model: Path = Path("ckpt/videollama3_baseline")
     """Folder of the base checkpoint."""
     finetune: Literal["lora", "full"] = "lora"
-    """lora trains LoRA and the projector on a frozen base; full trains every weight (only for tiny models)."""
+    """lora trains LoRA and the projector on a frozen base; full trains every weight (only for tiny
+    models).
+    """
     lora_rank: int = Field(default=64, gt=0, le=MAX_RANK)
     """LoRA's r."""
     lora_alpha: int = Field(default=16, gt=0, le=10**6)
@@ -113,7 +133,9 @@ class TrainConfig(_Settings):
     global_batch_size: int = Field(default=24, gt=0, le=10**6)
     """Questions an optimizer step learns from, over all processes."""
     group_by_video: bool = True
-    """Questions on one video follow each other and share its prefix; false shuffles questions, as the reference does."""
+    """Questions on one video follow each other and share its prefix; false shuffles questions, as the
+    reference does.
+    """
     eval_steps: int = Field(default=50, gt=0, le=MAX_STEPS)
     """Validation loss every so many steps."""
     save_steps: int = Field(default=50, gt=0, le=MAX_STEPS)
@@ -125,13 +147,17 @@ class TrainConfig(_Settings):
     early_stopping_threshold: float = Field(default=0.001, ge=0, le=10**6)
     """How much lower eval_loss must be to count as an improvement."""
     attention: Literal["branch_attention", "flex_attention"] = "branch_attention"
-    """How the language model attends: part by part with SDPA (attention.py), or FlexAttention with a BlockMask (GPU only)."""
+    """How the language model attends: part by part with SDPA (attention.py), or FlexAttention with a
+    BlockMask (GPU only).
+    """
     gradient_checkpointing: bool = True
     """Recompute the language model's activations in the backward pass to save memory."""
     deepspeed: Path | None = None
     """A DeepSpeed config, e.g. configs/deepspeed/zero1.json; none: plain data parallelism."""
     trust_checkpoint: bool = False
-    """Go on from a DeepSpeed checkpoint though others could have written it: it holds pickled code, which is run."""
+    """Go on from a DeepSpeed checkpoint though others could have written it: it holds pickled code, which is
+    run.
+    """
     cache_videos: int = Field(default=0, ge=0, le=10**6)
     """Decoded videos each reader keeps in memory, for sets small enough."""
     logging_steps: int = Field(default=1, gt=0, le=MAX_STEPS)
@@ -140,7 +166,9 @@ class TrainConfig(_Settings):
     @model_validator(mode="after")
     def _consistent(self):
         if self.save_steps % self.eval_steps:
-            raise ValueError(f"save_steps={self.save_steps} is not a multiple of eval_steps={self.eval_steps}")
+            raise ValueError(
+                f"save_steps={self.save_steps} is not a multiple of eval_steps={self.eval_steps}"
+            )
         if self.finetune == "full" and self.deepspeed:
             raise ValueError("finetune=full is for tiny models and does not go with deepspeed")
         if self.finetune == "full" and self.feature_cache:
@@ -166,7 +194,9 @@ class EvalConfig(_Settings):
     max_new_tokens: int = Field(default=256, gt=0, le=10**5)
     """Tokens of an answer at most."""
     decode: Decode = "free"
-    """constrained: recognition says Yes or No, times have the annotations' form and lie within the video (constraints.py)."""
+    """constrained: recognition says Yes or No, times have the annotations' form and lie within the video
+    (constraints.py).
+    """
     training_answers: list[str] = Field(default_factory=list)
     """Tasks whose answer must be one of the training split's, word for word; needs decode=constrained."""
     limit: int | None = Field(default=None, gt=0, le=10**9)
@@ -189,7 +219,9 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = [key for index, key in enumerate(keys) if key in keys[:index]]
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {abbreviate(twice[0])} is there twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {abbreviate(twice[0])} is there twice", node.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -207,7 +239,9 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); configs are in {CONFIG_DIR}") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); configs are in {CONFIG_DIR}"
+        ) from error
     values = _yaml(data, str(path))
     if values is None:
         values = {}
@@ -226,7 +260,10 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict:
 
 
 def parse_overrides(overrides: list[str]) -> dict:
-    """`key=value` words -> {key: value}, values read as YAML. Raises ConfigError for a word that is not one."""
+    """`key=value` words -> {key: value}, values read as YAML.
+
+    Raises ConfigError for a word that is not one.
+    """
     values = {}
     for word in overrides:
         key, equals, text = word.partition("=")
@@ -239,7 +276,8 @@ def parse_overrides(overrides: list[str]) -> dict:
 def load_config(kind: type[Config], path: str | Path | None, overrides: list[str] | None = None) -> Config:
     """Settings of a YAML file (with its `base:` file below it) and `key=value` overrides on top.
 
-    Raises ConfigError naming the file and every key that is unknown, of the wrong type, out of bounds, or contradicts another.
+    Raises ConfigError naming the file and every key that is unknown, of the wrong type, out of bounds, or
+    contradicts another.
     """
     values = _read_yaml(Path(path)) if path else {}
     values |= parse_overrides(overrides or [])
@@ -262,13 +300,17 @@ def describe(kind: type[_Settings]) -> str:
     """Every key with its default and its doc, for --help."""
     lines = []
     for name, field in kind.model_fields.items():
-        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
+        default = (
+            "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
+        )
         lines.append(f"  {name}  ({default})\n      {field.description}")
     return "\n".join(lines)
 
 
 def check_share(global_batch_size: int, processes: int) -> None:
-    """Raises ConfigError where `processes` cannot share a global batch; the message says which numbers can."""
+    """Raises ConfigError where `processes` cannot share a global batch; the message says which numbers
+    can.
+    """
     if global_batch_size % processes:
         works = [count for count in range(1, global_batch_size + 1) if global_batch_size % count == 0]
         raise ConfigError(

@@ -13,12 +13,19 @@ from tqdm import tqdm
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # How the two libraries that write weights say that a file could not be written: neither raises an OSError.
-UNWRITTEN = ("No space left on device", "Disk quota exceeded", "inline_container.cc", "PytorchStreamWriter failed")
+UNWRITTEN = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "inline_container.cc",
+    "PytorchStreamWriter failed",
+)
 FIRST_SPEAKS = 60.0  # seconds that other processes leave the first one for saying what all of them found
 
 
 class CrashChatError(Exception):
-    """Something a user can mend; the message names the file or key, what was found, what was expected and what to do."""
+    """Something a user can mend; the message names the file or key, what was found, what was expected and
+    what to do.
+    """
 
     everywhere = False  # True: every process of a run finds it alike, so that the first one says it for all
 
@@ -48,7 +55,9 @@ def listed(problems: list[str], most: int = 20) -> str:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Within it, a full disk is an OSError that names `path`, whoever found it and whatever it says itself."""
+    """Within it, a full disk is an OSError that names `path`, whoever found it and whatever it says
+    itself.
+    """
     try:
         yield
     except OSError as error:
@@ -69,7 +78,7 @@ def error_line(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in FULL:
             where = f"{cause.filename}: " if cause.filename is not None else ""
-            return f"{where}no space left on device; free some or name another folder, then run the same command again"
+            return f"{where}no space left on device; free some or name another folder, then run this again"
         cause = cause.__cause__
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
@@ -77,7 +86,10 @@ def error_line(error: BaseException) -> str | None:
 
 
 def exit_code(work: Callable[[], int | None], failed: int = 1) -> int:
-    """Do a command's work. What it returns or 0, or `failed` after a line on stderr where it met what a user can mend."""
+    """Do a command's work.
+
+    What it returns or 0, or `failed` after a line on stderr where it met what a user can mend.
+    """
     try:
         return work() or 0
     except Exception as error:
@@ -86,10 +98,12 @@ def exit_code(work: Callable[[], int | None], failed: int = 1) -> int:
             raise
         wait = getattr(error, "everywhere", False) and int(os.environ.get("RANK", "0")) > 0
     if wait:
-        # The first process says it too and ends, and then the launcher ends this one: had this one ended before, the launcher
-        # might have ended the first before it spoke. Who is still here afterwards is alone with the error.
+        # The first process says it too and ends, and then the launcher ends this one: had this one ended
+        # before, the launcher might have ended the first before it spoke. Who is still here afterwards is
+        # alone with the error.
         time.sleep(FIRST_SPEAKS)
-    # Out here the error's frames are gone, and with them the progress bars that were open in them: the line comes last.
+    # Out here the error's frames are gone, and with them the progress bars that were open in them: the line
+    # comes last.
     gc.collect()
     tqdm.write(f"error: {line}", file=sys.stderr)
     return failed

@@ -1,4 +1,6 @@
-"""Files and folders that are never half written, nor by two at once: a lock, a temporary beside the target, then a rename."""
+"""Files and folders that are never half written, nor by two at once: a lock, a temporary beside the target,
+then a rename.
+"""
 
 import errno
 import json
@@ -16,26 +18,31 @@ from filelock import FileLock, Timeout
 
 from crashchat.errors import CrashChatError, writing
 
-# A killed holder's forked children (readers of videos) have its lock too; they notice within five seconds that it is gone.
+# A killed holder's forked children (readers of videos) have its lock too; they notice within five seconds
+# that it is gone.
 ORPHANS_END = 15.0
 ENDING = 1.0  # seconds that a holder which is just being killed may still take
 
 
 class FolderError(CrashChatError):
-    """A folder or file that cannot be written: it holds something already, or another process has it; the message names both."""
+    """A folder or file that cannot be written: it holds something already, or another process has it; the
+    message names both.
+    """
 
     everywhere = True
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path`, creating its folder; `path` is either its old self or complete, never in between.
+    """Write `data` to `path`, creating its folder; `path` is either its old self or complete, never in
+    between.
 
     When this returns it is on disk: a power cut does not undo it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    # Not mkstemp: its files are private to their owner, and a result is shared like any other file, as the umask says.
+    # Not mkstemp: its files are private to their owner, and a result is shared like any other file, as the
+    # umask says.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with writing(path), os.fdopen(handle, "wb") as file:
@@ -55,7 +62,10 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 
 def write_json_atomic(path: str | Path, value: object) -> None:
-    """Write `value` as JSON with one space of indent (see write_bytes_atomic). Raises TypeError for what JSON cannot hold."""
+    """Write `value` as JSON with one space of indent (see write_bytes_atomic).
+
+    Raises TypeError for what JSON cannot hold.
+    """
     write_text_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -65,7 +75,9 @@ def sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL or not path.is_dir():  # some network file systems cannot do it for a folder
+        if (
+            error.errno != errno.EINVAL or not path.is_dir()
+        ):  # some network file systems cannot do it for a folder
             raise
     finally:
         os.close(handle)
@@ -118,7 +130,8 @@ def _lives(holder: str) -> bool:
     if not found or found[2] != socket.gethostname():
         return True
     try:
-        # Behind the name in brackets stands the state. A zombie has ended; where nobody waits for it, it stays in the list.
+        # Behind the name in brackets stands the state. A zombie has ended; where nobody waits for it, it
+        # stays in the list.
         state = Path(f"/proc/{found[1]}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
@@ -129,8 +142,8 @@ def _lives(holder: str) -> bool:
 def scratch_folder(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target` for what `target` is made from, deleted at the end.
 
-    What a killed process left of an earlier one for the same target is deleted first. Raises FolderError where another process
-    makes the same target.
+    What a killed process left of an earlier one for the same target is deleted first. Raises FolderError
+    where another process makes the same target.
     """
     with held(target.with_name(f".{target.name}.lock"), str(target)):
         left = re.compile(re.escape(f".{target.name}.") + r"made_[a-z0-9_]{8}")

@@ -1,4 +1,6 @@
-"""Reading JSON that others wrote: whatever is wrong with it is one line that names file, key, what was found and expected."""
+"""Reading JSON that others wrote: whatever is wrong with it is one line that names file, key, what was found
+and expected.
+"""
 
 import json
 import stat
@@ -15,7 +17,9 @@ Kind = TypeVar("Kind")
 
 
 class Lenient(BaseModel):
-    """Of a JSON object, the keys that matter, each of exactly its kind and finite; other keys are passed over."""
+    """Of a JSON object, the keys that matter, each of exactly its kind and finite; other keys are passed
+    over.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
@@ -51,17 +55,22 @@ def _refuse_constant(name: str) -> None:
 
 
 def read_json(path: str | Path, error: type[CrashChatError], expected: str, nan: bool = False) -> object:
-    """The value that a JSON file holds (see parse_json). Raises `error` naming the file and what is wrong with it.
+    """The value that a JSON file holds (see parse_json). Raises `error` naming the file and what is wrong
+    with it.
 
     expected: what the file should hold, for the message.
     """
     path = Path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # asked before it is opened: a pipe would wait for its writer
+        if not stat.S_ISREG(
+            path.stat().st_mode
+        ):  # asked before it is opened: a pipe would wait for its writer
             raise error(f"{path}: is no file, expected {expected}")
         data = path.read_bytes()
     except (OSError, ValueError) as cause:  # ValueError: a path that cannot be one
-        raise error(f"{path}: cannot be read: {getattr(cause, 'strerror', None) or cause}; expected {expected}") from cause
+        raise error(
+            f"{path}: cannot be read: {getattr(cause, 'strerror', None) or cause}; expected {expected}"
+        ) from cause
     if not data:
         raise error(f"{path}: is empty (0 bytes), expected {expected}")
     try:
@@ -71,7 +80,10 @@ def read_json(path: str | Path, error: type[CrashChatError], expected: str, nan:
 
 
 def checked(kind: type[Kind], value: object, where: str | Path, error: type[CrashChatError]) -> Kind:
-    """The value as `kind`, any type pydantic knows. Raises `error` naming the keys that are not as they should be."""
+    """The value as `kind`, any type pydantic knows.
+
+    Raises `error` naming the keys that are not as they should be.
+    """
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as cause:

@@ -6,7 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 
-def panels_in_a_row(width: float, height: float, count: int = 1, share_y: bool = False) -> tuple[Figure, np.ndarray]:
+def panels_in_a_row(
+    width: float, height: float, count: int = 1, share_y: bool = False
+) -> tuple[Figure, np.ndarray]:
     """(figure of width x height inches, its `count` panels as object[count])."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(1, count, squeeze=False, sharey=share_y)[0]

@@ -1,4 +1,6 @@
-"""The processes of one run, as torchrun starts them: which one this is, on what device it computes, and how it ends."""
+"""The processes of one run, as torchrun starts them: which one this is, on what device it computes, and how
+it ends.
+"""
 
 import atexit
 import ctypes
@@ -44,7 +46,9 @@ def choose_device() -> torch.device:
 def local_device() -> torch.device:
     """This process's device under torchrun: its own GPU (LOCAL_RANK), or the CPU."""
     device = choose_device()
-    return torch.device(device.type, int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
+    return (
+        torch.device(device.type, int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
+    )
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:
@@ -53,10 +57,12 @@ def choose_dtype(device: torch.device) -> torch.dtype:
 
 
 def run_process(main: Callable[[], int]) -> NoReturn:
-    """Run a command as this process, and end with its exit code: 1 for an error, 2 for a wrong command line, 130 for Ctrl-C.
+    """Run a command as this process, and end with its exit code: 1 for an error, 2 for a wrong command line,
+    130 for Ctrl-C.
 
-    Under torchrun the interpreter is left without being taken apart. gloo's threads outlive destroy_process_group (Trainer and
-    DeepSpeed hold their groups) and may drop a collective's last tensor while Python ends, which aborts a run that is done.
+    Under torchrun the interpreter is left without being taken apart. gloo's threads outlive
+    destroy_process_group (Trainer and DeepSpeed hold their groups) and may drop a collective's last tensor
+    while Python ends, which aborts a run that is done.
     """
     if under_torchrun():
         end_with_launcher()
@@ -75,7 +81,8 @@ def run_process(main: Callable[[], int]) -> NoReturn:
     if not under_torchrun():
         sys.exit(code)
     try:
-        atexit._run_exitfuncs()  # all that others left to do: readers ended, temporary folders deleted, logs written
+        # All that others left to do: readers ended, temporary folders deleted, logs written.
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:  # a full disk, a closed pipe: what was printed is lost
@@ -85,7 +92,9 @@ def run_process(main: Callable[[], int]) -> NoReturn:
 
 
 def end_with_launcher() -> None:
-    """Have the kernel end this process when torchrun does: killed, it cannot end its processes, and they would go on unseen."""
+    """Have the kernel end this process when torchrun does: killed, it cannot end its processes, and they
+    would go on unseen.
+    """
     if sys.platform != "linux":
         return
     launcher = int(os.environ.get(LAUNCHER, os.getppid()))

@@ -24,7 +24,9 @@ TINY_BASE = ROOT / "ckpt" / "tiny_base"
 @pytest.fixture(scope="session")
 def tiny_base() -> Path:
     """The pre-trained tiny model that is part of the repo."""
-    assert (TINY_BASE / "config.json").is_file(), f"{TINY_BASE} belongs to the repo; fetch it again with git checkout"
+    assert (TINY_BASE / "config.json").is_file(), (
+        f"{TINY_BASE} belongs to the repo; fetch it again with git checkout"
+    )
     return TINY_BASE
 
 
@@ -68,11 +70,16 @@ def full_disk(tmp_path) -> Iterator[Path]:
     """A file system of its own with no byte left."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     try:
-        with pytest.raises(OSError, match="No space left"), open(folder / "filling", "wb", buffering=0) as filling:
+        with (
+            pytest.raises(OSError, match="No space left"),
+            open(folder / "filling", "wb", buffering=0) as filling,
+        ):
             while filling.write(bytes(4096)):
                 pass
         yield folder
@@ -112,7 +119,9 @@ def server(tiny_base, flash_adapters, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def browser():
-    """A real headless Chromium; without one, tests are skipped on a developer's machine, and fail where CI=true."""
+    """A real headless Chromium; without one, tests are skipped on a developer's machine, and fail where
+    CI=true.
+    """
     import os
     import shutil
 
@@ -124,13 +133,22 @@ def browser():
     except ImportError:
         without("playwright is not installed")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    quiet = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
     with sync_api.sync_playwright() as playwright:
         try:
             opened = playwright.chromium.launch(
                 executable_path=program, args=[*quiet, "--disable-component-update", "--disable-sync"]
             )
         except sync_api.Error as error:
-            without(f"no Chromium to start: {error.message.splitlines()[0]} (bash scripts/browser.sh installs one)")
+            without(
+                f"no Chromium to start: {error.message.splitlines()[0]} (bash scripts/browser.sh installs "
+                "one)"
+            )
         yield opened
         opened.close()

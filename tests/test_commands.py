@@ -24,7 +24,9 @@ def test_every_command_explains_itself_by_an_example(command, capsys):
     with pytest.raises(SystemExit) as end:
         main(words)
     told = capsys.readouterr().out
-    assert end.value.code == 0 and told.count(f"crashchat {command}") >= 2  # in the usage line, and in an example
+    assert (
+        end.value.code == 0 and told.count(f"crashchat {command}") >= 2
+    )  # in the usage line, and in an example
 
 
 def test_a_wrong_word_is_named(capsys):
@@ -35,7 +37,10 @@ def test_a_wrong_word_is_named(capsys):
 
 
 def test_wrong_settings_are_found_before_any_process_starts(tmp_path):
-    for words, told in ((["epoch=3"], "unknown key 'epoch'"), (["global_batch_size=25"], "cannot be shared by 2 processes")):
+    for words, told in (
+        (["epoch=3"], "unknown key 'epoch'"),
+        (["global_batch_size=25"], "cannot be shared by 2 processes"),
+    ):
         output = run("bash", TRAIN, "2", f"output_dir={tmp_path}", *words, ok=False)
         assert output.startswith("error: ") and told in output and "torch" not in output
 

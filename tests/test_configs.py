@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.config import CONFIG_DIR, ConfigError, EvalConfig, TrainConfig, check_share, describe, load_config, save_config
+from crashchat.config import (
+    CONFIG_DIR,
+    ConfigError,
+    EvalConfig,
+    TrainConfig,
+    check_share,
+    describe,
+    load_config,
+    save_config,
+)
 from crashchat.tasks import GROUPS, TASKS
 
 TRAIN = sorted(path for path in (CONFIG_DIR / "train").glob("*.yaml") if path.stem != "recipe")
@@ -14,7 +23,12 @@ EVAL = sorted((CONFIG_DIR / "eval").glob("*.yaml"))
 
 def test_no_config_is_left_out():
     found = {path for path in CONFIG_DIR.rglob("*") if path.is_file()}
-    assert found == {*TRAIN, *EVAL, CONFIG_DIR / "train" / "recipe.yaml", *(CONFIG_DIR / "deepspeed").glob("zero[123].json")}
+    assert found == {
+        *TRAIN,
+        *EVAL,
+        CONFIG_DIR / "train" / "recipe.yaml",
+        *(CONFIG_DIR / "deepspeed").glob("zero[123].json"),
+    }
 
 
 @pytest.mark.parametrize("path", TRAIN, ids=lambda path: path.stem)
@@ -53,7 +67,9 @@ def test_deepspeed_configs(stage):
 
 
 def test_the_resolved_config_reads_back_equal(tmp_path):
-    config = load_config(TrainConfig, TRAIN[0], ["epochs=2", "max_steps=7", "tasks=crash_recognition,crash_description"])
+    config = load_config(
+        TrainConfig, TRAIN[0], ["epochs=2", "max_steps=7", "tasks=crash_recognition,crash_description"]
+    )
     save_config(config, tmp_path / "resolved.yaml")
     assert load_config(TrainConfig, tmp_path / "resolved.yaml") == config
     assert config.tasks == ["crash_recognition", "crash_description"] and config.epochs == 2

@@ -8,7 +8,9 @@ import pytest
 
 from crashchat.config import ROOT
 
-FILES = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+FILES = subprocess.run(
+    ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+).stdout.split()
 PAGES = [name for name in FILES if name.endswith(".md")]
 
 
@@ -20,8 +22,12 @@ def test_every_reference_to_the_reference_names_one_of_its_sections():
     sections, found = headings(ROOT / "docs" / "reference.md"), 0
     for name in FILES:
         if name.endswith((".py", ".yaml", ".sh")) and name != "tests/test_docs.py":
-            for named in re.findall(r"docs/reference\.md, ([A-Z][a-z]+(?: results)?)", (ROOT / name).read_text()):
-                assert named in sections, f"{name} names the section {named!r}; docs/reference.md has {sorted(sections)}"
+            for named in re.findall(
+                r"docs/reference\.md, ([A-Z][a-z]+(?: results)?)", (ROOT / name).read_text()
+            ):
+                assert named in sections, (
+                    f"{name} names the section {named!r}; docs/reference.md has {sorted(sections)}"
+                )
                 found += 1
     assert found > 20
 
@@ -35,14 +41,19 @@ def test_links_of_pages_lead_somewhere(name):
             linked = (page.parent / path).resolve() if path else page
             assert linked.exists(), f"{name} links to {target}"
             if anchor:
-                anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings(linked)}
+                anchors = {
+                    re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings(linked)
+                }
                 assert anchor in anchors, f"{name} links to {target}; that page has {sorted(anchors)}"
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_files_that_pages_name_are_there(name):
     made = ("outputs/", "data/", "ckpt/videollama3", "ckpt/crashchat", "ckpt/for", "ckpt/released", "docs/")
-    words = re.findall(r"(?:python|bash) ((?:scripts|tool|benchmarks)/[\w./<>{},-]+)", (ROOT / name).read_text(encoding="utf-8"))
+    words = re.findall(
+        r"(?:python|bash) ((?:scripts|tool|benchmarks)/[\w./<>{},-]+)",
+        (ROOT / name).read_text(encoding="utf-8"),
+    )
     for word in words:
         if "<" not in word and "{" not in word and not word.startswith(made):
             assert (ROOT / word.rstrip(".,")).is_file(), f"{name} names {word}"

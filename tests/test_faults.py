@@ -1,4 +1,7 @@
-"""A few cases of each campaign of tests/faults; `make faults` runs all of them. Starved exits have a test of their own."""
+"""A few cases of each campaign of tests/faults; `make faults` runs all of them.
+
+Starved exits have a test of their own.
+"""
 
 import os
 import time
@@ -27,7 +30,12 @@ def survived(row: Row, tried: int) -> None:
 
 def test_a_worker_that_dies_hangs_or_raises_is_a_loss_of_its_case_alone(bench):
     def losses(judge, *jobs: object, seconds: float = 300) -> list[str]:
-        return [loss for *_, loss in bench.workers.map(judge, {number: (job,) for number, job in enumerate(jobs)}, seconds)]
+        return [
+            loss
+            for *_, loss in bench.workers.map(
+                judge, {number: (job,) for number, job in enumerate(jobs)}, seconds
+            )
+        ]
 
     assert losses(os._exit, 3) == ["the process died with exit code 3"]
     assert losses(tuple, ("well", ""), 5, ("well", "")) == ["", *losses(tuple, 5), ""]

@@ -36,9 +36,12 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
 def test_what_one_has_is_refused_to_another_until_it_ends(tmp_path):
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom crashchat.files import held\n"
-        f"with held(Path({str(tmp_path)!r}) / 'lock', 'it'):\n    print('has it', flush=True)\n    time.sleep(1e6)"
+        f"with held(Path({str(tmp_path)!r}) / 'lock', 'it'):\n    print('has it', flush=True)\n    "
+        "time.sleep(1e6)"
     )
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    ) as other:
         try:
             assert other.stdout.readline() == "has it\n"
             with pytest.raises(FolderError, match=f"it is in use by process {other.pid} on "):
@@ -53,14 +56,18 @@ def test_what_one_has_is_refused_to_another_until_it_ends(tmp_path):
 
 
 def test_the_children_of_a_killed_holder_are_waited_for(tmp_path):
-    """They have its lock too, for a while; that the holder is not yet cleared from the list of processes is no matter."""
+    """They have its lock too, for a while; that the holder is not yet cleared from the list of processes is
+    no matter.
+    """
     code = (
         "import os, time\nfrom pathlib import Path\nfrom crashchat.files import held\n"
         f"with held(Path({str(tmp_path)!r}) / 'lock', 'it'):\n"
         "    if os.fork() == 0:\n        time.sleep(3)\n        os._exit(0)\n"
         "    print('has it', flush=True)\n    time.sleep(1e6)"
     )
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "has it\n"
         other.kill()  # and not waited for: it stays in the list until the end of this block
         with held(tmp_path / "lock", "it"):
@@ -76,7 +83,9 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path):
         (folder / "file").write_text("whole")
         with pytest.raises(FolderError, match="is in use by"), new_folder(tmp_path / "made"):
             pass
-    assert [path.name for path in tmp_path.iterdir()] == ["made"] and (tmp_path / "made" / "file").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"] and (
+        tmp_path / "made" / "file"
+    ).read_text() == "whole"
     with pytest.raises(FolderError, match="is not empty"), new_folder(tmp_path / "made"):
         pass
 

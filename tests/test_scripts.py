@@ -1,4 +1,6 @@
-"""The scripts themselves, in real processes, on a tiny synthetic set: train, resume, merge, evaluate, score."""
+"""The scripts themselves, in real processes, on a tiny synthetic set: train, resume, merge, evaluate,
+score.
+"""
 
 import json
 import shutil
@@ -22,11 +24,19 @@ def trained(tiny_data, tmp_path_factory) -> Path:
 
 def test_training_leaves_adapter_config_logs_and_plot(trained, tiny_data):
     names = {path.name for path in trained.iterdir()}
-    assert {"adapter_config.json", "adapter_model.safetensors", "train_config.yaml", "loss.png", "tensorboard"} <= names
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "train_config.yaml",
+        "loss.png",
+        "tensorboard",
+    } <= names
     assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((trained / "tensorboard").glob("events*"))
     weights = adapter(trained)
-    assert any("lora_A" in key for key in weights) and any("projector.readout.0.weight" in key for key in weights)
+    assert any("lora_A" in key for key in weights) and any(
+        "projector.readout.0.weight" in key for key in weights
+    )
     assert "already trained" in train(tiny_data, trained, 1)
 
 
@@ -46,7 +56,9 @@ def test_a_run_killed_behind_its_last_step_makes_no_other(trained, tiny_data, tm
     out = shutil.copytree(trained, tmp_path / "killed")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (out / name).unlink()
-    (out / "train_config.yaml").write_text((out / "train_config.yaml").read_text().replace(str(trained), str(out)))
+    (out / "train_config.yaml").write_text(
+        (out / "train_config.yaml").read_text().replace(str(trained), str(out))
+    )
     train(tiny_data, out, 1)
     assert distance(trained, out) == 0 and not (out / "checkpoint-5").exists()
 
@@ -59,7 +71,9 @@ def test_other_settings_in_the_same_folder_are_refused(trained, tiny_data):
 def test_two_and_four_processes_learn_what_one_does(trained, tiny_data, tmp_path):
     train(tiny_data, tmp_path / "two", 2)
     assert distance(trained, tmp_path / "two") < 2e-4
-    train(tiny_data, tmp_path / "four", 4, "max_tokens_per_batch=1200")  # several passes a step, not as many on each process
+    train(
+        tiny_data, tmp_path / "four", 4, "max_tokens_per_batch=1200"
+    )  # several passes a step, not as many on each process
     assert distance(trained, tmp_path / "four") < 2e-4
 
 
@@ -81,7 +95,13 @@ def test_a_feature_cache_changes_no_weight_and_no_answer(trained, answers, merge
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_saves_a_whole_adapter(trained, tiny_data, tmp_path, stage):
-    train(tiny_data, tmp_path / "zero", 2, f"deepspeed=configs/deepspeed/zero{stage}.json", "max_tokens_per_batch=1200")
+    train(
+        tiny_data,
+        tmp_path / "zero",
+        2,
+        f"deepspeed=configs/deepspeed/zero{stage}.json",
+        "max_tokens_per_batch=1200",
+    )
     assert distance(trained, tmp_path / "zero") < 2e-4
 
 
@@ -104,16 +124,28 @@ def merged(trained, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("merged") / "model"
     tool = "tool/merge_and_convert_videollama3_lora.py"
     run(sys.executable, tool, "--base", "ckpt/tiny_base", "--adapter", trained, "--out", out)
-    output = run(sys.executable, tool, "--base", "ckpt/tiny_base", "--adapter", trained, "--out", out, ok=False)
+    output = run(
+        sys.executable, tool, "--base", "ckpt/tiny_base", "--adapter", trained, "--out", out, ok=False
+    )
     assert "is not empty" in output
     return out
 
 
 def evaluate(script: str, processes: int, out: Path, *settings: str) -> dict[str, list[dict]]:
     """Run an evaluation script; returns {task: its records}."""
-    run("bash", f"scripts/eval/{script}.sh", processes, f"output_dir={out}", "max_new_tokens=24", "num_workers=0", *settings)
+    run(
+        "bash",
+        f"scripts/eval/{script}.sh",
+        processes,
+        f"output_dir={out}",
+        "max_new_tokens=24",
+        "num_workers=0",
+        *settings,
+    )
     files = out.glob("*_evaluation_results/*/*_predict.json")
-    found = {path.parts[-3].removesuffix("_evaluation_results"): json.loads(path.read_text()) for path in files}
+    found = {
+        path.parts[-3].removesuffix("_evaluation_results"): json.loads(path.read_text()) for path in files
+    }
     for record in found.get("crash_recognition", []):
         if "error" not in record:  # which videos are answered together may change its last digits
             record["crash_probability"] = pytest.approx(record["crash_probability"], abs=1e-4)
@@ -133,14 +165,21 @@ def test_all_six_tasks_are_asked_and_recorded(answers, tiny_data):
     for name, task in TASKS.items():
         annotated = json.loads((tiny_data / task.annotation_file("test")).read_text())
         assert [record["data_id"] for record in records[name]] == list(range(len(annotated)))
-        path = folder / f"{name}_evaluation_results" / "model" / f"crashchat_dada_video_total_{name}_test_predict.json"
+        path = (
+            folder
+            / f"{name}_evaluation_results"
+            / "model"
+            / f"crashchat_dada_video_total_{name}_test_predict.json"
+        )
         assert path.is_file()
         assert {record["model"] for record in records[name]} == {"model"}
     assert all("crash_start" in record for record in records["pre_crash_localization"])
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_each_tasks_script_finds_its_file_and_gives_the_same_answers(answers, merged, trained, tiny_data, tmp_path, task):
+def test_each_tasks_script_finds_its_file_and_gives_the_same_answers(
+    answers, merged, trained, tiny_data, tmp_path, task
+):
     alone = evaluate(f"eval_video_{task}", 1, tmp_path, f"model={merged}", f"data_dir={tiny_data}")
     assert alone == {task: answers[1][task]}
     if task == "crash_description":
@@ -152,14 +191,18 @@ def test_each_tasks_script_finds_its_file_and_gives_the_same_answers(answers, me
 @pytest.mark.parametrize("task", TASKS)
 def test_the_metric_scripts_score_them(answers, task):
     path = next(answers[0].glob(f"{task}_evaluation_results/*/*_predict.json"))
-    output = run(sys.executable, f"scripts/eval/compute_{task}_metrics.py", "--predictions", path, "--no-meteor")
+    output = run(
+        sys.executable, f"scripts/eval/compute_{task}_metrics.py", "--predictions", path, "--no-meteor"
+    )
     assert "num_records" in output
     scores = json.loads(path.with_name(f"{path.stem}_metrics.json").read_text())
     assert scores["num_records"] == len(answers[1][task])
     assert path.with_name(f"{path.stem}_metrics.csv").is_file()
 
 
-def test_a_killed_evaluation_goes_on_and_an_unreadable_video_is_recorded(answers, merged, tiny_data, tmp_path):
+def test_a_killed_evaluation_goes_on_and_an_unreadable_video_is_recorded(
+    answers, merged, tiny_data, tmp_path
+):
     data = shutil.copytree(tiny_data, tmp_path / "data")
     expected = answers[1]["crash_recognition"]
     broken = Path(expected[1]["video_path"]).name
@@ -168,18 +211,27 @@ def test_a_killed_evaluation_goes_on_and_an_unreadable_video_is_recorded(answers
     first = evaluate("eval_video_crash_recognition", 1, tmp_path / "out", *settings)["crash_recognition"]
     assert broken in first[1]["error"] and first[1]["pred_label"] is None and len(first) == len(expected)
     others = [index for index in range(len(expected)) if index != 1]
-    assert [first[index]["raw_response"] for index in others] == [expected[index]["raw_response"] for index in others]
+    assert [first[index]["raw_response"] for index in others] == [
+        expected[index]["raw_response"] for index in others
+    ]
 
     final = next((tmp_path / "out").glob("*/*/*_predict.json"))
     journal = next(final.parent.glob("*.part.jsonl"))
     final.unlink()
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:2]) + lines[2][:20])  # killed while it wrote the second answer
-    assert evaluate("eval_video_crash_recognition", 2, tmp_path / "out", *settings)["crash_recognition"] == first
+    assert (
+        evaluate("eval_video_crash_recognition", 2, tmp_path / "out", *settings)["crash_recognition"] == first
+    )
 
 
 def test_constrained_answers_always_parse(merged, tiny_data, tmp_path):
-    settings = [f"model={merged}", f"data_dir={tiny_data}", "decode=constrained", "training_answers=crash_description"]
+    settings = [
+        f"model={merged}",
+        f"data_dir={tiny_data}",
+        "decode=constrained",
+        "training_answers=crash_description",
+    ]
     found = evaluate("eval_video_all_tasks", 1, tmp_path, *settings)
     train = json.loads((tiny_data / TASKS["crash_description"].annotation_file("train")).read_text())
     known = {record["conversations"][1]["value"] for record in train}

@@ -47,7 +47,11 @@ ANSWERS = {
         ("I'm sorry, but I can't help with that.", None),
         ("", None),
     ],
-    "crash_description": [(" ego-car hits a car \n", ("ego-car hits a car",)), ("  ", None), ("\x00", ("\x00",))],
+    "crash_description": [
+        (" ego-car hits a car \n", ("ego-car hits a car",)),
+        ("  ", None),
+        ("\x00", ("\x00",)),
+    ],
     "causal_reasoning": [("No accident, no cause.", ("No accident, no cause.",)), ("\n", None)],
     "prevention_reasoning": [("Slow down.\nKeep away.", ("Slow down.\nKeep away.",)), ("", None)],
     "crash_localization": [
@@ -93,7 +97,9 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize(("task", "text", "expected"), [(task, *case) for task, cases in ANSWERS.items() for case in cases])
+@pytest.mark.parametrize(
+    ("task", "text", "expected"), [(task, *case) for task, cases in ANSWERS.items() for case in cases]
+)
 def test_answers_are_parsed(task, text, expected):
     parsed = TASKS[task].parse(text)
     assert (parsed and tuple(parsed.values())) == expected
@@ -135,7 +141,9 @@ def test_no_answer_makes_a_parser_raise(text):
             continue
         assert tuple(parsed) == task.pred_fields
         if task.group == "perception":
-            assert list(parsed.values()) == sorted(parsed.values()) and all(map(math.isfinite, parsed.values()))
+            assert list(parsed.values()) == sorted(parsed.values()) and all(
+                map(math.isfinite, parsed.values())
+            )
         else:
             assert all(isinstance(value, str) and value for value in parsed.values())
 
@@ -143,9 +151,15 @@ def test_no_answer_makes_a_parser_raise(text):
 @given(st.floats(0, 600), st.floats(0, 600))
 def test_times_in_the_annotations_form_come_back(start, end):
     first, last = sorted((round(start, 1), round(end, 1)))
-    assert TASKS["crash_localization"].parse(f"{first} - {last} seconds") == {"pred_start": first, "pred_end": last}
+    assert TASKS["crash_localization"].parse(f"{first} - {last} seconds") == {
+        "pred_start": first,
+        "pred_end": last,
+    }
     assert TASKS["pre_crash_localization"].parse(f"{first} seconds") == {"pred_time": first}
 
 
 def test_groups_are_the_papers():
-    assert len(GROUPS["linguistic"]) == 4 and GROUPS["perception"] == ("crash_localization", "pre_crash_localization")
+    assert len(GROUPS["linguistic"]) == 4 and GROUPS["perception"] == (
+        "crash_localization",
+        "pre_crash_localization",
+    )

@@ -1,11 +1,13 @@
-"""Clips in, crash reports out: every clip through the cascade (cascade.py), long recordings window by window (windows.py).
+"""Clips in, crash reports out: every clip through the cascade (cascade.py), long recordings window by window
+(windows.py).
 
     crashchat analyze dashcam/ 'more/*.mp4' --out outputs/analysis
     crashchat analyze clip.mp4 --jsonl - | jq .status
 
-Writes <name>.json for each clip (--schema says what is in it), its film strips, and report.html for all of them, into --out. A
-file or glob is taken as it is, of a folder all video files below it. Without --model the model is ckpt/tiny_base with what
-scripts/demo.sh trained. Exit code: 0 all clips done, 1 some failed (the report says which and why), 2 nothing could run.
+Writes <name>.json for each clip (--schema says what is in it), its film strips, and report.html for all of
+them, into --out. A file or glob is taken as it is, of a folder all video files below it. Without --model the
+model is ckpt/tiny_base with what scripts/demo.sh trained. Exit code: 0 all clips done, 1 some failed (the
+report says which and why), 2 nothing could run.
 """
 
 import argparse
@@ -36,7 +38,8 @@ from crashchat.errors import error_line, exit_code
 def find_clips(words: Iterable[str]) -> list[Path]:
     """The clips that files, folders and globs name, in their order, none twice.
 
-    What names nothing, or is a folder that cannot be listed, stays as it is written, to be reported as a clip that failed.
+    What names nothing, or is a folder that cannot be listed, stays as it is written, to be reported as a clip
+    that failed.
     """
     found: dict[Path, None] = {}
     for word in words:
@@ -70,8 +73,8 @@ def analyze(
 ) -> list[ClipResult]:
     """Look at all clips and write their files to `out` (None: nothing is written). tell: given each result.
 
-    jobs: clips in work at a time: one is read while the model looks at another. resume: take over what an earlier run has done.
-    A clip that cannot be read, or whose files cannot be written, fails alone.
+    jobs: clips in work at a time: one is read while the model looks at another. resume: take over what an
+    earlier run has done. A clip that cannot be read, or whose files cannot be written, fails alone.
     """
     names = name_clips(paths)
     # A recording is one clip for a long time, so that parts of clips count.
@@ -129,9 +132,6 @@ def analyze(
     return results
 
 
-# --------------------------------------------------------------------------------------------------------- command line
-
-
 class _PrintSchema(argparse.Action):
     """Prints the JSON schema of a result and ends, as --help does."""
 
@@ -142,12 +142,22 @@ class _PrintSchema(argparse.Action):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `analyze`."""
-    parser.add_argument("--schema", nargs=0, action=_PrintSchema, help="print the JSON schema of a result, and end")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="video files, folders, globs")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for results and report (default outputs/analysis)")
-    parser.add_argument("--jsonl", metavar="FILE", help="stream results as JSON lines, `-` to stdout; then files only with --out")
     parser.add_argument(
-        "--resume", action="store_true", help="go on after a kill: keep what --out has of the same model and settings"
+        "--schema", nargs=0, action=_PrintSchema, help="print the JSON schema of a result, and end"
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="video files, folders, globs")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="for results and report (default outputs/analysis)"
+    )
+    parser.add_argument(
+        "--jsonl",
+        metavar="FILE",
+        help="stream results as JSON lines, `-` to stdout; then files only with --out",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on after a kill: keep what --out has of the same model and settings",
     )
     parser.add_argument("--jobs", type=int, default=2, help="clips in work at a time (default %(default)s)")
     add_model_options(parser)
@@ -174,7 +184,11 @@ def _run(arguments: argparse.Namespace) -> int:
         try:
             lines = None
             if arguments.jsonl:
-                lines = stdout if arguments.jsonl == "-" else stack.enter_context(open(arguments.jsonl, "w", encoding="utf-8"))
+                lines = (
+                    stdout
+                    if arguments.jsonl == "-"
+                    else stack.enter_context(open(arguments.jsonl, "w", encoding="utf-8"))
+                )
 
             def tell(result: ClipResult) -> None:
                 if lines:
@@ -184,7 +198,9 @@ def _run(arguments: argparse.Namespace) -> int:
             cascade, windows = cascade_of(arguments)
             if out:
                 out.mkdir(parents=True, exist_ok=True)
-            results = analyze(cascade, paths, windows, out, resume=arguments.resume, jobs=arguments.jobs, tell=tell)
+            results = analyze(
+                cascade, paths, windows, out, resume=arguments.resume, jobs=arguments.jobs, tell=tell
+            )
         except BrokenPipeError:  # the reader of the stream has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would stumble over it once more at exit
             return 1
@@ -195,7 +211,10 @@ def _run(arguments: argparse.Namespace) -> int:
             if result.status == FAILED:
                 print(f"failed: {result.path}: {result.error}")
             elif lost:
-                print(f"failed: {result.path}: {len(lost)} of {len(result.windows)} windows; first: {lost[0].error}")
+                print(
+                    f"failed: {result.path}: {len(lost)} of {len(result.windows)} windows; first: "
+                    f"{lost[0].error}"
+                )
         if out:
             try:
                 print(f"report: {write_report(out, paths, results)}")

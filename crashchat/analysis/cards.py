@@ -1,4 +1,7 @@
-"""What was found, to look at: a card a clip, and the page of all cards. Both hold everything they show but the video itself."""
+"""What was found, to look at: a card a clip, and the page of all cards.
+
+Both hold everything they show but the video itself.
+"""
 
 from dataclasses import dataclass
 
@@ -11,7 +14,10 @@ STATUSES = (CRASH, NO_CRASH, UNDECIDED, FAILED)
 
 @dataclass
 class Figure:
-    """A film strip above its time axis. strip: data URI or None. start, end: seconds of the axis. event: what is marked on it."""
+    """A film strip above its time axis.
+
+    strip: data URI or None. start, end: seconds of the axis. event: what is marked on it.
+    """
 
     strip: str | None
     start: float
@@ -43,7 +49,10 @@ def figures(result: ClipResult, strips: list[bytes | None]) -> list[Figure]:
     """A clip's one figure, or one for each event of a recording."""
     images = [data_uri(strip, "image/jpeg") if strip else None for strip in strips]
     if result.is_recording:
-        return [Figure(image, event.shown[0], event.shown[1], event) for image, event in zip(images, result.events, strict=True)]
+        return [
+            Figure(image, event.shown[0], event.shown[1], event)
+            for image, event in zip(images, result.events, strict=True)
+        ]
     event = result.events[0] if result.events else None
     return [Figure(image, 0.0, result.seconds, event) for image in images]
 
@@ -73,7 +82,10 @@ def card_html(result: ClipResult, strips: list[bytes | None], video: str | None)
 
 
 def page_html(analyses: list[tuple[ClipResult, list[bytes | None]]], links: dict[str, str]) -> str:
-    """The folder's report. analyses: (result, film strips). links: {result's name: the video's path from the page's folder}."""
+    """The folder's report.
+
+    analyses: (result, film strips). links: {result's name: the video's path from the page's folder}.
+    """
     template = TEMPLATES.get_template("card.html")
     cards = []
     for result, strips in analyses:
@@ -81,5 +93,7 @@ def page_html(analyses: list[tuple[ClipResult, list[bytes | None]]], links: dict
         cards.append((result, template.render(**_values(result, strips, video), with_style=False)))
     counts = {status: sum(result.status == status for result, _ in analyses) for status in STATUSES}
     return TEMPLATES.get_template("analysis.html").render(
-        cards=cards, counts={status: count for status, count in counts.items() if count}, model=analyses[0][0].model
+        cards=cards,
+        counts={status: count for status, count in counts.items() if count},
+        model=analyses[0][0].model,
     )

@@ -1,4 +1,6 @@
-"""One clip through the cascade (cascade.py), a long recording window by window (windows.py), and what is told of it."""
+"""One clip through the cascade (cascade.py), a long recording window by window (windows.py), and what is told
+of it.
+"""
 
 import contextlib
 import os
@@ -51,12 +53,15 @@ class Analysis:
     look: Look | None = None
 
 
-# ------------------------------------------------------------------------------------------------------------- one clip
-
-
-def window_settings(cascade: Cascade, length: float | None = None, stride: float | None = None, **others) -> WindowSettings:
-    """Windows as long as the model's frames reach at its full rate, half a window apart, where nothing else is said."""
-    length = cascade.answerer.settings.max_frames / cascade.answerer.settings.fps if length is None else length
+def window_settings(
+    cascade: Cascade, length: float | None = None, stride: float | None = None, **others
+) -> WindowSettings:
+    """Windows as long as the model's frames reach at its full rate, half a window apart, where nothing else
+    is said.
+    """
+    length = (
+        cascade.answerer.settings.max_frames / cascade.answerer.settings.fps if length is None else length
+    )
     return WindowSettings(length, length / 2 if stride is None else stride, **others)
 
 
@@ -74,7 +79,9 @@ def _sampling(cascade: Cascade, windows: WindowSettings) -> Sampling:
 
 
 def as_text(path: str | Path) -> str:
-    """A path, or a message with one in it, as text that can be written: bytes that are no UTF-8 are replaced."""
+    """A path, or a message with one in it, as text that can be written: bytes that are no UTF-8 are
+    replaced.
+    """
     return os.fsencode(path).decode("utf-8", "replace")
 
 
@@ -110,9 +117,11 @@ def analyze_clip(
 ) -> Analysis:
     """Look at one clip, or at a recording window by window; only a few windows are in memory at a time.
 
-    journal: windows that are done are kept there as they are made, and taken from there. draw: whether to draw film strips.
-    Never raises: status `failed` and `error` tell of a clip that cannot be read, of a journal that cannot be written or is of
-    another run, and an unexpected fault is printed with its trace besides. A clip longer than max_seconds fails.
+    journal: windows that are done are kept there as they are made, and taken from there. draw: whether to
+    draw film strips.
+    Never raises: status `failed` and `error` tell of a clip that cannot be read, of a journal that cannot be
+    written or is of another run, and an unexpected fault is printed with its trace besides. A clip longer
+    than max_seconds fails.
     """
     started = time.monotonic()
     result = blank_result(name or as_text(path.stem), path, cascade, windows)
@@ -141,7 +150,9 @@ def analyze_clip(
         result.status = status_of(result.windows)
         if result.status == FAILED:
             result.error = result.windows[0].error
-        known = [window.crash_probability for window in result.windows if window.crash_probability is not None]
+        known = [
+            window.crash_probability for window in result.windows if window.crash_probability is not None
+        ]
         result.crash_probability = max(known, default=None)
         result.events = find_events(result.windows, result.seconds, windows)
         if draw and len(result.windows) > 1:
@@ -154,7 +165,8 @@ def analyze_clip(
     except OSError as error:  # of the video they are VideoErrors
         result.error = as_text(f"{error.filename or journal}: can't be read or written ({error.strerror})")
     except Exception as error:
-        # A clip that trips something unforeseen must not end the run of a folder or the server; it is told, here and there.
+        # A clip that trips something unforeseen must not end the run of a folder or the server; it is told,
+        # here and there.
         traceback.print_exc()
         result.error = as_text(f"{type(error).__name__}: {error}")
     if result.error is not None:
@@ -166,8 +178,8 @@ def analyze_clip(
 def read_and_show(path: Path, settings: VideoSettings, source: Source) -> tuple[VisualTokens, Tensor]:
     """A clip as the model takes it in, and its frames as uint8[T, 3, STRIP_HEIGHT, ·] to show to people.
 
-    Frames are decoded once and never held in full size: each is resized twice as it comes, and the one result travels below the
-    other in a common picture. Raises VideoError.
+    Frames are decoded once and never held in full size: each is resized twice as it comes, and the one result
+    travels below the other in a common picture. Raises VideoError.
     """
     sizes: dict[str, tuple[int, int]] = {}
 
@@ -203,7 +215,9 @@ def _look_at_windows(
     for together in in_batches(windows, MAX_TOKENS_PER_BATCH):
         readable = {number: visual for number, visual in together if isinstance(visual, VisualTokens)}
         if readable:
-            verdicts = cascade.judge(Look(list(readable.values())), partial(_tell, progress, min(readable), len(spans)))
+            verdicts = cascade.judge(
+                Look(list(readable.values())), partial(_tell, progress, min(readable), len(spans))
+            )
             for number, verdict in zip(readable, verdicts, strict=True):
                 done[number] = window_of(verdict, spans[number])
         for number, visual in together:
@@ -219,7 +233,9 @@ def _kept_windows(journal: PredictionJournal) -> dict[int, Window]:
     try:
         return {record["data_id"]: Window.model_validate(record["window"]) for record in journal.records}
     except (KeyError, ValidationError) as error:
-        raise PredictionError(f"{journal.path}: holds what is no window ({opening(error)}); delete it to start over") from error
+        raise PredictionError(
+            f"{journal.path}: holds what is no window ({opening(error)}); delete it to start over"
+        ) from error
 
 
 def _tell(progress: Progress, number: int, count: int, step: str) -> None:
@@ -254,10 +270,9 @@ def _read_ahead(
 def _strip_of(path: Path, source: Source, span: tuple[float, float]) -> bytes | None:
     rate = 2 * STRIP_FRAMES / (span[1] - span[0])
     try:
-        return film_strip(read_clip(path, rate, 2 * STRIP_FRAMES + 1, threads=0, source=source, span=span).frames)
+        return film_strip(
+            read_clip(path, rate, 2 * STRIP_FRAMES + 1, threads=0, source=source, span=span).frames
+        )
     except VideoError as error:
         print(f"warning: no film strip: {error}", file=sys.stderr)
         return None
-
-
-# ----------------------------------------------------------------------------------------------------------- many clips

@@ -1,4 +1,6 @@
-"""What analyze and serve share: which files are clips, which model looks at them, and the options that say so."""
+"""What analyze and serve share: which files are clips, which model looks at them, and the options that say
+so.
+"""
 
 import argparse
 from pathlib import Path
@@ -12,7 +14,9 @@ from crashchat.config import ROOT, Decode
 from crashchat.errors import CrashChatError
 from crashchat.tasks import LINGUISTIC, PERCEPTION
 
-VIDEO_SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv .gif".split())
+VIDEO_SUFFIXES = set(
+    ".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv .gif".split()
+)
 
 
 class AnalyzeError(CrashChatError):
@@ -32,7 +36,8 @@ def default_model() -> tuple[Path, Path, Path]:
         if all((folder / CONFIG_FILE).is_file() for folder in adapters):
             return base, *adapters
     raise AnalyzeError(
-        f"no --model given, and the demo's is not there ({demo}); run bash scripts/demo.sh first, or give --model (and adapters)"
+        f"no --model given, and the demo's is not there ({demo}); run bash scripts/demo.sh first, or give "
+        "--model (and adapters)"
     )
 
 
@@ -40,34 +45,61 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options that say what looks at the clips, and how; shared with serve."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", type=Path, metavar="DIR", help="a base or merged checkpoint of any layout")
-    group.add_argument("--linguistic", type=Path, metavar="DIR", help="adapter that answers the four linguistic tasks")
-    group.add_argument("--perception", type=Path, metavar="DIR", help="adapter that localizes (the same folder: one for all six)")
     group.add_argument(
-        "--vision-config", type=Path, metavar="FILE", help="the vision encoder's settings, where the model has none"
+        "--linguistic", type=Path, metavar="DIR", help="adapter that answers the four linguistic tasks"
+    )
+    group.add_argument(
+        "--perception",
+        type=Path,
+        metavar="DIR",
+        help="adapter that localizes (the same folder: one for all six)",
+    )
+    group.add_argument(
+        "--vision-config",
+        type=Path,
+        metavar="FILE",
+        help="the vision encoder's settings, where the model has none",
     )
     group = parser.add_argument_group("frames and answers")
     group.add_argument("--fps", type=float, help="frames a second (default: what the model's folder says)")
-    group.add_argument("--max-frames", type=int, help="frames of a clip or window at most (default: the model folder's)")
-    group.add_argument("--max-visual-tokens", type=int, default=MAX_VISUAL_TOKENS, help="(default %(default)s)")
-    group.add_argument("--no-token-compression", action="store_true", help="keep tokens that do not change between frames")
     group.add_argument(
-        "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="tokens of an answer at most (default %(default)s)"
+        "--max-frames", type=int, help="frames of a clip or window at most (default: the model folder's)"
+    )
+    group.add_argument(
+        "--max-visual-tokens", type=int, default=MAX_VISUAL_TOKENS, help="(default %(default)s)"
+    )
+    group.add_argument(
+        "--no-token-compression", action="store_true", help="keep tokens that do not change between frames"
+    )
+    group.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=MAX_NEW_TOKENS,
+        help="tokens of an answer at most (default %(default)s)",
     )
     group.add_argument(
         "--decode",
         choices=get_args(Decode),
         default="free",
-        help="constrained: recognition says Yes or No, times always parse and lie within the clip (default %(default)s)",
+        help="constrained: recognition says Yes or No, times always parse and lie within the clip (default "
+        "%(default)s)",
     )
     group = parser.add_argument_group("long recordings, in seconds")
     group.add_argument("--window", type=float, help="length of a window (default: max_frames / fps)")
     group.add_argument("--stride", type=float, help="from one window to the next (default: half a window)")
-    group.add_argument("--whole-up-to", type=float, default=60.0, help="shorter clips are not cut (default %(default)s)")
-    group.add_argument("--merge-gap", type=float, default=1.0, help="findings this close are one event (default %(default)s)")
+    group.add_argument(
+        "--whole-up-to", type=float, default=60.0, help="shorter clips are not cut (default %(default)s)"
+    )
+    group.add_argument(
+        "--merge-gap", type=float, default=1.0, help="findings this close are one event (default %(default)s)"
+    )
 
 
 def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
-    """The model and windows that the command line names. Raises AnalyzeError, CheckpointError or WindowError."""
+    """The model and windows that the command line names.
+
+    Raises AnalyzeError, CheckpointError or WindowError.
+    """
     model, linguistic, perception = arguments.model, arguments.linguistic, arguments.perception
     if model is None:
         if linguistic or perception:

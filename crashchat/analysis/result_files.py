@@ -21,7 +21,8 @@ from crashchat.analysis.clip import Analysis, as_text
 from crashchat.analysis.results import ClipResult
 from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 
-# Bytes of a name: file systems take 255, of which suffixes and the temporary files of atomic writes need some.
+# Bytes of a name: file systems take 255, of which suffixes and the temporary files of atomic writes need
+# some.
 LONGEST_NAME = 200
 
 
@@ -81,7 +82,10 @@ def finished(out: Path, expected: ClipResult) -> ClipResult | None:
 
 
 def write_result(out: Path, analysis: Analysis) -> None:
-    """Write a clip's film strips and then its result; the journal that its windows are from goes. Raises OSError."""
+    """Write a clip's film strips and then its result; the journal that its windows are from goes.
+
+    Raises OSError.
+    """
     result = analysis.result
     for strip, target in zip(analysis.strips, strip_paths(out, result), strict=True):
         if strip:
@@ -97,6 +101,9 @@ def write_report(out: Path, paths: list[Path], results: list[ClipResult]) -> Pat
     for result in results:
         strips = [path.read_bytes() if path.is_file() else None for path in strip_paths(out, result)]
         analyses.append((result, strips))
-    links = {result.name: os.path.relpath(path.absolute(), out.absolute()) for result, path in zip(results, paths, strict=True)}
+    links = {
+        result.name: os.path.relpath(path.absolute(), out.absolute())
+        for result, path in zip(results, paths, strict=True)
+    }
     write_text_atomic(out / "report.html", page_html(analyses, links))
     return out / "report.html"

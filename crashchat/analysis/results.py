@@ -1,6 +1,8 @@
-"""What is found in a clip, as `crashchat analyze` writes it: <name>.json is a ClipResult; `--schema` prints its JSON schema.
+"""What is found in a clip, as `crashchat analyze` writes it: <name>.json is a ClipResult; `--schema` prints
+its JSON schema.
 
-All times are seconds from the clip's start, but those in an answer's raw_response and values count from its window's start.
+All times are seconds from the clip's start, but those in an answer's raw_response and values count from its
+window's start.
 """
 
 from typing import Annotated, Literal
@@ -134,15 +136,17 @@ class ClipResult(_Part):
     seconds: Annotated[float, Field(ge=0)] | None = None
     """How long the video lasts; none where it could not be read."""
     status: Status = FAILED
-    """crash: recognition answered 'Yes', in some window at least; undecided: neither 'Yes' nor 'No'; failed: nothing could be
-    looked at."""
+    """crash: recognition answered 'Yes', in some window at least; undecided: neither 'Yes' nor 'No'; failed:
+    nothing could be looked at."""
     error: str | None = None
     """Why it failed."""
     crash_probability: Probability | None = None
     """The highest of all windows."""
     events: list[Event] = []
     windows: list[Window] = []
-    """One that holds everything, unless the clip was cut as a long recording; stretches without a new frame have none."""
+    """One that holds everything, unless the clip was cut as a long recording; stretches without a new frame
+    have none.
+    """
     model: ModelIdentity
     sampling: Sampling
     versions: dict[str, str]

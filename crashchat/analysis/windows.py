@@ -14,7 +14,17 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from crashchat.analysis.results import CRASH, FAILED, NO_CRASH, UNDECIDED, Event, Interval, Status, TaskAnswer, Window
+from crashchat.analysis.results import (
+    CRASH,
+    FAILED,
+    NO_CRASH,
+    UNDECIDED,
+    Event,
+    Interval,
+    Status,
+    TaskAnswer,
+    Window,
+)
 from crashchat.answering.verdict import Verdict
 from crashchat.errors import CrashChatError
 from crashchat.tasks import TASKS
@@ -30,8 +40,9 @@ class WindowError(CrashChatError):
 class WindowSettings:
     """How long recordings are cut. Seconds.
 
-    length: of a window. stride: from one window's start to the next one's. whole_up_to: a clip that is not longer is looked at
-    as a whole, as in training and evaluation. merge_gap: findings of overlapping windows that are no further apart are one event.
+    length: of a window. stride: from one window's start to the next one's. whole_up_to: a clip that is not
+    longer is looked at as a whole, as in training and evaluation. merge_gap: findings of overlapping windows
+    that are no further apart are one event.
     """
 
     length: float
@@ -42,18 +53,22 @@ class WindowSettings:
     def __post_init__(self):
         if not 0 < self.stride <= self.length:
             raise WindowError(
-                f"a stride of {self.stride} s with windows of {self.length} s leaves gaps or no end; give 0 < stride <= window"
+                f"a stride of {self.stride} s with windows of {self.length} s leaves gaps or no end; give 0 "
+                "< stride <= window"
             )
         if self.merge_gap < 0 or self.whole_up_to < 0:
-            raise WindowError(f"found merge_gap {self.merge_gap} and whole_up_to {self.whole_up_to}, expected 0 or more seconds")
+            raise WindowError(
+                f"found merge_gap {self.merge_gap} and whole_up_to {self.whole_up_to}, expected 0 or more "
+                "seconds"
+            )
 
 
 def plan(seconds: float, settings: WindowSettings, frames: Sequence[float]) -> list[tuple[float, float]]:
     """(start, end) of each window, in seconds; one that holds everything where the clip is short enough.
 
-    frames: when each frame begins, in order. A window in which none does would show the still picture that the one before it
-    ended with; it is left out, so that there are no more windows than the frames fill, however far apart they lie. The last
-    window ends with the recording and is as long as the others.
+    frames: when each frame begins, in order. A window in which none does would show the still picture that
+    the one before it ended with; it is left out, so that there are no more windows than the frames fill,
+    however far apart they lie. The last window ends with the recording and is as long as the others.
     """
     if seconds <= max(settings.whole_up_to, settings.length):
         return [(0.0, seconds)]
@@ -96,14 +111,21 @@ def window_of(verdict: Verdict, span: tuple[float, float]) -> Window:
         )
         for answer in verdict.answers
     ]
-    window = Window(start=start, end=end, status=status, crash_probability=round(verdict.probability, 6), answers=answers)
+    window = Window(
+        start=start, end=end, status=status, crash_probability=round(verdict.probability, 6), answers=answers
+    )
     notes = window.notes
     if verdict.crash is None:
         notes.append("recognition answered neither 'Yes' nor 'No'")
     described = verdict.value("crash_description").get("pred_caption", "")
-    calm = described.strip(" .").lower() == (TASKS["crash_description"].negative_answer or "").strip(" .").lower()
+    calm = (
+        described.strip(" .").lower()
+        == (TASKS["crash_description"].negative_answer or "").strip(" .").lower()
+    )
     if verdict.crash is not None and described and verdict.crash == calm:
-        notes.append(f"recognition says {'Yes' if verdict.crash else 'No'}, but the description is {described!r}")
+        notes.append(
+            f"recognition says {'Yes' if verdict.crash else 'No'}, but the description is {described!r}"
+        )
     if not verdict.crash:
         return window
 
@@ -131,9 +153,10 @@ def window_of(verdict: Verdict, span: tuple[float, float]) -> Window:
 def find_events(windows: list[Window], seconds: float, settings: WindowSettings) -> list[Event]:
     """The crashes that the windows' findings add up to, in order of time.
 
-    Findings of overlapping windows whose intervals overlap, or lie no further apart than settings.merge_gap, are one event. Its
-    times and texts are those of its surest window, among equally sure ones of the one that has the crash nearest its middle. A
-    finding without an interval adds to an event inside its window, or is an event of its own that is not localized.
+    Findings of overlapping windows whose intervals overlap, or lie no further apart than settings.merge_gap,
+    are one event. Its times and texts are those of its surest window, among equally sure ones of the one that
+    has the crash nearest its middle. A finding without an interval adds to an event inside its window, or is
+    an event of its own that is not localized.
     """
 
     def sureness(index: int) -> tuple[float, float]:
@@ -154,20 +177,28 @@ def find_events(windows: list[Window], seconds: float, settings: WindowSettings)
             groups.append([index])
             last_end = end
     for index in (i for i in seen if not windows[i].crash):
-        inside = (group for group in groups if any(_overlap(windows[index], windows[i].crash or windows[i]) for i in group))
+        inside = (
+            group
+            for group in groups
+            if any(_overlap(windows[index], windows[i].crash or windows[i]) for i in group)
+        )
         group = next(inside, None)
         if group is None:
             groups.append([index])
         else:
             group.append(index)
-    return sorted((_event(group, windows, seconds, sureness) for group in groups), key=lambda event: event.start)
+    return sorted(
+        (_event(group, windows, seconds, sureness) for group in groups), key=lambda event: event.start
+    )
 
 
 def _overlap(one: Window | Interval, other: Window | Interval) -> bool:
     return one.start < other.end and other.start < one.end
 
 
-def _event(group: list[int], windows: list[Window], seconds: float, sureness: Callable[[int], tuple[float, float]]) -> Event:
+def _event(
+    group: list[int], windows: list[Window], seconds: float, sureness: Callable[[int], tuple[float, float]]
+) -> Event:
     best = max(group, key=sureness)
     window = windows[best]
     texts = {answer.task: answer.raw_response for answer in window.answers}
@@ -185,7 +216,9 @@ def _event(group: list[int], windows: list[Window], seconds: float, sureness: Ca
         prevention=texts.get("prevention_reasoning", ""),
         window=best,
         windows=sorted(group),
-        shown=(0.0, seconds) if whole else (max(0.0, round(first - LEAD, 3)), min(seconds, round(span.end + LEAD, 3))),
+        shown=(0.0, seconds)
+        if whole
+        else (max(0.0, round(first - LEAD, 3)), min(seconds, round(span.end + LEAD, 3))),
     )
 
 

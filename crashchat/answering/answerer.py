@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.constraints import Choices, constraint_for
-from crashchat.answering.generate import Prefix, answer_from_prefix, decode, encode, prefill, yes_and_no, yes_probability
+from crashchat.answering.generate import (
+    Prefix,
+    answer_from_prefix,
+    decode,
+    encode,
+    prefill,
+    yes_and_no,
+    yes_probability,
+)
 from crashchat.answering.verdict import Answer
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model, load_tokenizer
@@ -46,7 +54,9 @@ class Asked(NamedTuple):
 
 @dataclass
 class Look:
-    """Videos in front of the model together: tokens, vision features, and prefixes under the adapter that read them last."""
+    """Videos in front of the model together: tokens, vision features, and prefixes under the adapter that
+    read them last.
+    """
 
     visuals: list[VisualTokens]
     features: Tensor | None = None
@@ -67,7 +77,8 @@ class Answerer:
     """A model, its tokenizer, and how answers are made. Not for several threads at once.
 
     decode: "free" or "constrained" (constraints.py); a question of no task is always answered freely.
-    choices: {task: its training answers}, for tasks limited to them. feature_cache: where what had to be encoded is kept.
+    choices: {task: its training answers}, for tasks limited to them. feature_cache: where what had to be
+    encoded is kept.
     """
 
     def __init__(
@@ -86,7 +97,9 @@ class Answerer:
         self.max_new_tokens, self.decode = max_new_tokens, decode
         self.choices, self.feature_cache = choices or {}, feature_cache
         # A released adapter may hold LoRA on the vision encoder too; then each has features of its own.
-        self._one_vision = not any("vision_model" in name and "lora_" in name for name, _ in model.named_parameters())
+        self._one_vision = not any(
+            "vision_model" in name and "lora_" in name for name, _ in model.named_parameters()
+        )
         try:
             self._yes_no = yes_and_no(tokenizer)
         except ValueError as error:
@@ -94,7 +107,9 @@ class Answerer:
 
     @contextmanager
     def under(self, look: Look, adapter: str | None) -> Iterator[Prefix]:
-        """The prefixes of a look under an adapter (None: whatever the model is, BASE: the base alone), made where needed."""
+        """The prefixes of a look under an adapter (None: whatever the model is, BASE: the base alone), made
+        where needed.
+        """
         bare = adapter == BASE and isinstance(self.model, PeftModel)
         if isinstance(self.model, PeftModel) and not bare and adapter is not None:
             self.model.set_adapter(adapter)
@@ -117,12 +132,17 @@ class Answerer:
     def answer(
         self, look: Look, questions: list[list[Asked]], adapter: str | None = None, group: str | None = None
     ) -> list[list[Answer]]:
-        """The answers to each video's questions, all at once. group: what the answers say of who gave them."""
+        """The answers to each video's questions, all at once.
+
+        group: what the answers say of who gave them.
+        """
         constraints = None
         if self.decode == "constrained":
             constraints = [
                 [
-                    constraint_for(asked.task, self.tokenizer, self.settings.end_of(visual), self.choices) if asked.task else None
+                    constraint_for(asked.task, self.tokenizer, self.settings.end_of(visual), self.choices)
+                    if asked.task
+                    else None
                     for asked in row
                 ]
                 for visual, row in zip(look.visuals, questions, strict=True)
@@ -130,7 +150,12 @@ class Answerer:
         texts = [[asked.text for asked in row] for row in questions]
         with self.under(look, adapter) as prefix:
             tokens, logits = answer_from_prefix(
-                self.model, self.tokenizer, prefix, texts, max_new_tokens=self.max_new_tokens, constraints=constraints
+                self.model,
+                self.tokenizer,
+                prefix,
+                texts,
+                max_new_tokens=self.max_new_tokens,
+                constraints=constraints,
             )
         return [
             [
@@ -147,9 +172,15 @@ class Answerer:
 
 
 def load_with_adapters(
-    folder: Path, adapters: dict[str, Path], device: torch.device | None = None, vision_config: Path | None = None
+    folder: Path,
+    adapters: dict[str, Path],
+    device: torch.device | None = None,
+    vision_config: Path | None = None,
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """A model folder of any layout with adapters on it, {name: folder}, and its tokenizer. Raises CheckpointError."""
+    """A model folder of any layout with adapters on it, {name: folder}, and its tokenizer.
+
+    Raises CheckpointError.
+    """
     tokenizer = load_tokenizer(folder)
     model: nn.Module = load_model(folder, tokenizer, device, vision=read_vision_config(vision_config))
     for name, adapter in adapters.items():
@@ -160,7 +191,8 @@ def load_with_adapters(
 def in_batches(
     reader: Iterable[tuple[Key, VisualTokens | VideoError]], limit: int
 ) -> Iterator[list[tuple[Key, VisualTokens | VideoError]]]:
-    """Videos that are answered at once, in order: at most MAX_VIDEOS, of at most `limit` visual tokens, padding included.
+    """Videos that are answered at once, in order: at most MAX_VIDEOS, of at most `limit` visual tokens,
+    padding included.
 
     Those that could not be read count nothing.
     """

@@ -1,11 +1,13 @@
-"""The whole system: one frozen base, a linguistic and a perception adapter (LoRA and projector), and the cascade between them.
+"""The whole system: one frozen base, a linguistic and a perception adapter (LoRA and projector), and the
+cascade between them.
 
     frames -> vision features, once
            -> linguistic adapter: prefix -> recognition, description, cause, prevention
-                'Yes' -> perception adapter: prefix once more, as its projector is another -> crash interval, first sign
-                'No'  -> nothing to localize
+                'Yes' -> perception adapter: prefix once more, as its projector is another -> crash interval,
+                first sign 'No'  -> nothing to localize
 
-One merged model, or one adapter for all tasks, is the same without the switch: its one prefix answers all six.
+One merged model, or one adapter for all tasks, is the same without the switch: its one prefix answers all
+six.
 """
 
 import hashlib
@@ -32,7 +34,8 @@ MAX_NEW_TOKENS = EvalConfig.model_fields["max_new_tokens"].default
 class Cascade:
     """An answerer and its two groups of adapters. Threads may share it: one at a time is let in.
 
-    adapters: {group: the PEFT adapter's name}, empty for a model without. identity: what `load_cascade` found, see there.
+    adapters: {group: the PEFT adapter's name}, empty for a model without. identity: what `load_cascade`
+    found, see there.
     """
 
     def __init__(self, answerer: Answerer, adapters: dict[str, str], identity: "Future[dict]"):
@@ -47,7 +50,9 @@ class Cascade:
     def _ask(self, look: Look, group: str) -> list[list[Answer]]:
         """The answers to a group's tasks on each video."""
         questions = [[Asked.of(task) for task in GROUPS[group]]] * len(look.visuals)
-        return self.answerer.answer(look, questions, self.adapters.get(group), group if self.adapters else None)
+        return self.answerer.answer(
+            look, questions, self.adapters.get(group), group if self.adapters else None
+        )
 
     def judge(self, look: Look, progress: Callable[[str], None] = lambda step: None) -> list[Verdict]:
         """Run the cascade on some stretches of video, all at once. progress: told what comes next."""
@@ -79,10 +84,14 @@ class Cascade:
 
 
 def content_hash(folder: Path, names: list[str] | None = None) -> str:
-    """SHA-256 over the names and contents of a folder's own files (or of those `names` that are there), as hex."""
+    """SHA-256 over the names and contents of a folder's own files (or of those `names` that are there), as
+    hex.
+    """
     kinds = {".safetensors", ".bin", ".json", ".txt"}
     paths = sorted(
-        path for path in folder.iterdir() if path.is_file() and (path.name in names if names else path.suffix in kinds)
+        path
+        for path in folder.iterdir()
+        if path.is_file() and (path.name in names if names else path.suffix in kinds)
     )
     whole = hashlib.sha256()
     for path in paths:
@@ -106,12 +115,13 @@ def load_cascade(
 ) -> Cascade:
     """A model folder of any layout, with two adapters, one (the same folder twice) or none.
 
-    The content hashes are computed beside the loading; `Cascade.identity` waits for them. Raises CheckpointError for what does
-    not load, and for one adapter without the other.
+    The content hashes are computed beside the loading; `Cascade.identity` waits for them. Raises
+    CheckpointError for what does not load, and for one adapter without the other.
     """
     if (linguistic is None) != (perception is None):
         raise CheckpointError(
-            "a linguistic and a perception adapter belong together; name one folder twice if it answers all tasks"
+            "a linguistic and a perception adapter belong together; name one folder twice if it answers all "
+            "tasks"
         )
     folders = {LINGUISTIC: linguistic, PERCEPTION: perception} if linguistic and perception else {}
     adapters: dict[str, str] = {}

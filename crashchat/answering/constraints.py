@@ -1,4 +1,5 @@
-"""Answers that always parse: which tokens may come next, for tasks whose answers have a form (decode=constrained).
+"""Answers that always parse: which tokens may come next, for tasks whose answers have a form
+(decode=constrained).
 
     crash_recognition        Yes | No
     crash_localization       start - end seconds      one decimal, 0 <= start <= end <= the video's end
@@ -27,7 +28,9 @@ class Constraint(Protocol):
     """What may follow the tokens of an answer so far."""
 
     def allowed(self, tokens: list[int]) -> list[int]:
-        """Token ids, the closing one among them where the answer is complete; never none for tokens it allowed."""
+        """Token ids, the closing one among them where the answer is complete; never none for tokens it
+        allowed.
+        """
 
 
 class Choices:
@@ -52,8 +55,12 @@ class Choices:
 
 @lru_cache(maxsize=4)
 def _pieces(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """{token: its text} of the tokens that are pieces of times; in a vocabulary of 150,000 they are a few hundred."""
-    words = {token: tokenizer.convert_tokens_to_string([word]) for word, token in tokenizer.get_vocab().items()}
+    """{token: its text} of the tokens that are pieces of times; in a vocabulary of 150,000 they are a few
+    hundred.
+    """
+    words = {
+        token: tokenizer.convert_tokens_to_string([word]) for word, token in tokenizer.get_vocab().items()
+    }
     return {token: word for token, word in words.items() if word and set(word) <= _LETTERS}
 
 
@@ -70,7 +77,9 @@ class Times:
         self.closing = tokenizer.eos_token_id
         self.pieces = _pieces(tokenizer)
         endings = {_GAP, _UNIT} if count == 2 else {_UNIT}
-        self.spelled = {end: [f"{tenths / 10:.1f}{end}" for tenths in range(self.last + 1)] for end in endings}
+        self.spelled = {
+            end: [f"{tenths / 10:.1f}{end}" for tenths in range(self.last + 1)] for end in endings
+        }
         if not self.allowed([]):
             raise ValueError(f"the tokenizer has no tokens for times such as '1.9{_UNIT}'")
 

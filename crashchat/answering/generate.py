@@ -1,7 +1,9 @@
-"""Answers: a video's prefix goes through the language model once, and all its questions are answered from it at once.
+"""Answers: a video's prefix goes through the language model once, and all its questions are answered from it
+at once.
 
-Decoding keeps the layout of training (packing.py): a row a video, its questions side by side as branches. What a step adds
-is the next token of every open branch, each of which sees the prefix and its own branch by the rule of masks.py:
+Decoding keeps the layout of training (packing.py): a row a video, its questions side by side as branches.
+What a step adds is the next token of every open branch, each of which sees the prefix and its own branch by
+the rule of masks.py:
 
                 P P P  a a  b b b  a b  a b  b …
     prefill     ^^^^^                               plain causal, no mask
@@ -42,7 +44,9 @@ class RoomyLayer(DynamicLayer):
         if self.room is None or end > self.room[0].shape[2]:
             old, capacity = (self.keys, self.values), end + max(256, end // 8)
             rows, heads, _, size = key_states.shape
-            self.room = tuple(states.new_empty(rows, heads, capacity, size) for states in (key_states, value_states))
+            self.room = tuple(
+                states.new_empty(rows, heads, capacity, size) for states in (key_states, value_states)
+            )
             for room, states in zip(self.room, old, strict=True):
                 if begin:
                     room[:, :, :begin] = states
@@ -80,16 +84,23 @@ def encode(model: nn.Module, visuals: ListOf[VisualTokens]) -> Tensor:
     encoded = iter(())
     if new:
         pixels = torch.cat([visual.pixel_values for visual in new]).to(model.device)
-        grids, merges = (torch.cat(sizes) for sizes in zip(*((v.grid_thw, v.merge_sizes) for v in new), strict=True))
+        grids, merges = (
+            torch.cat(sizes) for sizes in zip(*((v.grid_thw, v.merge_sizes) for v in new), strict=True)
+        )
         every = model.encode_videos(pixels, grids, merges)
         kept = every[torch.cat([visual.compression_mask for visual in new]).to(model.device)]
         encoded = iter(kept.split([visual.num_kept for visual in new]))
-    return torch.cat([next(encoded) if v.features is None else v.features.to(model.device, model.dtype) for v in visuals])
+    return torch.cat(
+        [next(encoded) if v.features is None else v.features.to(model.device, model.dtype) for v in visuals]
+    )
 
 
 @torch.inference_mode()
 def prefill(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, visuals: ListOf[VisualTokens], features: Tensor | None = None
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    visuals: ListOf[VisualTokens],
+    features: Tensor | None = None,
 ) -> Prefix:
     """The prefixes of some videos, under the adapter that is active now.
 
@@ -110,9 +121,16 @@ def prefill(
 
 
 def _run(
-    model: CrashChatModel, embeddings: Tensor, position_ids: Tensor, mask: Tensor | list[Part] | None, cache: Cache
+    model: CrashChatModel,
+    embeddings: Tensor,
+    position_ids: Tensor,
+    mask: Tensor | list[Part] | None,
+    cache: Cache,
 ) -> Tensor:
-    """Last hidden states float[V, n, hidden] of n new tokens a row; the cache grows by n. mask: as for branch_attention."""
+    """Last hidden states float[V, n, hidden] of n new tokens a row; the cache grows by n.
+
+    mask: as for branch_attention.
+    """
     return model.model.language_model(
         inputs_embeds=embeddings,
         position_ids=position_ids,
@@ -132,9 +150,11 @@ class _Rows:
         self.branch_ids = torch.full_like(self.video_ids, PREFIX)
 
     def add(self, tokens: list[list[tuple[int, int, int]]], parts: list[Part] | None = None) -> Tensor:
-        """Run new tokens, (id, position, branch) of each row; returns their last hidden states, float[V, n, hidden].
+        """Run new tokens, (id, position, branch) of each row; returns their last hidden states, float[V, n,
+        hidden].
 
-        parts: what sees what, where each branch's new tokens stand together; without, a mask says it token by token.
+        parts: what sees what, where each branch's new tokens stand together; without, a mask says it token by
+        token.
         """
         width, device = max(map(len, tokens)), self.model.device
         padding = (self.pad_token_id, 0, PREFIX)
@@ -146,7 +166,9 @@ class _Rows:
         mask = parts
         if parts is None:
             seen = dense_mask(self.video_ids, self.branch_ids, queries=width)
-            mask = torch.where(seen, 0.0, -torch.inf).to(device, embeddings.dtype)  # as SDPA adds it, once for all layers
+            mask = torch.where(seen, 0.0, -torch.inf).to(
+                device, embeddings.dtype
+            )  # as SDPA adds it, once for all layers
         return _run(self.model, embeddings, columns[..., 1].to(device), mask, self.cache)
 
 
@@ -161,9 +183,9 @@ def answer_from_prefix(
 ) -> tuple[list[list[list[int]]], list[Tensor]]:
     """Greedy answers to each video's questions, as token ids without the closing `<|im_end|>`.
 
-    prefix: what prefill gave, under the adapter that is active now; it can be asked again. max_new_tokens: tokens of an answer
-    at most. constraints: what the answer to each question may be; None for any. Also returns, for each video,
-    float[its questions, vocabulary]: the logits of its answers' first tokens.
+    prefix: what prefill gave, under the adapter that is active now; it can be asked again. max_new_tokens:
+    tokens of an answer at most. constraints: what the answer to each question may be; None for any. Also
+    returns, for each video, float[its questions, vocabulary]: the logits of its answers' first tokens.
     """
     model = base_of(model)
     rows = _Rows(model, prefix, tokenizer.pad_token_id)
@@ -182,7 +204,9 @@ def answer_from_prefix(
             asked_tokens[row] += [(token, position + offset, number) for offset, token in enumerate(ids)]
             open_branches.append((row, number, position + len(ids)))
             places.append((row, end - 1))
-            parts.append(Part(row, slice(begin, end), slice(cached + begin, cached + end), slice(0, position)))
+            parts.append(
+                Part(row, slice(begin, end), slice(cached + begin, cached + end), slice(0, position))
+            )
     logits = _logits_at(model, rows.add(asked_tokens, parts), places)
     first_logits = list(logits.clone().split([len(asked) for asked in questions]))
     for step in range(max_new_tokens):
@@ -231,19 +255,26 @@ def answer_questions(
 
     model: a CrashChatModel or a PEFT model around one.
     """
-    return answer_from_prefix(model, tokenizer, prefill(model, tokenizer, visuals), questions, max_new_tokens)[0]
+    return answer_from_prefix(
+        model, tokenizer, prefill(model, tokenizer, visuals), questions, max_new_tokens
+    )[0]
 
 
 def yes_and_no(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that 'Yes' and 'No' begin with. Raises ValueError where they are the same."""
     yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("Yes", "No"))
     if yes == no:
-        raise ValueError("the tokenizer begins 'Yes' and 'No' with the same token, so recognition has no probability")
+        raise ValueError(
+            "the tokenizer begins 'Yes' and 'No' with the same token, so recognition has no probability"
+        )
     return [yes, no]
 
 
 def yes_probability(logits: Tensor, tokens: list[int]) -> float:
-    """Of 'Yes' against 'No'. logits: float[vocabulary], of an answer's first token; tokens: from yes_and_no."""
+    """Of 'Yes' against 'No'.
+
+    logits: float[vocabulary], of an answer's first token; tokens: from yes_and_no.
+    """
     return float(logits[tokens].float().softmax(dim=-1)[0])
 
 

@@ -9,14 +9,18 @@ from crashchat.tasks import TASKS
 class Answer:
     """The answer to one question.
 
-    task: the question's, None for a general one. adapter: the group whose adapter gave it, None without adapters.
-    raw_response: the model's words. crash_probability: of recognition's 'Yes' against 'No', from their logits; else None.
+    task: the question's, None for a general one. adapter: the group whose adapter gave it, None without
+    adapters.
+    raw_response: the model's words. crash_probability: of recognition's 'Yes' against 'No', from their
+    logits; else None.
     """
 
     task: str | None
     adapter: str | None
     raw_response: str
-    crash_probability: float | None = field(default=None, compare=False)  # last digits vary with what is asked together
+    crash_probability: float | None = field(
+        default=None, compare=False
+    )  # last digits vary with what is asked together
 
     @property
     def values(self) -> dict | None:
@@ -28,7 +32,8 @@ class Answer:
 class Verdict:
     """What the cascade says of one stretch of video; times in seconds from the stretch's start.
 
-    crash: None where recognition answered neither 'Yes' nor 'No'. probability: of 'Yes' against 'No', from their logits.
+    crash: None where recognition answered neither 'Yes' nor 'No'. probability: of 'Yes' against 'No', from
+    their logits.
     """
 
     crash: bool | None

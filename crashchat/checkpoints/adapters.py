@@ -1,10 +1,12 @@
 """Adapter folders, two forms of one thing: LoRA weights and a projector.
 
     ours        adapter_config.json, adapter_model.safetensors with LoRA and projector
-    released    adapter_config.json, adapter_model.safetensors with LoRA, non_lora_trainables.bin with the projector
+    released    adapter_config.json, adapter_model.safetensors with LoRA, non_lora_trainables.bin with the
+    projector
 
-The released form names the base's modules as the local layout does. Its target modules are bare names (`q_proj`), which the
-vision encoder's attention has too, so that a released adapter can hold LoRA on the vision encoder: what is in the file is loaded.
+The released form names the base's modules as the local layout does. Its target modules are bare names
+(`q_proj`), which the vision encoder's attention has too, so that a released adapter can hold LoRA on the
+vision encoder: what is in the file is loaded.
 """
 
 import re
@@ -26,14 +28,20 @@ from crashchat.json_files import Lenient, checked, read_json
 from crashchat.model.videollama3 import PROJECTOR, CrashChatModel, base_of
 from crashchat.processes import print_once
 
-CONFIG_FILE, LORA_FILE, PROJECTOR_FILE = "adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"
+CONFIG_FILE, LORA_FILE, PROJECTOR_FILE = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "non_lora_trainables.bin",
+)
 PEFT_PREFIX = "base_model.model."
 Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
 Alpha = Annotated[float, Field(gt=0, le=10**6)]
 
 
 class LoraFields(Lenient):
-    """Of a LoRA config, what is taken over, and what there must not be; the rest is about how it was trained."""
+    """Of a LoRA config, what is taken over, and what there must not be; the rest is about how it was
+    trained.
+    """
 
     peft_type: Literal["LORA"]
     r: Rank
@@ -69,7 +77,8 @@ def _read_config(folder: str | Path) -> dict:
     path = file_in(folder, CONFIG_FILE)
     if not path.exists():
         raise CheckpointError(
-            f"no adapter at {folder}: {CONFIG_FILE} is missing; expected the output folder of a training run, "
+            f"no adapter at {folder}: {CONFIG_FILE} is missing; expected the output folder of a training "
+            "run, "
             f"or a released adapter folder"
         )
     return read_json(path, CheckpointError, "an adapter's config")
@@ -78,8 +87,9 @@ def _read_config(folder: str | Path) -> dict:
 def read_adapter(folder: str | Path) -> tuple[LoraConfig, dict[str, Tensor], str]:
     """(LoRA config, weights under native names, form) of an adapter folder of either form.
 
-    The config's target modules are exactly those that the weights name. Raises CheckpointError for a folder that is no adapter,
-    an adapter without LoRA or projector, one that does more than LoRA, or weights that are not finite.
+    The config's target modules are exactly those that the weights name. Raises CheckpointError for a folder
+    that is no adapter, an adapter without LoRA or projector, one that does more than LoRA, or weights that
+    are not finite.
     """
     folder = Path(folder)
     fields = checked(LoraFields, _read_config(folder), folder / CONFIG_FILE, CheckpointError)
@@ -92,22 +102,40 @@ def read_adapter(folder: str | Path) -> tuple[LoraConfig, dict[str, Tensor], str
         for key, value in iterate_weights(path):
             check_finite(key, value, path)
             weights[key if form == "ours" else _rename(key, "local", "native")] = value
-    lora = {match[1] for key in weights if (match := re.fullmatch(rf"{PEFT_PREFIX}(.+)\.lora_[AB]\.weight", key))}
+    lora = {
+        match[1] for key in weights if (match := re.fullmatch(rf"{PEFT_PREFIX}(.+)\.lora_[AB]\.weight", key))
+    }
     if not lora:
         raise CheckpointError(f"{folder / LORA_FILE}: holds no LoRA weights, found {sorted(weights)[:3]}")
     if not any(f".{PROJECTOR}." in key for key in weights):
-        raise CheckpointError(f"{folder}: the adapter holds no projector; expected it in {LORA_FILE} or {PROJECTOR_FILE}")
+        raise CheckpointError(
+            f"{folder}: the adapter holds no projector; expected it in {LORA_FILE} or {PROJECTOR_FILE}"
+        )
     ranks = {fields.r, *fields.rank_pattern.values()}
     for module in sorted(lora):
-        first, second = (weights.get(f"{PEFT_PREFIX}{module}.lora_{side}.weight", torch.empty(0)).shape for side in "AB")
+        first, second = (
+            weights.get(f"{PEFT_PREFIX}{module}.lora_{side}.weight", torch.empty(0)).shape for side in "AB"
+        )
         if len(first) != 2 or len(second) != 2 or first[0] != second[1] or first[0] not in ranks:
             raise CheckpointError(
-                f"{folder / LORA_FILE}: {module} has lora_A {list(first)} and lora_B {list(second)}, expected [r, inputs] and "
+                f"{folder / LORA_FILE}: {module} has lora_A {list(first)} and lora_B {list(second)}, "
+                "expected [r, inputs] and "
                 f"[outputs, r] with the r of {CONFIG_FILE}, {', '.join(map(str, sorted(ranks)))}"
             )
-    kept = {"r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "base_model_name_or_path"}
+    kept = {
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "rank_pattern",
+        "alpha_pattern",
+        "use_rslora",
+        "base_model_name_or_path",
+    }
     config = LoraConfig(
-        **fields.model_dump(include=kept), target_modules=sorted(lora), modules_to_save=[PROJECTOR], task_type="CAUSAL_LM"
+        **fields.model_dump(include=kept),
+        target_modules=sorted(lora),
+        modules_to_save=[PROJECTOR],
+        task_type="CAUSAL_LM",
     )
     return config, weights, form
 
@@ -115,19 +143,28 @@ def read_adapter(folder: str | Path) -> tuple[LoraConfig, dict[str, Tensor], str
 def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: str = "default") -> PeftModel:
     """Put a saved adapter of either form on a model, in evaluation mode.
 
-    A model that has adapters already gets one more; the one that was active stays so until set_adapter switches.
-    Raises CheckpointError naming what of the adapter the model has no place for, what it lacks, and sizes that differ.
+    A model that has adapters already gets one more; the one that was active stays so until set_adapter
+    switches. Raises CheckpointError naming what of the adapter the model has no place for, what it lacks, and
+    sizes that differ.
     """
     config, weights, form = read_adapter(folder)
-    print_once(f"{folder}: adapter ({form} form), LoRA r {config.r} on {len(config.target_modules)} modules, and projector")
+    print_once(
+        f"{folder}: adapter ({form} form), LoRA r {config.r} on {len(config.target_modules)} modules, and "
+        "projector"
+    )
     base = base_of(model)
     own = {module for module, _ in base.named_modules()}
     unknown = [module for module in config.target_modules if module not in own]
     if unknown:
-        raise CheckpointError(f"{folder}: the base model has no modules {unknown[:5]} ({len(unknown)} that the adapter adapts)")
+        raise CheckpointError(
+            f"{folder}: the base model has no modules {unknown[:5]} ({len(unknown)} that the adapter adapts)"
+        )
     # What an adapter already there has wrapped keeps the name it had without.
     weights_of_base = base.state_dict().items()
-    shapes = {re.sub(r"\.(base_layer|original_module)\.", ".", key): tuple(value.shape) for key, value in weights_of_base}
+    shapes = {
+        re.sub(r"\.(base_layer|original_module)\.", ".", key): tuple(value.shape)
+        for key, value in weights_of_base
+    }
     for key, value in weights.items():
         plain = key.removeprefix(PEFT_PREFIX)
         module, _, kind = plain.removesuffix(".weight").rpartition(".")
@@ -137,7 +174,8 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
             expected = (value.shape[0], inputs) if kind == "lora_A" else (outputs, value.shape[1])
         if tuple(value.shape) != expected:
             raise CheckpointError(
-                f"{folder}: the adapter does not fit the base model: {plain} is {tuple(value.shape)}, expected {expected}"
+                f"{folder}: the adapter does not fit the base model: {plain} is {tuple(value.shape)}, "
+                f"expected {expected}"
             )
     # The base's own projector: not those that adapters already there have put beside it.
     projector = [key for key in shapes if f".{PROJECTOR}." in key and ".modules_to_save." not in key]
@@ -146,7 +184,9 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
         raise CheckpointError(f"{folder}: the adapter's projector lacks {lacking[:5]}")
     if isinstance(model, PeftModel):
         if name in model.peft_config:
-            raise CheckpointError(f"{folder}: the model has an adapter {name!r} already; load this one under another name")
+            raise CheckpointError(
+                f"{folder}: the model has an adapter {name!r} already; load this one under another name"
+            )
         adapted = model
         adapted.add_adapter(name, config)
     else:
@@ -154,10 +194,18 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
     try:
         report = set_peft_model_state_dict(adapted, weights, adapter_name=name)
     except RuntimeError as error:  # a rank_pattern that gives a module another rank than its weights have
-        raise CheckpointError(f"{folder}: the adapter's weights do not fit its {CONFIG_FILE}: {error}") from error
-    missing = [key for key in report.missing_keys if re.search(rf"(lora_[AB]|modules_to_save)\.{re.escape(name)}\.", key)]
+        raise CheckpointError(
+            f"{folder}: the adapter's weights do not fit its {CONFIG_FILE}: {error}"
+        ) from error
+    missing = [
+        key
+        for key in report.missing_keys
+        if re.search(rf"(lora_[AB]|modules_to_save)\.{re.escape(name)}\.", key)
+    ]
     if missing or report.unexpected_keys:
-        raise CheckpointError(f"{folder}: adapter weights missing {missing[:5]}, without a place {report.unexpected_keys[:5]}")
+        raise CheckpointError(
+            f"{folder}: adapter weights missing {missing[:5]}, without a place {report.unexpected_keys[:5]}"
+        )
     return adapted.eval()
 
 
@@ -170,17 +218,25 @@ def write_released_adapter(folder: str | Path, out: str | Path) -> None:
     with new_folder(out) as temporary, writing(out):
         lora = {key: value for key, value in renamed.items() if "lora_" in key}
         save_file(lora, temporary / LORA_FILE, metadata={"format": "pt"})
-        torch.save({key: value for key, value in renamed.items() if "lora_" not in key}, temporary / PROJECTOR_FILE)
+        torch.save(
+            {key: value for key, value in renamed.items() if "lora_" not in key}, temporary / PROJECTOR_FILE
+        )
         # Where only the language model is adapted, bare names would take in the vision encoder too.
         vision = any("vision" in key for key in lora)
         targets = names if vision else rf"model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(names)})"
-        write_json_atomic(temporary / CONFIG_FILE, values | {"target_modules": targets, "modules_to_save": None})
+        write_json_atomic(
+            temporary / CONFIG_FILE, values | {"target_modules": targets, "modules_to_save": None}
+        )
 
 
 def write_adapter(folder: str | Path, out: str | Path) -> None:
     """Write an adapter folder of either form as ours: one PEFT adapter with the projector inside."""
     config, weights, _ = read_adapter(folder)
     with new_folder(out) as temporary, writing(out):
-        save_file({key: value.contiguous() for key, value in weights.items()}, temporary / LORA_FILE, metadata={"format": "pt"})
+        save_file(
+            {key: value.contiguous() for key, value in weights.items()},
+            temporary / LORA_FILE,
+            metadata={"format": "pt"},
+        )
         config.inference_mode = True
         config.save_pretrained(temporary)

@@ -1,4 +1,6 @@
-"""A checkpoint folder in one layout -> a checkpoint folder in another, weights streamed: at most one shard is in memory."""
+"""A checkpoint folder in one layout -> a checkpoint folder in another, weights streamed: at most one shard is
+in memory.
+"""
 
 import shutil
 from pathlib import Path
@@ -31,14 +33,18 @@ from crashchat.json_files import read_json
 from crashchat.model.sequence import image_token_id
 
 SHARD_BYTES = 2 * 1024**3
-MAPPED_BYTES = 256 * 1024**2  # read of a mapped file before it is mapped anew: its pages count as memory until then
+MAPPED_BYTES = (
+    256 * 1024**2
+)  # read of a mapped file before it is mapped anew: its pages count as memory until then
 GENERATION_FILE = "generation_config.json"
 # Everything but weights and config.json that belongs to a checkpoint; code is never copied.
 COPIED = (*TOKENIZER_FILES, GENERATION_FILE, PROCESSOR_FILE)
 
 
 def plan_shards(sizes: dict[str, int], limit: int = SHARD_BYTES) -> list[list[str]]:
-    """Keys by shard of the result, in order; a shard holds at most `limit` bytes, or one tensor that is larger."""
+    """Keys by shard of the result, in order; a shard holds at most `limit` bytes, or one tensor that is
+    larger.
+    """
     shards: list[list[str]] = [[]]
     room = limit
     for key, size in sizes.items():
@@ -58,11 +64,13 @@ def convert(
     dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> str:
-    """Write the checkpoint `source` to `out` in another layout; returns the layout it was in. All of it or nothing.
+    """Write the checkpoint `source` to `out` in another layout; returns the layout it was in. All of it or
+    nothing.
 
-    vision: the vision encoder's settings, for a checkpoint without them that is not the released size. Raises CheckpointError
-    for keys that are unknown or missing, and shapes that do not fit the config, each listed, for weights that are not finite, and
-    for files beside them that are damaged or links out of the folder; FolderError where `out` is not new.
+    vision: the vision encoder's settings, for a checkpoint without them that is not the released size. Raises
+    CheckpointError for keys that are unknown or missing, and shapes that do not fit the config, each listed,
+    for weights that are not finite, and for files beside them that are damaged or links out of the folder;
+    FolderError where `out` is not new.
     """
     load_video_settings(source)
     if file_in(source, GENERATION_FILE).exists():
@@ -75,21 +83,36 @@ def convert(
     native = {rename_key(key, layout, "native"): key for key in table}
     shapes = {key: table[own][1] for key, own in native.items()}
     embeddings = "model.language_model.embed_tokens.weight"
-    if config.tie_word_embeddings and embeddings in shapes:  # the head is the embedding: a file need not hold it twice
+    if (
+        config.tie_word_embeddings and embeddings in shapes
+    ):  # the head is the embedding: a file need not hold it twice
         shapes.setdefault("lm_head.weight", shapes[embeddings])
     check_shapes(shapes, config, source)
     if dtype:
         config.dtype = dtype
 
-    sizes = {own: torch.Size(shape).numel() * dtype.itemsize if dtype else size for own, (_, shape, size) in table.items()}
+    sizes = {
+        own: torch.Size(shape).numel() * dtype.itemsize if dtype else size
+        for own, (_, shape, size) in table.items()
+    }
     shards = plan_shards(sizes, shard_bytes)
-    with new_folder(out) as temporary, writing(out), tqdm(total=len(table), desc=f"{layout} -> {to}", unit="weights") as progress:
+    with (
+        new_folder(out) as temporary,
+        writing(out),
+        tqdm(total=len(table), desc=f"{layout} -> {to}", unit="weights") as progress,
+    ):
         weight_map = {}
         for number, keys in enumerate(shards, start=1):
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
+            name = (
+                f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+                if len(shards) > 1
+                else "model.safetensors"
+            )
             shard = {}
             for path in sorted({table[key][0] for key in keys}):
-                for some in plan_shards({key: table[key][2] for key in keys if table[key][0] == path}, MAPPED_BYTES):
+                for some in plan_shards(
+                    {key: table[key][2] for key in keys if table[key][0] == path}, MAPPED_BYTES
+                ):
                     for key, tensor in iterate_weights(path, set(some)):
                         # A copy: the source stays mapped, not held.
                         tensor = tensor.to(dtype or tensor.dtype).clone(memory_format=torch.contiguous_format)

@@ -1,10 +1,11 @@
-"""Convert a checkpoint between the three layouts: native (transformers), hub (remote code) and local (the reference's own).
+"""Convert a checkpoint between the three layouts: native (transformers), hub (remote code) and local (the
+reference's own).
 
     crashchat convert ckpt/videollama3_baseline ckpt/native                 to transformers' layout
     crashchat convert ckpt/crashchat ckpt/for_the_reference --to local
 
-The source's layout is detected. Weights are streamed: at most one shard of the result is in memory. An adapter folder is
-converted between the released form (--to local) and this project's (--to native).
+The source's layout is detected. Weights are streamed: at most one shard of the result is in memory. An
+adapter folder is converted between the released form (--to local) and this project's (--to native).
 """
 
 from pathlib import Path
@@ -20,17 +21,23 @@ from crashchat.errors import exit_code
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("convert", __doc__)
-    parser.add_argument("source", type=Path, help="folder of a checkpoint in any layout, or of an adapter in either form")
+    parser.add_argument(
+        "source", type=Path, help="folder of a checkpoint in any layout, or of an adapter in either form"
+    )
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--to", choices=LAYOUTS, default="native", help="layout to write (default native)")
-    parser.add_argument("--vision-config", type=Path, help="JSON of the vision encoder, where the source's config has none")
+    parser.add_argument(
+        "--vision-config", type=Path, help="JSON of the vision encoder, where the source's config has none"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: as they are)")
     arguments = parser.parse_args(argv)
 
     def converted() -> None:
         if (arguments.source / CONFIG_FILE).is_file():
             if arguments.to == "hub":
-                raise CheckpointError("an adapter has two forms: --to native (this project's) or --to local (the released one)")
+                raise CheckpointError(
+                    "an adapter has two forms: --to native (this project's) or --to local (the released one)"
+                )
             write = write_adapter if arguments.to == "native" else write_released_adapter
             write(arguments.source, arguments.out)
             print(f"{arguments.out}: adapter written")

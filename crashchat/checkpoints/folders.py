@@ -1,4 +1,5 @@
-"""Checkpoint folders: weights, config, tokenizer and processor settings, read into a model and written from one.
+"""Checkpoint folders: weights, config, tokenizer and processor settings, read into a model and written from
+one.
 
 Any layout of layouts.py is read; what is written is transformers' own.
 """
@@ -12,7 +13,14 @@ import torch
 from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlama3Config
 
-from crashchat.checkpoints.layouts import CheckpointError, VisionFields, detect_layout, file_in, native_config, rename_key
+from crashchat.checkpoints.layouts import (
+    CheckpointError,
+    VisionFields,
+    detect_layout,
+    file_in,
+    native_config,
+    rename_key,
+)
 from crashchat.checkpoints.weights import read_weights
 from crashchat.config import MAX_FPS, MAX_FRAMES
 from crashchat.errors import abbreviate, listed, writing
@@ -50,11 +58,16 @@ class Sampling(Lenient):
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """A checkpoint's tokenizer. Raises CheckpointError where the folder has none, or one that is damaged or brings code."""
+    """A checkpoint's tokenizer.
+
+    Raises CheckpointError where the folder has none, or one that is damaged or brings code.
+    """
     paths = {name: file_in(folder, name) for name in TOKENIZER_FILES}
     if not paths["tokenizer_config.json"].exists():
         raise CheckpointError(f"{folder}: no tokenizer_config.json; a checkpoint folder holds its tokenizer")
-    if not paths["tokenizer.json"].exists() and not (paths["vocab.json"].exists() and paths["merges.txt"].exists()):
+    if not paths["tokenizer.json"].exists() and not (
+        paths["vocab.json"].exists() and paths["merges.txt"].exists()
+    ):
         raise CheckpointError(f"{folder}: no tokenizer.json; a checkpoint folder holds its tokenizer")
     for name, path in paths.items():
         if name == TEMPLATES and path.is_dir():
@@ -63,7 +76,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         elif path.suffix == ".json" and path.exists():
             values = read_json(path, CheckpointError, "an object, of a tokenizer")
             if not isinstance(values, dict):
-                raise CheckpointError(f"{path}: found {abbreviate(values)}, expected an object, of a tokenizer")
+                raise CheckpointError(
+                    f"{path}: found {abbreviate(values)}, expected an object, of a tokenizer"
+                )
     files = f"{folder}: its tokenizer.json and tokenizer_config.json"
     try:
         # The config is given, so that config.json, not checked here, is not read for it.
@@ -71,14 +86,23 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
             str(folder), config=VideoLlama3Config(), trust_remote_code=False, local_files_only=True
         )
         ids = tokenizer.convert_tokens_to_ids([TURN_START, TURN_END])
-    # transformers and tokenizers have errors of every kind for files that are JSON and no tokenizer, and plain Exceptions too.
+    # transformers and tokenizers have errors of every kind for files that are JSON and no tokenizer, and
+    # plain Exceptions too.
     except Exception as error:
         words = abbreviate(" ".join(str(error).split()))
-        raise CheckpointError(f"{files} make no tokenizer: {type(error).__name__} {words}; fetch them again") from error
-    if tokenizer.eos_token != TURN_END or tokenizer.pad_token_id is None or None in ids or tokenizer.unk_token_id in ids:
+        raise CheckpointError(
+            f"{files} make no tokenizer: {type(error).__name__} {words}; fetch them again"
+        ) from error
+    if (
+        tokenizer.eos_token != TURN_END
+        or tokenizer.pad_token_id is None
+        or None in ids
+        or tokenizer.unk_token_id in ids
+    ):
         raise CheckpointError(
             f"{files} make a tokenizer with the end {abbreviate(tokenizer.eos_token)} and the padding "
-            f"{abbreviate(tokenizer.pad_token)}; expected the end {TURN_END!r}, some padding, and {TURN_START!r} for turns"
+            f"{abbreviate(tokenizer.pad_token)}; expected the end {TURN_END!r}, some padding, and "
+            f"{TURN_START!r} for turns"
         )
     return tokenizer
 
@@ -103,7 +127,9 @@ def load_video_settings(
         given["max_tokens"] = max_visual_tokens
     vision = checked(VisionSettings, given, path, CheckpointError)
     if vision.merge_size != MERGE_SIZE:
-        raise CheckpointError(f"{path}: merge_size: found {vision.merge_size}, expected {MERGE_SIZE}, as VideoLLaMA3 has it")
+        raise CheckpointError(
+            f"{path}: merge_size: found {vision.merge_size}, expected {MERGE_SIZE}, as VideoLLaMA3 has it"
+        )
     return VideoSettings(
         fps=fps or sampling.fps or VideoSettings.fps,
         max_frames=max_frames or sampling.max_frames or VideoSettings.max_frames,
@@ -122,8 +148,8 @@ def load_model(
 ) -> CrashChatModel:
     """A checkpoint of any layout as a CrashChatModel, in evaluation mode.
 
-    Raises CheckpointError that lists the weights that are missing, unknown, or of the wrong shape, for weights that are not
-    finite, and for a tokenizer of another model.
+    Raises CheckpointError that lists the weights that are missing, unknown, or of the wrong shape, for
+    weights that are not finite, and for a tokenizer of another model.
     """
     device = device or choose_device()
     config = native_config(folder, image_token_id(tokenizer), vision)
@@ -151,26 +177,36 @@ def load_model(
     return model.to(device).eval()
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: VideoLlama3Config, folder: str | Path) -> None:
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, config: VideoLlama3Config, folder: str | Path
+) -> None:
     """Raises CheckpointError for a tokenizer with tokens that the model has no embedding of."""
     last, size = max(tokenizer.get_vocab().values()), config.text_config.vocab_size
     if last >= size:
-        raise CheckpointError(f"{folder}/tokenizer.json: goes up to token {last}, but vocab_size in config.json is {size}")
+        raise CheckpointError(
+            f"{folder}/tokenizer.json: goes up to token {last}, but vocab_size in config.json is {size}"
+        )
 
 
 def expected_shapes(config: VideoLlama3Config) -> dict[str, tuple[int, ...]]:
-    """{native key: shape} of a model with this config, which is made on the meta device: nothing is allocated."""
+    """{native key: shape} of a model with this config, which is made on the meta device: nothing is
+    allocated.
+    """
     with torch.device("meta"):
         return {key: tuple(value.shape) for key, value in CrashChatModel(config).state_dict().items()}
 
 
 def check_shapes(found: dict[str, tuple[int, ...]], config: VideoLlama3Config, folder: str | Path) -> None:
-    """Raises CheckpointError that lists the native keys that are missing, unknown, or of another shape than the config's."""
+    """Raises CheckpointError that lists the native keys that are missing, unknown, or of another shape than
+    the config's.
+    """
     try:
         expected = expected_shapes(config)
     # Whatever transformers' modules say of sizes and names that go together in no model.
     except Exception as error:
-        raise CheckpointError(f"{folder}/config.json: no model can be made of it: {abbreviate(error, 300)}") from error
+        raise CheckpointError(
+            f"{folder}/config.json: no model can be made of it: {abbreviate(error, 300)}"
+        ) from error
     problems = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in found]
     problems += [f"unknown: {key}" for key in found if key not in expected]
     wrong = [key for key in found if key in expected and found[key] != expected[key]]
@@ -184,7 +220,10 @@ def check_shapes(found: dict[str, tuple[int, ...]], config: VideoLlama3Config, f
 def save_checkpoint(
     model: CrashChatModel, tokenizer: PreTrainedTokenizerBase, settings: VideoSettings, folder: str | Path
 ) -> None:
-    """Write one self-contained model folder: safetensors, config, tokenizer, processor settings. All of it or nothing."""
+    """Write one self-contained model folder: safetensors, config, tokenizer, processor settings.
+
+    All of it or nothing.
+    """
     with new_folder(folder) as temporary, writing(folder):
         model.save_pretrained(temporary, safe_serialization=True)
         tokenizer.save_pretrained(temporary)
@@ -192,5 +231,9 @@ def save_checkpoint(
         # Our class adds a forward, no weights: the folder loads as the native class everywhere.
         config["architectures"] = ["VideoLlama3ForConditionalGeneration"]
         write_json_atomic(temporary / "config.json", config)
-        processor = {"fps": settings.fps, "max_frames": settings.max_frames, **dataclasses.asdict(settings.vision)}
+        processor = {
+            "fps": settings.fps,
+            "max_frames": settings.max_frames,
+            **dataclasses.asdict(settings.vision),
+        }
         write_json_atomic(temporary / PROCESSOR_FILE, processor)

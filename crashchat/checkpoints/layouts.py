@@ -1,6 +1,7 @@
 """The three layouts of VideoLLaMA3 checkpoints met in the wild: their keys and their configs.
 
-They differ in the prefixes of four parts (docs/reference.md, Layouts), in what config.json says, and in nothing else.
+They differ in the prefixes of four parts (docs/reference.md, Layouts), in what config.json says, and in
+nothing else.
 """
 
 from pathlib import Path
@@ -34,7 +35,8 @@ LAYOUTS: dict[str, dict[str, str]] = {
         "head": "lm_head.",
     },
 }
-# Below each prefix, what the language part's keys begin with: with it, `model.mm_projecter.…` is not taken for language.
+# Below each prefix, what the language part's keys begin with: with it, `model.mm_projecter.…` is not taken
+# for language.
 LANGUAGE_PARTS = ("embed_tokens.", "layers.", "norm.")
 
 NATIVE_TYPE, RELEASED_TYPE = "video_llama_3", "videollama3_qwen2"
@@ -68,7 +70,10 @@ class VisionFields(Lenient):
 
 
 class TextFields(Lenient):
-    """What config.json says of the language model, in all layouts. Whatever the weights do not show must be there."""
+    """What config.json says of the language model, in all layouts.
+
+    Whatever the weights do not show must be there.
+    """
 
     vocab_size: Width
     hidden_size: Width
@@ -139,11 +144,15 @@ SO400M = {
     "attention_dropout": 0.0,
 }
 ROPE_FIELDS = {"rope_theta", "rope_scaling", "rope_parameters"}
-TEXT_FIELDS = tuple(name for name in TextFields.model_fields if name not in (*ROPE_FIELDS, "use_sliding_window"))
+TEXT_FIELDS = tuple(
+    name for name in TextFields.model_fields if name not in (*ROPE_FIELDS, "use_sliding_window")
+)
 
 
 class CheckpointError(CrashChatError):
-    """A checkpoint that cannot be used; the message names the folder, what was found and what was expected."""
+    """A checkpoint that cannot be used; the message names the folder, what was found and what was
+    expected.
+    """
 
     everywhere = True
 
@@ -155,7 +164,8 @@ def detect_layout(keys: list[str], where: str | Path) -> str:
             return layout
     expected = ", ".join(f"{name} ({parts['vision']}…)" for name, parts in LAYOUTS.items())
     raise CheckpointError(
-        f"{where}: no vision encoder among its {len(keys)} weights (first: {sorted(keys)[:3]}); expected the keys of {expected}"
+        f"{where}: no vision encoder among its {len(keys)} weights (first: {sorted(keys)[:3]}); expected "
+        f"the keys of {expected}"
     )
 
 
@@ -172,8 +182,9 @@ def rename_key(key: str, source: str, target: str) -> str:
 def file_in(folder: str | Path, name: str) -> Path:
     """The path of a checkpoint folder's file, whether it is there or not.
 
-    Raises CheckpointError for a link out of the folder, through which a folder that came from elsewhere could have another file
-    of this machine copied into a checkpoint. The hub's cache keeps its files in blobs/ beside snapshots/: that is no way out.
+    Raises CheckpointError for a link out of the folder, through which a folder that came from elsewhere could
+    have another file of this machine copied into a checkpoint. The hub's cache keeps its files in blobs/
+    beside snapshots/: that is no way out.
     """
     path, home = Path(folder) / name, Path(folder).resolve()
     if not path.is_symlink():
@@ -189,15 +200,21 @@ def file_in(folder: str | Path, name: str) -> Path:
 
 
 def read_config(folder: str | Path) -> NativeFields | ReleasedFields:
-    """A checkpoint's config.json. Raises CheckpointError where there is none, or one that is no VideoLLaMA3's."""
+    """A checkpoint's config.json.
+
+    Raises CheckpointError where there is none, or one that is no VideoLLaMA3's.
+    """
     path = file_in(folder, "config.json")
     if not path.exists():
-        raise CheckpointError(f"no checkpoint at {folder}: {path} is missing; see ckpt/README.md for what to put there")
+        raise CheckpointError(
+            f"no checkpoint at {folder}: {path} is missing; see ckpt/README.md for what to put there"
+        )
     values = read_json(path, CheckpointError, "a checkpoint's config")
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind not in (NATIVE_TYPE, RELEASED_TYPE):
         raise CheckpointError(
-            f"{path}: model_type {abbreviate(kind)}, expected {NATIVE_TYPE!r} (native) or {RELEASED_TYPE!r} (hub and local)"
+            f"{path}: model_type {abbreviate(kind)}, expected {NATIVE_TYPE!r} (native) or {RELEASED_TYPE!r} "
+            "(hub and local)"
         )
     return checked(NativeFields if kind == NATIVE_TYPE else ReleasedFields, values, path, CheckpointError)
 
@@ -208,17 +225,24 @@ def stored_dtype(folder: str | Path) -> torch.dtype:
 
 
 def read_vision_config(path: str | Path | None) -> VisionFields | None:
-    """The vision encoder's settings from a JSON file, for a checkpoint whose config has none; None without a path."""
+    """The vision encoder's settings from a JSON file, for a checkpoint whose config has none; None without a
+    path.
+    """
     if path is None:
         return None
-    return checked(VisionFields, read_json(path, CheckpointError, "a vision encoder's config"), path, CheckpointError)
+    return checked(
+        VisionFields, read_json(path, CheckpointError, "a vision encoder's config"), path, CheckpointError
+    )
 
 
-def native_config(folder: str | Path, image_token: int, vision: VisionFields | None = None) -> VideoLlama3Config:
+def native_config(
+    folder: str | Path, image_token: int, vision: VisionFields | None = None
+) -> VideoLlama3Config:
     """A checkpoint's config in transformers' own form.
 
-    image_token: the id that stands for a visual token. vision: the vision encoder's settings, for a checkpoint whose config has
-    none and that is not the released size (so400m): numbers of heads cannot be read off weights and are never guessed.
+    image_token: the id that stands for a visual token. vision: the vision encoder's settings, for a
+    checkpoint whose config has none and that is not the released size (so400m): numbers of heads cannot be
+    read off weights and are never guessed.
     """
     fields = read_config(folder)
     path = Path(folder) / "config.json"
@@ -250,7 +274,10 @@ def native_config(folder: str | Path, image_token: int, vision: VisionFields | N
 
 
 def released_config(config: VideoLlama3Config) -> dict:
-    """The config.json of the hub and local layouts. Both get the vision config, which the reference's own local ones lack."""
+    """The config.json of the hub and local layouts.
+
+    Both get the vision config, which the reference's own local ones lack.
+    """
     text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
     return {
         "model_type": RELEASED_TYPE,

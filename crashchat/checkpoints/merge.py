@@ -4,8 +4,8 @@ r"""Fold an adapter (LoRA and projector) into its base: one self-contained model
         --adapter outputs/train/heterogeneous --out ckpt/crashchat
 
 The folder holds safetensors, config, tokenizer and processor settings, and loads as transformers'
-VideoLlama3ForConditionalGeneration; with --to local it is what the reference's own code loads. Base and adapter may be in any
-released form.
+VideoLlama3ForConditionalGeneration; with --to local it is what the reference's own code loads. Base and
+adapter may be in any released form.
 """
 
 from pathlib import Path
@@ -23,10 +23,15 @@ from crashchat.files import check_new, scratch_folder
 
 
 def merge(
-    base: Path, adapter: Path, out: Path, dtype: torch.dtype, to: str = "native", vision: VisionFields | None = None
+    base: Path,
+    adapter: Path,
+    out: Path,
+    dtype: torch.dtype,
+    to: str = "native",
+    vision: VisionFields | None = None,
 ) -> None:
-    """Write `base` with `adapter` folded in to `out`, in the layout `to`. Raises CheckpointError where they do not fit,
-    and FolderError where `out` cannot be new.
+    """Write `base` with `adapter` folded in to `out`, in the layout `to`. Raises CheckpointError where they
+    do not fit, and FolderError where `out` cannot be new.
 
     vision: the vision encoder's settings, for a base without them that is not the released size.
     """
@@ -48,11 +53,17 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("merge", __doc__)
     parser.add_argument("--base", type=Path, required=True, help="folder of the base checkpoint")
-    parser.add_argument("--adapter", type=Path, required=True, help="folder of the adapter, a training run's output folder")
+    parser.add_argument(
+        "--adapter", type=Path, required=True, help="folder of the adapter, a training run's output folder"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write the merged model to")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: the base's)")
-    parser.add_argument("--to", choices=LAYOUTS, default="native", help="layout of the merged model (default native)")
-    parser.add_argument("--vision-config", type=Path, help="JSON of the vision encoder, where the base's config has none")
+    parser.add_argument(
+        "--to", choices=LAYOUTS, default="native", help="layout of the merged model (default native)"
+    )
+    parser.add_argument(
+        "--vision-config", type=Path, help="JSON of the vision encoder, where the base's config has none"
+    )
     arguments = parser.parse_args(argv)
 
     def merged() -> None:

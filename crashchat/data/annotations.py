@@ -5,7 +5,8 @@ A released file is a list of records, one a question:
     {"video": ["videos/cap_21_008073.mp4"], "source": "MM-AU-CAP",
      "conversations": [{"from": "human", "value": "<video>\\n…"}, {"from": "gpt", "value": "Yes"}]}
 
-`load_annotations` joins the records of any number of files by video. A record that cannot be used is an error that names
+`load_annotations` joins the records of any number of files by video. A record that cannot be used is an error
+that names
 the file and the record, and all such records are named at once: nothing is dropped.
 """
 
@@ -29,7 +30,10 @@ class AnnotationError(CrashChatError):
 
 @dataclass(frozen=True)
 class Question:
-    """One question on a video and its annotated answer. `task` is a name of TASKS, or None for a general question."""
+    """One question on a video and its annotated answer.
+
+    `task` is a name of TASKS, or None for a general question.
+    """
 
     text: str
     answer: str
@@ -68,7 +72,10 @@ def annotation_paths(data_dir: str | Path, tasks: Iterable[str], split: str) -> 
 
 
 def read_records(path: Path) -> list:
-    """The records of an annotation file. Raises AnnotationError for a file that does not hold a list of some."""
+    """The records of an annotation file.
+
+    Raises AnnotationError for a file that does not hold a list of some.
+    """
     records = read_json(path, AnnotationError, "a list of records")
     if not isinstance(records, list):
         raise AnnotationError(f"{path}: found a {type(records).__name__}, expected a list of records")
@@ -92,7 +99,8 @@ def parse_record(record: object) -> tuple[str, str, str, str | None]:
         sizes = [0]
     if not 0 < sizes[0] <= MAX_PATH or max(sizes[1:], default=0) > MAX_NAME or "\0" in video:
         raise ValueError(
-            f"'video' is {abbreviate(video)} ({len(video):,} characters), expected a path that a file can have: at most "
+            f"'video' is {abbreviate(video)} ({len(video):,} characters), expected a path that a file can "
+            "have: at most "
             f"{MAX_PATH:,} bytes, {MAX_NAME} a name"
         )
     if Path(video).is_absolute() or ".." in Path(video).parts:
@@ -124,8 +132,8 @@ def load_annotations(
     paths: annotation files, single-task or multi-task alike; a question that two of them hold is kept once.
     data_dir: the folder that the annotated video paths start from.
     tasks: keep only these tasks' questions, in TASKS' order; None keeps every question, general ones too.
-    Raises AnnotationError that lists the records that cannot be used, the questions that one file asks twice, and those answered
-    in two ways.
+    Raises AnnotationError that lists the records that cannot be used, the questions that one file asks twice,
+    and those answered in two ways.
     """
     wanted = None if tasks is None else set(tasks)
     order = {name: rank for rank, name in enumerate(TASKS)}
@@ -163,5 +171,7 @@ def load_annotations(
     for video in videos.values():
         video.questions.sort(key=lambda question: order.get(question.task, len(order)))
     if not videos:
-        raise AnnotationError(f"no question of the tasks {sorted(wanted or [])} in {', '.join(map(str, paths))}")
+        raise AnnotationError(
+            f"no question of the tasks {sorted(wanted or [])} in {', '.join(map(str, paths))}"
+        )
     return list(videos.values())

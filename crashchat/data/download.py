@@ -1,14 +1,16 @@
-"""Fetch the released checkpoints, annotations and videos from the hub into the folders where crashchat looks for them.
+"""Fetch the released checkpoints, annotations and videos from the hub into the folders where crashchat looks
+for them.
 
     crashchat download base                                 VideoLLaMA3-7B -> ckpt/videollama3_baseline
     crashchat download crashchat --repo OWNER/NAME          a CrashChat model -> ckpt/crashchat
     crashchat download annotations --repo OWNER/NAME        annotation files -> data
     crashchat download videos --repo OWNER/NAME             videos -> data/videos
 
-For all but `base`, --repo is required: where CrashChat's files are released is not built in, take it from the authors' page.
-The same command run again goes on where an interrupted one stopped. Every file is checked against the hub's checksum before it
-gets its name; a file already there that differs is REMOVED, and the next run fetches it. Code (*.py) is never fetched, archives
-are not unpacked. Exit code: 0 all there, 1 failed, 2 wrong arguments or not confirmed, 130 interrupted.
+For all but `base`, --repo is required: where CrashChat's files are released is not built in, take it from the
+authors' page. The same command run again goes on where an interrupted one stopped. Every file is checked
+against the hub's checksum before it gets its name; a file already there that differs is REMOVED, and the next
+run fetches it. Code (*.py) is never fetched, archives are not unpacked. Exit code: 0 all there, 1 failed, 2
+wrong arguments or not confirmed, 130 interrupted.
 """
 
 import fcntl
@@ -40,7 +42,8 @@ GIB = 2**30
 CHUNK = 2**20  # bytes; what a broken connection may lose
 ATTEMPTS = 5  # in a row that bring no new byte
 PARTS = ".partial"  # folder in --out of what is not complete yet
-# Files with these endings are fetched, nothing else: a list of what to leave out would miss the next kind of code.
+# Files with these endings are fetched, nothing else: a list of what to leave out would miss the next kind of
+# code.
 CHECKPOINT = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja")
 TRAINING_STATE = ("training_args.bin", "optimizer.bin", "scheduler.bin")  # pickles that no one needs
 
@@ -57,21 +60,29 @@ class Kind:
     repo: str | None
     repo_type: str
     endings: tuple[str, ...]
-    folder: str = ""  # of the repository; where it exists, its files alone are fetched and its name is dropped
+    folder: str = (
+        ""  # of the repository; where it exists, its files alone are fetched and its name is dropped
+    )
 
 
 KINDS = {
     "base": Kind("ckpt/videollama3_baseline", "DAMO-NLP-SG/VideoLLaMA3-7B", "model", CHECKPOINT),
     "crashchat": Kind("ckpt/crashchat", None, "model", CHECKPOINT),
     "annotations": Kind("data", None, "dataset", (".json",), "annotations"),
-    "videos": Kind("data/videos", None, "dataset", (".mp4", ".avi", ".mov", ".mkv", ".webm", ".zip", ".tar", ".gz"), "videos"),
+    "videos": Kind(
+        "data/videos",
+        None,
+        "dataset",
+        (".mp4", ".avi", ".mov", ".mkv", ".webm", ".zip", ".tar", ".gz"),
+        "videos",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file to have: where it is on the hub, where it goes, its size in bytes, and its checksum in hexadecimal: SHA-256 of a
-    large file, git's SHA-1 of a small one, "" where the hub gives none."""
+    """One file to have: where it is on the hub, where it goes, its size in bytes, and its checksum in
+    hexadecimal: SHA-256 of a large file, git's SHA-1 of a small one, "" where the hub gives none."""
 
     url: str
     name: str
@@ -95,31 +106,62 @@ class Item:
 
 
 def safe_path(out: Path, name: str) -> Path:
-    """Where a repository's file `name` goes below `out`. Raises DownloadError if it could lead elsewhere, on any system."""
+    """Where a repository's file `name` goes below `out`.
+
+    Raises DownloadError if it could lead elsewhere, on any system.
+    """
     parts = name.split("/")
     anchored = any(PureWindowsPath(part).anchor for part in parts)
-    if anchored or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts) or parts[0] == PARTS:
-        raise DownloadError(f"the repository holds a file named {name!r}, which is no plain path; nothing was fetched")
+    if (
+        anchored
+        or "\\" in name
+        or "\0" in name
+        or any(part in ("", ".", "..") for part in parts)
+        or parts[0] == PARTS
+    ):
+        raise DownloadError(
+            f"the repository holds a file named {name!r}, which is no plain path; nothing was fetched"
+        )
     for path in (out.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)):
         if path.is_symlink():
-            raise DownloadError(f"{path} is a symbolic link and would be written through; move it away and run this again")
+            raise DownloadError(
+                f"{path} is a symbolic link and would be written through; move it away and run this again"
+            )
     return out / name
 
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Turn what the hub's client and the disk raise into a DownloadError that says what failed and what to do."""
+    """Turn what the hub's client and the disk raise into a DownloadError that says what failed and what to
+    do.
+    """
     try:
         yield
-    except (RevisionNotFoundError, RepositoryNotFoundError) as error:  # a repository not open to all is among the second
-        raise DownloadError(f"{what}: not there or no access; check --repo, --repo-type, --revision and HF_TOKEN") from error
-    except (httpx2.HTTPError, OSError, ValueError) as error:  # connection and hub; disk; names and answers that make no sense
+    except (
+        RevisionNotFoundError,
+        RepositoryNotFoundError,
+    ) as error:  # a repository not open to all is among the second
+        raise DownloadError(
+            f"{what}: not there or no access; check --repo, --repo-type, --revision and HF_TOKEN"
+        ) from error
+    except (
+        httpx2.HTTPError,
+        OSError,
+        ValueError,
+    ) as error:  # connection and hub; disk; names and answers that make no sense
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DownloadError(f"{what}: {reason} (hub: {constants.ENDPOINT}); run this again later: it resumes") from error
+        raise DownloadError(
+            f"{what}: {reason} (hub: {constants.ENDPOINT}); run this again later: it resumes"
+        ) from error
 
 
-def list_items(kind: Kind, repo: str, repo_type: str, revision: str, folder: str | None, out: Path) -> list[Item]:
-    """The files of `kind` in `revision`, by name; `out` is absolute. Raises DownloadError (hub, unsafe names, links, nothing)."""
+def list_items(
+    kind: Kind, repo: str, repo_type: str, revision: str, folder: str | None, out: Path
+) -> list[Item]:
+    """The files of `kind` in `revision`, by name; `out` is absolute.
+
+    Raises DownloadError (hub, unsafe names, links, nothing).
+    """
     with hub_errors(f"cannot list {repo_type} {repo} at {revision}"):
         commit = repo_info(repo, revision=revision, repo_type=repo_type).sha or revision
         tree = list_repo_tree(repo, recursive=True, revision=commit, repo_type=repo_type)
@@ -130,7 +172,11 @@ def list_items(kind: Kind, repo: str, repo_type: str, revision: str, folder: str
     items = []
     for file in files:
         path, name = safe_path(out, file.path.removeprefix(prefix)), PurePosixPath(file.path).name
-        if not name.lower().endswith(kind.endings) or name in TRAINING_STATE or not file.path.startswith(prefix):
+        if (
+            not name.lower().endswith(kind.endings)
+            or name in TRAINING_STATE
+            or not file.path.startswith(prefix)
+        ):
             continue
         checksum = file.lfs.sha256 if file.lfs else file.blob_id
         if not re.fullmatch("[0-9a-f]{64}" if file.lfs else "[0-9a-f]{40}", checksum or ""):
@@ -140,28 +186,40 @@ def list_items(kind: Kind, repo: str, repo_type: str, revision: str, folder: str
         url = hf_hub_url(repo, file.path, repo_type=repo_type, revision=commit)
         items.append(Item(url, file.path, path, out / PARTS / key, file.size, checksum))
     left_out = sorted({file.path for file in files} - {item.name for item in items})
-    print(f"{repo_type} {repo} at {commit}: {len(items)} files; {len(left_out)} left out: {', '.join(left_out[:20]) or 'none'}")
+    print(
+        f"{repo_type} {repo} at {commit}: {len(items)} files; {len(left_out)} left out: "
+        f"{', '.join(left_out[:20]) or 'none'}"
+    )
     if not items:
-        raise DownloadError(f"{repo}/{prefix} has no file in {' '.join(kind.endings)}; see --repo, --repo-type and --folder")
+        raise DownloadError(
+            f"{repo}/{prefix} has no file in {' '.join(kind.endings)}; see --repo, --repo-type and --folder"
+        )
     return items
 
 
 def stream(item: Item, file: BinaryIO, headers: dict[str, str], bar: tqdm) -> None:
-    """Append to `file` what is missing of `item`, going on after a broken connection. Raises what the connection raised last."""
+    """Append to `file` what is missing of `item`, going on after a broken connection.
+
+    Raises what the connection raised last.
+    """
     failures = 0
     while (start := file.seek(0, os.SEEK_END)) < item.size:
         wanted = {**headers, "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         lost: Exception = httpx2.RemoteProtocolError(f"the answer ended before byte {item.size}")
         try:
             timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT  # seconds without a byte
-            with http_stream_backoff("GET", item.url, headers=wanted, timeout=timeout, retry_on_exceptions=()) as response:
+            with http_stream_backoff(
+                "GET", item.url, headers=wanted, timeout=timeout, retry_on_exceptions=()
+            ) as response:
                 hf_raise_for_status(response)
                 if start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                     file.truncate(file.seek(0))  # the server sends the whole file again
                     bar.update(-start)
                 for chunk in response.iter_bytes(CHUNK):
                     if file.tell() + len(chunk) > item.size:
-                        raise DownloadError(f"{item.name}: the hub sends more than the {item.size} bytes it lists")
+                        raise DownloadError(
+                            f"{item.name}: the hub sends more than the {item.size} bytes it lists"
+                        )
                     file.write(chunk)
                     file.flush()
                     bar.update(len(chunk))
@@ -174,7 +232,10 @@ def stream(item: Item, file: BinaryIO, headers: dict[str, str], bar: tqdm) -> No
 
 
 def fetch(item: Item, headers: dict[str, str], bar: tqdm) -> bool:
-    """Have `item` complete under its name. False if its content is not what the hub lists: it is removed then."""
+    """Have `item` complete under its name.
+
+    False if its content is not what the hub lists: it is removed then.
+    """
     target = item.path if item.path.exists() else item.part
     if target == item.part:
         item.path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +250,10 @@ def fetch(item: Item, headers: dict[str, str], bar: tqdm) -> bool:
 
 
 def download(items: list[Item], out: Path) -> None:
-    """Fetch and check all `items`. Raises DownloadError; what is complete by then stays, a part of a file too."""
+    """Fetch and check all `items`.
+
+    Raises DownloadError; what is complete by then stays, a part of a file too.
+    """
     wrong = []
     headers = build_hf_headers(library_name="crashchat")
     (out / PARTS).mkdir(parents=True, exist_ok=True)
@@ -198,7 +262,13 @@ def download(items: list[Item], out: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise DownloadError(f"another download into {out} is running; wait for it") from error
-    with tqdm(total=sum(item.missing() for item in items), unit="B", unit_scale=True, unit_divisor=1024, desc="fetching") as bar:
+    with tqdm(
+        total=sum(item.missing() for item in items),
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        desc="fetching",
+    ) as bar:
         for item in items:
             bar.set_postfix_str(item.name[-40:])
             with hub_errors(f"cannot fetch {item.name}"):
@@ -207,18 +277,26 @@ def download(items: list[Item], out: Path) -> None:
     if not any((out / PARTS).iterdir()):
         (out / PARTS).rmdir()
     if wrong:
-        raise DownloadError(f"checksum or size differ from the hub's, file removed, run this again: {', '.join(wrong)}")
+        raise DownloadError(
+            f"checksum or size differ from the hub's, file removed, run this again: {', '.join(wrong)}"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("download", __doc__)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--out", type=Path, help="folder to fill (default: see above, in the project's folder)")
+    parser.add_argument(
+        "--out", type=Path, help="folder to fill (default: see above, in the project's folder)"
+    )
     parser.add_argument("--repo", metavar="OWNER/NAME", help="repository; required for all but base")
-    parser.add_argument("--repo-type", choices=("model", "dataset"), help="default: dataset for annotations and videos")
+    parser.add_argument(
+        "--repo-type", choices=("model", "dataset"), help="default: dataset for annotations and videos"
+    )
     parser.add_argument("--revision", default="main", help="branch, tag or commit (default main)")
-    parser.add_argument("--folder", help="of the repository, to fetch without its name (annotations or videos, if there)")
+    parser.add_argument(
+        "--folder", help="of the repository, to fetch without its name (annotations or videos, if there)"
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask before fetching more than 1 GiB")
     parser.add_argument("--dry-run", action="store_true", help="list what would be fetched, and stop")
     given = parser.parse_args(argv)
@@ -229,16 +307,30 @@ def main(argv: list[str] | None = None) -> int:
     try:
         items = list_items(kind, repo, given.repo_type or kind.repo_type, given.revision, given.folder, out)
         missing = sum(item.missing() for item in items)
-        print(f"{sum(item.size for item in items) / GIB:.2f} GiB in all, {missing / GIB:.2f} GiB to fetch into {out}", flush=True)
+        print(
+            f"{sum(item.size for item in items) / GIB:.2f} GiB in all, {missing / GIB:.2f} GiB to fetch "
+            f"into {out}",
+            flush=True,
+        )
         if given.dry_run:
-            print(*(f"{item.missing():>15,} of {item.size:>15,} bytes  {item.name} -> {item.path}" for item in items), sep="\n")
+            print(
+                *(
+                    f"{item.missing():>15,} of {item.size:>15,} bytes  {item.name} -> {item.path}"
+                    for item in items
+                ),
+                sep="\n",
+            )
             return 0
         existing = next(folder for folder in [out, *out.parents] if folder.exists())
         if missing > (free := shutil.disk_usage(existing).free):
-            raise DownloadError(f"{missing / GIB:.2f} GiB to fetch, {free / GIB:.2f} GiB free at {existing}; see --out")
+            raise DownloadError(
+                f"{missing / GIB:.2f} GiB to fetch, {free / GIB:.2f} GiB free at {existing}; see --out"
+            )
         if missing > GIB and not given.yes:
             if not sys.stdin.isatty() or input("Go on? [y/N] ").lower() not in ("y", "yes"):
-                parser.exit(2, "error: more than 1 GiB, not confirmed; nothing was fetched (--yes: do not ask)\n")
+                parser.exit(
+                    2, "error: more than 1 GiB, not confirmed; nothing was fetched (--yes: do not ask)\n"
+                )
         download(items, out)
     except (DownloadError, OSError) as error:
         parser.exit(1, f"error: {error}\n")

@@ -31,7 +31,8 @@ def find_journals(final_path: str | Path) -> list[Path]:
 
 
 def done_ids(final_path: str | Path, run: dict | None = None) -> set:
-    """The data_ids in all journals beside `final_path`: what need not be done again, with however many processes now.
+    """The data_ids in all journals beside `final_path`: what need not be done again, with however many
+    processes now.
 
     A record with an `error` is not done: what kept its video from being read may be gone.
     Raises PredictionError for a journal that is damaged or of another run (see PredictionJournal).
@@ -60,10 +61,11 @@ def _check_run(path: Path, begun_by: dict | None, run: dict | None) -> None:
 class PredictionJournal:
     """Records on disk as they are made, one JSON line each, so that a killed run goes on where it stopped.
 
-    Each process writes its own. Opening an existing journal reads it: `records` are its records, `done` the set of their data_ids
-    but for those with an `error`; a last line that was being written when the run died is cut off (that answer is made again).
-    run: what the answers depend on (model, settings; any JSON). It is the journal's first line, and a journal of
-    another run is refused, because half of one model's answers and half of another's are nobody's.
+    Each process writes its own. Opening an existing journal reads it: `records` are its records, `done` the
+    set of their data_ids but for those with an `error`; a last line that was being written when the run died
+    is cut off (that answer is made again).
+    run: what the answers depend on (model, settings; any JSON). It is the journal's first line, and a journal
+    of another run is refused, because half of one model's answers and half of another's are nobody's.
     Raises PredictionError when the journal is of another run or damaged before its last line.
     """
 
@@ -80,7 +82,10 @@ class PredictionJournal:
             self._write({"run": run})
 
     def append(self, record: dict) -> None:
-        """Add one record; when this returns it is on disk. Raises PredictionError for a data_id that is done."""
+        """Add one record; when this returns it is on disk.
+
+        Raises PredictionError for a data_id that is done.
+        """
         if record["data_id"] in self.done:
             raise PredictionError(f"{self.path}: data_id {record['data_id']!r} is already in the journal")
         self._write(record)
@@ -104,7 +109,10 @@ class PredictionJournal:
 
 
 def _read_journal(path: Path) -> tuple[dict | None, list[dict], int]:
-    """Run, records, and the number of bytes that are whole lines. Raises PredictionError for damage before the end."""
+    """Run, records, and the number of bytes that are whole lines.
+
+    Raises PredictionError for damage before the end.
+    """
     lines = path.read_bytes().splitlines(keepends=True)
     values, good_bytes = [], 0
     for number, line in enumerate(lines, start=1):
@@ -120,29 +128,37 @@ def _read_journal(path: Path) -> tuple[dict | None, list[dict], int]:
             if number == len(lines):
                 break  # the line that was being written when the run died
             raise PredictionError(
-                f"{path}: line {number} is damaged (no JSON record with {expected!r}); delete the journal to start over"
+                f"{path}: line {number} is damaged (no JSON record with {expected!r}); delete the journal "
+                "to start over"
             )
         values.append(value)
         good_bytes += len(line)
     return (values[0]["run"] if values else None), values[1:], good_bytes
 
 
-def merge_journals(paths: Iterable[str | Path], final_path: str | Path, expected_ids: Iterable | None = None) -> list[dict]:
-    """Join the journals of all processes into the prediction file, sorted by data_id and written whole; returns it.
+def merge_journals(
+    paths: Iterable[str | Path], final_path: str | Path, expected_ids: Iterable | None = None
+) -> list[dict]:
+    """Join the journals of all processes into the prediction file, sorted by data_id and written whole;
+    returns it.
 
-    A data_id that comes up again must be the same record; only one with an `error` gives way to what was made after it, or to an
-    answer. expected_ids: the data_ids the file must have.
-    Journals are left in place. Raises PredictionError for a journal that is missing, damaged or of another run than
-    the first, for contradicting records, and for records missing from or not in expected_ids; then nothing is written.
+    A data_id that comes up again must be the same record; only one with an `error` gives way to what was made
+    after it, or to an answer. expected_ids: the data_ids the file must have.
+    Journals are left in place. Raises PredictionError for a journal that is missing, damaged or of another
+    run than the first, for contradicting records, and for records missing from or not in expected_ids; then
+    nothing is written.
     """
     merged: dict = {}
     first: tuple[Path, dict | None] | None = None
     for path in map(Path, paths):
         if not path.exists():
-            raise PredictionError(f"{path}: no such journal; the process that writes it did not start or lost its disk")
+            raise PredictionError(
+                f"{path}: no such journal; the process that writes it did not start or lost its disk"
+            )
         run, records, good_bytes = _read_journal(path)
         if not good_bytes:
-            continue  # killed before its first line: it holds nothing, and expected_ids will tell what is missing
+            # Killed before its first line: it holds nothing, and expected_ids will tell what is missing.
+            continue
         first = first or (path, run)
         if run != first[1]:
             raise PredictionError(
@@ -155,7 +171,8 @@ def merge_journals(paths: Iterable[str | Path], final_path: str | Path, expected
                 merged[record["data_id"]] = record
             elif "error" not in record and known != record:
                 raise PredictionError(
-                    f"{path}: data_id {record['data_id']!r} has another answer in an earlier journal of {final_path}; "
+                    f"{path}: data_id {record['data_id']!r} has another answer in an earlier journal of "
+                    f"{final_path}; "
                     f"delete the journals to start over"
                 )
     if expected_ids is not None:
@@ -164,7 +181,8 @@ def merge_journals(paths: Iterable[str | Path], final_path: str | Path, expected
         unknown = sorted(merged.keys() - expected, key=str)
         if missing or unknown:
             raise PredictionError(
-                f"{final_path}: not written: of {len(expected)} records {len(missing)} are missing ({some(missing)}) "
+                f"{final_path}: not written: of {len(expected)} records {len(missing)} are missing "
+                f"({some(missing)}) "
                 f"and {len(unknown)} do not belong ({some(unknown)}); run the same command again to go on"
             )
     records = sorted(merged.values(), key=lambda r: (isinstance(r["data_id"], str), r["data_id"]))

@@ -2,12 +2,13 @@
 
 One real example (a record of a crash_localization file; a file is a JSON list of them, one a question):
 
-    {"data_id": 0, "video_path": "data/videos/cap_48_014322.mp4", "prompt": "You are a …", "source": "MM-AU-CAP",
+    {"data_id": 0, "video_path": "data/videos/cap_48_014322.mp4", "prompt": "You are a …", "source":
+    "MM-AU-CAP",
      "gt_start": 3.9, "gt_end": 5.0, "pred_start": 3.3, "pred_end": 5.7, "raw_response": "3.3 - 5.7 seconds"}
 
-Beyond the released fields a record may carry `model` (who answered), `source`, `crash_probability` (recognition's 'Yes'
-against 'No'), `error` (why the video could not be read; raw_response is then '' and nothing is predicted) and `crash_start`
-(seconds; the annotated crash start that pre-crash scoring needs).
+Beyond the released fields a record may carry `model` (who answered), `source`, `crash_probability`
+(recognition's 'Yes' against 'No'), `error` (why the video could not be read; raw_response is then '' and
+nothing is predicted) and `crash_start` (seconds; the annotated crash start that pre-crash scoring needs).
 An answer that does not parse is None in its pred fields, never a made-up value.
 """
 
@@ -27,7 +28,9 @@ _SHOWN = 5  # how many offenders an error message names
 
 
 class PredictionError(CrashChatError):
-    """A prediction file or journal that cannot be used; the message names the file, the fault and the way out."""
+    """A prediction file or journal that cannot be used; the message names the file, the fault and the way
+    out.
+    """
 
 
 def results_folder(output_dir: str | Path, task_name: str) -> Path:
@@ -42,7 +45,10 @@ def prediction_path(output_dir: str | Path, task_name: str, model_name: str, spl
 
 
 def is_number(value: object) -> bool:
-    """True for a finite int or float. JSON as Python reads it may also hold NaN and Infinity; those are no times."""
+    """True for a finite int or float.
+
+    JSON as Python reads it may also hold NaN and Infinity; those are no times.
+    """
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -66,10 +72,12 @@ def make_record(
 ) -> dict:
     """One prediction record.
 
-    data_id: the question's place in its annotation file. answer: the annotated answer; raw_response: the model's.
-    error: why there is no answer (an unreadable video); raw_response is then dropped and nothing is predicted.
-    crash_start: seconds, for pre-crash scoring. crash_probability: recognition's 'Yes' against 'No'. model: who answered.
-    Raises ValueError when the annotated answer does not parse.
+    data_id: the question's place in its annotation file. answer: the annotated answer; raw_response: the
+    model's.
+    error: why there is no answer (an unreadable video); raw_response is then dropped and nothing is
+    predicted.
+    crash_start: seconds, for pre-crash scoring. crash_probability: recognition's 'Yes' against 'No'. model:
+    who answered. Raises ValueError when the annotated answer does not parse.
     """
     parsed = None
     if error is None:
@@ -95,7 +103,8 @@ def make_record(
 
 def with_answers(task: Task, records: list[dict], answers: Sequence[str | None]) -> list[dict]:
     """The records as if `answers` had been given, one a record; None predicts nothing."""
-    # Such an answer never looks at the video: one that could not be read is no obstacle, and there is no probability.
+    # Such an answer never looks at the video: one that could not be read is no obstacle, and there is no
+    # probability.
     return [
         {key: value for key, value in record.items() if key not in ("model", "error", "crash_probability")}
         | ((task.parse(answer) if answer is not None else None) or dict.fromkeys(task.pred_fields))
@@ -107,51 +116,66 @@ def with_answers(task: Task, records: list[dict], answers: Sequence[str | None])
 def constant_answer(task: Task, records: list[dict], answer: str | None = None) -> list[dict]:
     """The records as if `answer` (default: the task's no-accident answer) had been given to every question.
 
-    A task that is only asked about crash videos has no such answer: saying that nothing happens predicts nothing.
+    A task that is only asked about crash videos has no such answer: saying that nothing happens predicts
+    nothing.
     """
     return with_answers(task, records, [task.negative_answer if answer is None else answer] * len(records))
 
 
 def task_of_record(record: dict) -> str | None:
-    """The name of the task whose ground-truth and prediction fields `record` has; None where there is no such task."""
+    """The name of the task whose ground-truth and prediction fields `record` has; None where there is no such
+    task.
+    """
     for task in TASKS.values():
         if all(field in record for field in (*task.gt_fields, *task.pred_fields)):
             return task.name
     return None
 
 
-def read_predictions(path: str | Path, task_name: str | None = None, annotations: str | Path | None = None) -> list[dict]:
+def read_predictions(
+    path: str | Path, task_name: str | None = None, annotations: str | Path | None = None
+) -> list[dict]:
     """The records of a prediction file, ours or the released scripts', in the file's order.
 
-    task_name: the task it must be of; without it, the task of the first record. annotations: the questions that were asked.
-    Raises PredictionError for a file that is missing, not JSON, not a list of records, empty, of another task, with
-    fields missing or of the wrong type, with answers of several models, with a question twice, or, given the
-    annotations, of a run that stopped before its end or was asked something else. AnnotationError for bad annotations.
+    task_name: the task it must be of; without it, the task of the first record. annotations: the questions
+    that were asked. Raises PredictionError for a file that is missing, not JSON, not a list of records,
+    empty, of another task, with fields missing or of the wrong type, with answers of several models, with a
+    question twice, or, given the annotations, of a run that stopped before its end or was asked something
+    else. AnnotationError for bad annotations.
     """
     path = Path(path)
     records = read_json(path, PredictionError, "a list of prediction records", nan=True)
     if not isinstance(records, list):
-        raise PredictionError(f"{path}: holds a JSON {type(records).__name__}, expected a list of prediction records")
+        raise PredictionError(
+            f"{path}: holds a JSON {type(records).__name__}, expected a list of prediction records"
+        )
     if not records:
         raise PredictionError(f"{path}: holds no records, so there is nothing to score; evaluate first")
     for index, record in enumerate(records):
         if not isinstance(record, dict):
-            raise PredictionError(f"{path}: entry {index} is a {type(record).__name__}, expected a prediction record")
+            raise PredictionError(
+                f"{path}: entry {index} is a {type(record).__name__}, expected a prediction record"
+            )
     found = task_of_record(records[0])
     if task_name is None:
         task_name = found
     if task_name is None:
         raise PredictionError(
-            f"{path}: the first record has the fields {abbreviate(list(records[0]))}, which are of none of the tasks "
+            f"{path}: the first record has the fields {abbreviate(list(records[0]))}, which are of none of "
+            "the tasks "
             f"{', '.join(TASKS)}"
         )
     task = TASKS[task_name]
     if found not in (None, task_name):
-        raise PredictionError(f"{path}: holds {found} predictions, expected {task_name}; give it to that task's script")
+        raise PredictionError(
+            f"{path}: holds {found} predictions, expected {task_name}; give it to that task's script"
+        )
     for index, record in enumerate(records):
         fault = _fault(task, record)
         if fault:
-            raise PredictionError(f"{path}: record {index} (data_id {abbreviate(record.get('data_id'))}) {fault}")
+            raise PredictionError(
+                f"{path}: record {index} (data_id {abbreviate(record.get('data_id'))}) {fault}"
+            )
     _check_one_model(path, records)
     _check_unique(path, "data_ids", [record["data_id"] for record in records])
     _check_unique(path, "videos", [record["video_path"] for record in records])
@@ -192,14 +216,19 @@ def _check_one_model(path: Path, records: list[dict]) -> None:
         found = list(dict.fromkeys(str(record.get(key)) for record in records))
         if len(found) > 1:
             shown = some(repr(text[:40]) for text in found)
-            raise PredictionError(f"{path}: mixes answers of several runs: {len(found)} {key}s ({shown}); score each run alone")
+            raise PredictionError(
+                f"{path}: mixes answers of several runs: {len(found)} {key}s ({shown}); score each run alone"
+            )
 
 
 def _check_unique(path: Path, what: str, keys: list) -> None:
     seen: set = set()
     twice = sorted({str(key) for key in keys if key in seen or seen.add(key)})
     if twice:
-        raise PredictionError(f"{path}: {len(twice)} {what} occur more than once ({some(twice)}); it looks like two files joined")
+        raise PredictionError(
+            f"{path}: {len(twice)} {what} occur more than once ({some(twice)}); it looks like two files "
+            "joined"
+        )
 
 
 def _check_complete(path: Path, records: list[dict], task: Task, annotations: Path) -> None:
@@ -207,17 +236,21 @@ def _check_complete(path: Path, records: list[dict], task: Task, annotations: Pa
     missing, unknown = unasked(records, load_annotations([annotations], data_dir=".", tasks=[task.name]))
     if missing:
         raise PredictionError(
-            f"{path}: a partial run: {len(missing)} of the questions in {annotations} have no record ({some(missing)}); "
+            f"{path}: a partial run: {len(missing)} of the questions in {annotations} have no record "
+            f"({some(missing)}); "
             f"run the evaluation again to complete it"
         )
     if unknown:
         raise PredictionError(
-            f"{path}: {len(unknown)} records are about videos not in {annotations} ({some(unknown)}); another split?"
+            f"{path}: {len(unknown)} records are about videos not in {annotations} ({some(unknown)}); "
+            "another split?"
         )
 
 
 def unasked(records: list[dict], videos: Iterable[VideoQAs]) -> tuple[list[str], list[str]]:
-    """File names of the annotated videos without a record, and of the records' videos without an annotation."""
+    """File names of the annotated videos without a record, and of the records' videos without an
+    annotation.
+    """
     asked = {video_name(video.name) for video in videos}
     answered = {video_name(record["video_path"]) for record in records}
     return sorted(asked - answered), sorted(answered - asked)
@@ -230,9 +263,11 @@ def some(keys: Iterable) -> str:
 
 
 def read_crash_starts(path: str | Path) -> dict[str, float]:
-    """{video file name: annotated crash start in seconds} of an annotation file with crash_localization questions.
+    """{video file name: annotated crash start in seconds} of an annotation file with crash_localization
+    questions.
 
-    Raises AnnotationError when the file cannot be used, PredictionError when it gives one file name two crash starts.
+    Raises AnnotationError when the file cannot be used, PredictionError when it gives one file name two crash
+    starts.
     """
     # The folder of the videos is of no matter here: they are joined by file name and never opened.
     return crash_starts(load_annotations([path], data_dir=".", tasks=["crash_localization"]), path)
@@ -245,12 +280,17 @@ def crash_starts(videos: Iterable[VideoQAs], path: str | Path) -> dict[str, floa
     for video in videos:
         name, start = video_name(video.name), task.ground_truth(video.answer_of(task.name))["gt_start"]
         if starts.setdefault(name, start) != start:
-            raise PredictionError(f"{path}: two videos are called {name}, with crash starts {starts[name]} and {start}")
+            raise PredictionError(
+                f"{path}: two videos are called {name}, with crash starts {starts[name]} and {start}"
+            )
     return starts
 
 
 def newest_predictions(task_name: str, output_dir: str | Path = "outputs") -> Path:
-    """The newest prediction file of a task under `output_dir`. Raises PredictionError, saying what was looked for."""
+    """The newest prediction file of a task under `output_dir`.
+
+    Raises PredictionError, saying what was looked for.
+    """
     folder = results_folder(output_dir, task_name)
     pattern = prediction_path(output_dir, task_name, "*", split="*").relative_to(folder)
     found = sorted(folder.glob(str(pattern)), key=lambda path: path.stat().st_mtime)

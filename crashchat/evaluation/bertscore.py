@@ -1,6 +1,7 @@
 """BERTScore F1 (Zhang et al., 2020) with a model folder that the user names; nothing is downloaded.
 
-The plain score: no idf weights, no rescaling to a baseline, as the released scripts use it with roberta-large.
+The plain score: no idf weights, no rescaling to a baseline, as the released scripts use it with
+roberta-large.
 """
 
 from pathlib import Path
@@ -11,7 +12,10 @@ BATCH = 32
 
 
 class BertScore:
-    """A loaded model. path: a transformers folder; layer: whose hidden states are compared (1 is the first)."""
+    """A loaded model.
+
+    path: a transformers folder; layer: whose hidden states are compared (1 is the first).
+    """
 
     def __init__(self, path: str | Path, layer: int | None = None):
         """Raises OSError for a folder that is no model, ValueError for a layer that it has not."""
@@ -20,7 +24,8 @@ class BertScore:
 
         if not (Path(path) / "config.json").is_file():
             raise OSError(
-                f"{path}: no config.json in it; --bertscore-model names the folder of a downloaded model, e.g. roberta-large"
+                f"{path}: no config.json in it; --bertscore-model names the folder of a downloaded model, "
+                "e.g. roberta-large"
             )
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
@@ -36,17 +41,21 @@ class BertScore:
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
         states = self._states(sorted({text for pair in new for text in pair if text.strip()}, key=len))
         for truth, answer in new:
-            self._known[truth, answer] = _f1(states[truth], states[answer]) if truth in states and answer in states else 0.0
+            self._known[truth, answer] = (
+                _f1(states[truth], states[answer]) if truth in states and answer in states else 0.0
+            )
         return [self._known[pair] for pair in pairs]
 
     def _states(self, texts: list[str]) -> dict:
-        """{text: (float32[tokens, hidden] of unit length, bool[tokens])}; False for the tokens that open and close a text."""
+        """{text: (float32[tokens, hidden] of unit length, bool[tokens])}; False for the tokens that open and
+        close a text.
+        """
         import torch
         from tqdm import tqdm
 
         states = {}
-        # RoBERTa has other tokens for a word at the start of a text than behind a space; bert-score takes the latter. Its
-        # positions start at 2.
+        # RoBERTa has other tokens for a word at the start of a text than behind a space; bert-score takes the
+        # latter. Its positions start at 2.
         roberta = self.model.config.model_type == "roberta"
         limit = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2 * roberta)
         batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
@@ -63,13 +72,16 @@ class BertScore:
             with torch.inference_mode():
                 hidden = self.model(**encoded, output_hidden_states=True).hidden_states[self.layer]
             hidden = torch.nn.functional.normalize(hidden.float(), dim=-1).cpu()
-            for text, vectors, words, there in zip(batch, hidden, content, encoded["attention_mask"].cpu() == 1, strict=True):
+            for text, vectors, words, there in zip(
+                batch, hidden, content, encoded["attention_mask"].cpu() == 1, strict=True
+            ):
                 states[text] = vectors[there], words[there]
         return states
 
 
 def _f1(truth: tuple, answer: tuple) -> float:
-    """Greedy matching by cosine of two texts' states: each word finds its like among all tokens of the other text.
+    """Greedy matching by cosine of two texts' states: each word finds its like among all tokens of the other
+    text.
 
     The opening and closing tokens may be found but don't search, as in bert-score.
     """

@@ -3,8 +3,9 @@
     crashchat check-data data/crashchat                     every annotation file and every video they name
     crashchat check-data data/crashchat --split val test --no-videos --json findings.json
 
-An error would break or falsify a run: a video missing, unreadable or in two splits, an unusable record, a contradiction.
-A note is an oddity that runs cope with. Exit code: 0 without errors, 1 with some, 2 where there are no annotation files.
+An error would break or falsify a run: a video missing, unreadable or in two splits, an unusable record, a
+contradiction. A note is an oddity that runs cope with. Exit code: 0 without errors, 1 with some, 2 where
+there are no annotation files.
 """
 
 import argparse
@@ -61,7 +62,9 @@ class Video:
 
 
 class Check:
-    """A data folder's videos (split -> name -> Video), records of each (split, task), files, and what was found wrong."""
+    """A data folder's videos (split -> name -> Video), records of each (split, task), files, and what was
+    found wrong.
+    """
 
     def __init__(self, data_dir: Path):
         self.data_dir = data_dir
@@ -77,11 +80,15 @@ class Check:
         self.findings.append(dict(kind=kind, level=KINDS[kind], split=split, where=where, message=message))
 
     def read_split(self, split: str, required: bool) -> None:
-        """Read a split's files: the six tasks', and the multi-task ones that are there, the misspelt one included."""
+        """Read a split's files: the six tasks', and the multi-task ones that are there, the misspelt one
+        included.
+        """
         single = {task.annotation_file(split): name for name, task in TASKS.items()}
         present = {path.name for path in self.data_dir.glob(f"{FILE_PREFIX}_*_{split}.json")}
         for name in sorted(single.keys() - present) if present or required else ():
-            self.add("missing or unusable file", split, name, "not there; a run on this task and split needs it")
+            self.add(
+                "missing or unusable file", split, name, "not there; a run on this task and split needs it"
+            )
         self.videos[split] = {}
         for name in [*(n for n in single if n in present), *sorted(present - single.keys())]:
             self.files += 1
@@ -103,48 +110,83 @@ class Check:
                 self.add("unusable record", split, where, str(error))
                 continue
             if task is None or (own_task and task.name != own_task):
-                self.add("not the file's prompt", split, where, f"found {text[:60]!r}…, expected that of {own_task or 'a task'}")
+                self.add(
+                    "not the file's prompt",
+                    split,
+                    where,
+                    f"found {text[:60]!r}…, expected that of {own_task or 'a task'}",
+                )
                 continue
             video = self.videos[split].setdefault(name, Video(source))
             known = video.answers.setdefault(task.name, answer)
             video.truth.setdefault(task.name, truth)
             if known != answer:
-                self.add("contradicting answers", split, where, f"{name}, {task.name}: {answer!r}, elsewhere {known!r}")
+                self.add(
+                    "contradicting answers",
+                    split,
+                    where,
+                    f"{name}, {task.name}: {answer!r}, elsewhere {known!r}",
+                )
             elif (name, task.name) in seen:
-                self.add("duplicated question", split, where, f"{name}, {task.name}: asked before in this file")
+                self.add(
+                    "duplicated question", split, where, f"{name}, {task.name}: asked before in this file"
+                )
             seen.add((name, task.name))
             if own_task:  # Multi-task files repeat the others' records.
                 self.records[split, task.name] += 1
 
     def compare(self) -> None:
-        """What the files together say: times that cannot be, tasks that disagree or are missing, videos in two splits."""
+        """What the files together say: times that cannot be, tasks that disagree or are missing, videos in
+        two splits.
+        """
         for split, videos in self.videos.items():
             asked = [task for task in TASKS if any(task in video.truth for video in videos.values())]
             for name, video in videos.items():
                 self._compare_tasks(split, name, video.truth, asked)
                 splits = [other for other, others in self.videos.items() if name in others]
                 if len(splits) > 1 and split == splits[0]:  # Said once.
-                    self.add("video in two splits", split, name, f"in {', '.join(splits)}: what is learned is tested")
+                    self.add(
+                        "video in two splits",
+                        split,
+                        name,
+                        f"in {', '.join(splits)}: what is learned is tested",
+                    )
 
     def _compare_tasks(self, split: str, name: str, truth: dict[str, dict], asked: list[str]) -> None:
-        says = {}  # task -> whether its answer says that a crash happens; localization is asked of crash videos only
+        # {task: whether its answer says that a crash happens}; localization is asked of crash videos only
+        says = {}
         for task, values in truth.items():
             negative, (value, *_) = TASKS[task].negative_answer, values.values()
             says[task] = negative is None or value.rstrip(".").lower() != negative.rstrip(".").lower()
         if len(set(says.values())) > 1:
-            crash, calm = (", ".join(task for task in says if says[task] is happens) for happens in (True, False))
+            crash, calm = (
+                ", ".join(task for task in says if says[task] is happens) for happens in (True, False)
+            )
             self.add("tasks disagree", split, name, f"a crash happens by {crash}; none by {calm}")
         # A task with no answer at all is a missing file, said once and not once a video.
         for task in asked:
             crash_only = TASKS[task].negative_answer is None
             if task not in says and (not crash_only or says.get(RECOGNITION, any(says.values()))):
-                self.add("crash without localization" if crash_only else "missing answer", split, name, f"no answer to {task}")
+                self.add(
+                    "crash without localization" if crash_only else "missing answer",
+                    split,
+                    name,
+                    f"no answer to {task}",
+                )
         if "crash_localization" in says:
             start, end = truth["crash_localization"].values()
             if start >= end:
                 self.add("start not before end", split, name, f"crash from {start} to {end} s")
-            if "pre_crash_localization" in says and (cue := truth["pre_crash_localization"]["gt_time"]) >= start:
-                self.add("pre-crash time not before the crash", split, name, f"first sign at {cue} s, crash from {start} s")
+            if (
+                "pre_crash_localization" in says
+                and (cue := truth["pre_crash_localization"]["gt_time"]) >= start
+            ):
+                self.add(
+                    "pre-crash time not before the crash",
+                    split,
+                    name,
+                    f"first sign at {cue} s, crash from {start} s",
+                )
 
     def probe_videos(self, workers: int) -> None:
         """Open every video once, and hold the annotated times against its length."""
@@ -154,18 +196,37 @@ class Check:
             for name, video in videos.items():
                 path = self.data_dir / name
                 if isinstance(result := results[path], str):
-                    self.add("unreadable video" if path.exists() else "missing video", split, name, f"{path}: {result}")
+                    self.add(
+                        "unreadable video" if path.exists() else "missing video",
+                        split,
+                        name,
+                        f"{path}: {result}",
+                    )
                     continue
                 for task in (task for task in video.truth if TASKS[task].negative_answer is None):
                     if (past := max(video.truth[task].values()) - result) > ROUNDING:
-                        kind = "time past the video's end" if past >= FAR_PAST else "time just past the video's end"
-                        self.add(kind, split, name, f"{task}: {video.answers[task]!r}, the video ends at {result:.2f} s")
+                        kind = (
+                            "time past the video's end"
+                            if past >= FAR_PAST
+                            else "time just past the video's end"
+                        )
+                        self.add(
+                            kind,
+                            split,
+                            name,
+                            f"{task}: {video.answers[task]!r}, the video ends at {result:.2f} s",
+                        )
 
 
 def probe(path: Path) -> float | str:
-    """A video's length in seconds, rounded down to 1/PROBE_FPS, or why it can't be read. Decodes its first and last frame."""
+    """A video's length in seconds, rounded down to 1/PROBE_FPS, or why it can't be read.
+
+    Decodes its first and last frame.
+    """
     from crashchat.video.decode import read_clip
-    from crashchat.video.source import VideoError  # Here: torch takes seconds to import, --no-videos needs none of it.
+    from crashchat.video.source import (
+        VideoError,
+    )  # Here: torch takes seconds to import, --no-videos needs none of it.
 
     try:
         # The last sampled frame stands one step before the end, whatever the number that is kept.
@@ -175,9 +236,12 @@ def probe(path: Path) -> float | str:
 
 
 def probe_all(paths: list[Path], workers: int) -> list[float | str]:
-    """`probe` of each path in order, in `workers` processes. A file that kills the process that decodes it is unreadable."""
+    """`probe` of each path in order, in `workers` processes.
+
+    A file that kills the process that decodes it is unreadable.
+    """
     results: list[float | str] = []
-    alone = False  # After a crash, the first file without a result is tried by itself: whoever crashed is found so.
+    alone = False  # after a crash, the first file without a result is tried by itself
     with tqdm(total=len(paths), desc="videos", unit="video") as progress:
         while len(results) < len(paths):
             batch = paths[len(results) :][: 1 if alone else None]
@@ -198,17 +262,32 @@ def print_report(check: Check, show_all: bool) -> None:
     """What the folder holds, and the findings by kind."""
     print(f"{check.data_dir}: {check.files} annotation files\n\nsplit  videos  {'  '.join(TASKS)}  (records)")
     for split, videos in check.videos.items():
-        print(f"{split:5}  {len(videos):6}  " + "  ".join(f"{check.records[split, name]:{len(name)}}" for name in TASKS))
+        print(
+            f"{split:5}  {len(videos):6}  "
+            + "  ".join(f"{check.records[split, name]:{len(name)}}" for name in TASKS)
+        )
     for split, videos in check.videos.items():
-        known = [(str(v.source), v.truth[RECOGNITION]["gt_label"]) for v in videos.values() if RECOGNITION in v.truth]
+        known = [
+            (str(v.source), v.truth[RECOGNITION]["gt_label"])
+            for v in videos.values()
+            if RECOGNITION in v.truth
+        ]
         if known:
             print(
-                *(f"{split:5}  source {source}: {n} {label}" for (source, label), n in sorted(Counter(known).items())), sep="\n"
+                *(
+                    f"{split:5}  source {source}: {n} {label}"
+                    for (source, label), n in sorted(Counter(known).items())
+                ),
+                sep="\n",
             )
             usual = {source: label for (source, label), _ in reversed(Counter(known).most_common())}
             by_source = sum(label == usual[source] for source, label in known) / len(known)
             by_majority = Counter(label for _, label in known).most_common(1)[0][1] / len(known)
-            print(f"{split:5}  the source alone predicts recognition for {by_source:.1%} of {len(known)} videos", end="")
+            print(
+                f"{split:5}  the source alone predicts recognition for {by_source:.1%} of {len(known)} "
+                "videos",
+                end="",
+            )
             print(f" (always the commonest label: {by_majority:.1%})")
     print("\nlevel  count  finding")
     for kind, level in KINDS.items():
@@ -226,11 +305,19 @@ def print_report(check: Check, show_all: bool) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("check-data", __doc__)
-    parser.add_argument("data_dir", type=Path, metavar="DATA_DIR", help="folder of the annotation files and videos/")
-    parser.add_argument("--split", nargs="+", choices=SPLITS, help="only these splits (default: all that are there)")
+    parser.add_argument(
+        "data_dir", type=Path, metavar="DATA_DIR", help="folder of the annotation files and videos/"
+    )
+    parser.add_argument(
+        "--split", nargs="+", choices=SPLITS, help="only these splits (default: all that are there)"
+    )
     parser.add_argument("--no-videos", action="store_true", help="look at the annotation files only")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
-    parser.add_argument("--all", action="store_true", help=f"list every finding, not the first {EXAMPLES} of a kind")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help=f"list every finding, not the first {EXAMPLES} of a kind"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings there")
     arguments = parser.parse_args(argv)
     return exit_code(lambda: run(arguments), failed=2)
@@ -243,7 +330,10 @@ def run(arguments: argparse.Namespace) -> int:
         check.read_split(split, required=arguments.split is not None)
     if not check.files:
         wanted = f"{FILE_PREFIX}_*_SPLIT.json with SPLIT {' or '.join(check.videos)}"
-        print(f"error: no annotation file {wanted} in {arguments.data_dir}; put the released files there", file=sys.stderr)
+        print(
+            f"error: no annotation file {wanted} in {arguments.data_dir}; put the released files there",
+            file=sys.stderr,
+        )
         return 2
     check.compare()
     if not arguments.no_videos:

@@ -4,8 +4,10 @@ Run by scripts/eval/eval_video_*.sh through torchrun; alone, one process:
 
     crashchat evaluate configs/eval/all_tasks.yaml model=outputs/demo/merged/heterogeneous data_dir=data/demo
 
-Videos are shared among the processes; each is decoded and encoded once for all its questions. Answers are written as they are
-made: a killed run, started again, goes on where it stopped, and tries again the videos that could not be read.
+Videos are shared among the processes; each is decoded and encoded once for all its questions. Answers are
+written as they are
+made: a killed run, started again, goes on where it stopped, and tries again the videos that could not be
+read.
 """
 
 import contextlib
@@ -38,14 +40,19 @@ from crashchat.video.tokens import VideoSettings, VisualTokens
 RESOLVED_CONFIG = "eval_config.yaml"
 # Settings that may differ when a run goes on: they change what is asked first and how fast, not the answers.
 MAY_DIFFER = {
-    "num_workers", "feature_cache", "feature_cache_gb", "output_dir", "limit", "tasks", "seed", "max_tokens_per_batch"
+    "num_workers", "feature_cache", "feature_cache_gb", "output_dir", "limit", "tasks", "seed",
+    "max_tokens_per_batch",
 }  # fmt: skip
 
 
 class VideoReader(Dataset):
-    """Videos, read ahead of the model; one that cannot be read is handed on as its VideoError, to be recorded."""
+    """Videos, read ahead of the model; one that cannot be read is handed on as its VideoError, to be
+    recorded.
+    """
 
-    def __init__(self, videos: list[VideoQAs], settings: VideoSettings, feature_cache: FeatureCache | None = None):
+    def __init__(
+        self, videos: list[VideoQAs], settings: VideoSettings, feature_cache: FeatureCache | None = None
+    ):
         self.videos = videos
         self.settings = settings
         self.feature_cache = feature_cache
@@ -62,7 +69,10 @@ class VideoReader(Dataset):
 
 
 def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
-    """Everything it takes to ask the configured model. Raises CheckpointError, ConfigError and AnnotationError."""
+    """Everything it takes to ask the configured model.
+
+    Raises CheckpointError, ConfigError and AnnotationError.
+    """
     settings = load_video_settings(
         config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
     )
@@ -92,9 +102,16 @@ def model_name(config: EvalConfig) -> str:
 
 
 def record_of(
-    video: VideoQAs, question: Question, answer: Answer | VideoError, starts: dict[str, float], config: EvalConfig
+    video: VideoQAs,
+    question: Question,
+    answer: Answer | VideoError,
+    starts: dict[str, float],
+    config: EvalConfig,
 ) -> dict:
-    """The prediction record of one answered (or failed) question. starts: annotated crash starts, as scoring needs them."""
+    """The prediction record of one answered (or failed) question.
+
+    starts: annotated crash starts, as scoring needs them.
+    """
     failed = isinstance(answer, VideoError)
     task = TASKS[question.task]
     return make_record(
@@ -119,10 +136,14 @@ def evaluate(config: EvalConfig) -> list[Path]:
     """
     if process_count() > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")  # only to wait for each other: answers go to files
-    paths = config.annotation_files.get(config.split) or annotation_paths(config.data_dir, config.tasks, config.split)
+    paths = config.annotation_files.get(config.split) or annotation_paths(
+        config.data_dir, config.tasks, config.split
+    )
     videos = load_annotations(paths, config.data_dir, config.tasks)[: config.limit]
     tasks = [name for name in TASKS if any(video.answer_of(name) is not None for video in videos)]
-    files = {task: prediction_path(config.output_dir, task, model_name(config), config.split) for task in tasks}
+    files = {
+        task: prediction_path(config.output_dir, task, model_name(config), config.split) for task in tasks
+    }
     with contextlib.ExitStack() as stack:
         if rank() == 0:  # has the journals for all processes
             for path in files.values():
@@ -137,20 +158,25 @@ def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) 
     device = local_device()
     run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER)
     expected = {
-        task: [question.data_id for video in videos for question in video.questions if question.task == task] for task in files
+        task: [question.data_id for video in videos for question in video.questions if question.task == task]
+        for task in files
     }
     if processes > 1:
         dist.barrier()  # the first process has the journals: no other run adds to them
     done = {task: done_ids(path, run) for task, path in files.items()}
     open_questions = {
-        video.name: [question for question in video.questions if question.data_id not in done[question.task]] for video in videos
+        video.name: [question for question in video.questions if question.data_id not in done[question.task]]
+        for video in videos
     }
     left = [video for video in videos if open_questions[video.name]]
     if processes > 1:
         dist.barrier()  # every process has read the journals before any adds to one
     if first:
         resumed = f", {len(videos) - len(left)} answered before" if len(left) < len(videos) else ""
-        print(f"{len(videos)} videos, {sum(map(len, expected.values()))} questions on {', '.join(files)}{resumed}")
+        print(
+            f"{len(videos)} videos, {sum(map(len, expected.values()))} questions on "
+            f"{', '.join(files)}{resumed}"
+        )
 
     if left:
         answerer = load_answerer(config, device)
@@ -168,7 +194,10 @@ def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) 
         progress = tqdm(total=len(mine), desc="videos", disable=not first)
         for together in in_batches(reader, config.max_tokens_per_batch):
             readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
-            asked = [[Asked(question.text, question.task) for question in open_questions[video.name]] for video, _ in readable]
+            asked = [
+                [Asked(question.text, question.task) for question in open_questions[video.name]]
+                for video, _ in readable
+            ]
             answers = answerer.answer(Look([visual for _, visual in readable]), asked) if readable else []
             answers_on: dict[str, list[Answer] | list[VideoError]] = {
                 video.name: given for (video, _), given in zip(readable, answers, strict=True)
@@ -196,7 +225,10 @@ def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) 
                     any(record[field] is None for field in TASKS[task].pred_fields) and "error" not in record
                     for record in records
                 )
-                print(f"{path}: {len(records)} records, {unparsed} do not parse, {failed} of videos that cannot be read")
+                print(
+                    f"{path}: {len(records)} records, {unparsed} do not parse, {failed} of videos that "
+                    "cannot be read"
+                )
                 save_config(config, path.with_name(f"{path.stem}_{RESOLVED_CONFIG}"))
 
 

@@ -1,4 +1,6 @@
-"""A prediction file to its scores: the dispatcher, the table, the files, and the command of the six metric scripts."""
+"""A prediction file to its scores: the dispatcher, the table, the files, and the command of the six metric
+scripts.
+"""
 
 import argparse
 import csv
@@ -30,12 +32,15 @@ from crashchat.tasks import PERCEPTION, TASKS
 
 
 def task_sums(
-    task_name: str, records: list[dict], crash_starts: dict[str, float] | None = None, extras: Extras = NO_EXTRAS
+    task_name: str,
+    records: list[dict],
+    crash_starts: dict[str, float] | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> Sums:
     """The records of one task (as read_predictions gives them) as sums that every figure comes from.
 
-    crash_starts: {video file name: seconds}, for pre-crash records that carry no crash_start. extras: METEOR, BERTScore.
-    Raises KeyError for an unknown task.
+    crash_starts: {video file name: seconds}, for pre-crash records that carry no crash_start. extras: METEOR,
+    BERTScore. Raises KeyError for an unknown task.
     """
     task = TASKS[task_name]
     if task_name == "crash_recognition":
@@ -48,14 +53,18 @@ def task_sums(
 
 
 def goodness(task_name: str, sums: Sums) -> np.ndarray:
-    """float64[R] between 0 and 1: how good each answer is; right or wrong, IoU, first-sign score or ROUGE-L."""
+    """float64[R] between 0 and 1: how good each answer is; right or wrong, IoU, first-sign score or
+    ROUGE-L.
+    """
     if task_name == "crash_recognition":
         return sums.columns["TP"] + sums.columns["TN"]
     return sums.columns["score" if TASKS[task_name].group == PERCEPTION else "rougeL_f"]
 
 
 def scores(sums: Sums, protocol: str = "strict") -> dict:
-    """{metric: value} in one protocol, `intervals` {metric: [low, high]}, and under the other protocol's name the same in it."""
+    """{metric: value} in one protocol, `intervals` {metric: [low, high]}, and under the other protocol's name
+    the same in it.
+    """
     (other,) = set(PROTOCOLS) - {protocol}
     return _in(sums, protocol) | {other: _in(sums, other)}
 
@@ -66,7 +75,9 @@ def _in(sums: Sums, protocol: str) -> dict:
 
 
 def score_table(scored: dict, protocol: str = "strict") -> str:
-    """What `scores` gave as a terminal table: what was counted, then a line a metric with interval and other protocol."""
+    """What `scores` gave as a terminal table: what was counted, then a line a metric with interval and other
+    protocol.
+    """
     (other,) = set(PROTOCOLS) - {protocol}
     figures = {name: value for name, value in scored.items() if not isinstance(value, dict | str)}
     width = max(map(len, figures))
@@ -78,10 +89,13 @@ def score_table(scored: dict, protocol: str = "strict") -> str:
             low, high = scored["intervals"].get(name, (None, None))
             interval = "" if low is None or isinstance(value, int) else f"{low:.4f} – {high:.4f}"
             lines.append(
-                f"{name:{width}}  {format_value(value, 4):>12}  {interval:>16}  {format_value(scored[other][name], 4):>12}"
+                f"{name:{width}}  {format_value(value, 4):>12}  {interval:>16}  "
+                f"{format_value(scored[other][name], 4):>12}"
             )
     for truth, row in scored.get("confusion", {}).items():
-        lines.append(f"truth {truth}: answered " + ", ".join(f"{answer} {count}" for answer, count in row.items()))
+        lines.append(
+            f"truth {truth}: answered " + ", ".join(f"{answer} {count}" for answer, count in row.items())
+        )
     return "\n".join(lines)
 
 
@@ -94,14 +108,19 @@ def difference_table(differences: dict[str, Difference], other: Path) -> str:
         f"{'metric':{width}}  {'difference':>10}  {'95% interval':>18}       p",
     ]
     for name, found in differences.items():
-        lines.append(f"{name:{width}}  {found.value:>+10.4f}  {f'{found.low:+.4f} – {found.high:+.4f}':>18}  {found.p:.4f}")
+        lines.append(
+            f"{name:{width}}  {found.value:>+10.4f}  {f'{found.low:+.4f} – {found.high:+.4f}':>18}  "
+            f"{found.p:.4f}"
+        )
     return "\n".join(lines)
 
 
 def write_scores(scored: dict, out: str | Path) -> tuple[Path, Path]:
-    """Write `out` (a .json path) and the same scores beside it as .csv (metric,value,low,high); returns both paths.
+    """Write `out` (a .json path) and the same scores beside it as .csv (metric,value,low,high); returns both
+    paths.
 
-    An inner dict becomes dotted names in the CSV (confusion.Yes.No); None is an empty cell there and null in JSON.
+    An inner dict becomes dotted names in the CSV (confusion.Yes.No); None is an empty cell there and null in
+    JSON.
     """
     json_path = Path(out).with_suffix(".json")
     csv_path = json_path.with_suffix(".csv")
@@ -127,36 +146,52 @@ def _flat(metrics: dict, prefix: str = "") -> list[tuple]:
 def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(
         f"score {task_name}",
-        f"Scores {task_name} predictions, with 95% bootstrap intervals over videos: every question counts, and "
-        f"beside that the released scripts' numbers, which drop answers that do not parse. Prints a table, writes JSON and CSV.",
-        f"example: crashchat score {task_name} --predictions {prediction_path('outputs', task_name, 'my_model')}",
+        f"Scores {task_name} predictions, with 95% bootstrap intervals over videos: every question counts, "
+        "and "
+        "beside that the released scripts' numbers, which drop answers that do not parse. Prints a table, "
+        "writes JSON and CSV.",
+        f"example: crashchat score {task_name} --predictions "
+        f"{prediction_path('outputs', task_name, 'my_model')}",
     )
     folder = results_folder("outputs", task_name)
-    parser.add_argument("--predictions", type=Path, metavar="FILE", help=f"prediction file (default: the newest in {folder}/*/)")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help=f"prediction file (default: the newest in {folder}/*/)",
+    )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR_OR_FILE",
-        help="a folder, or a file ending in .json (default: <predictions>_metrics.json beside the predictions); "
+        help="a folder, or a file ending in .json (default: <predictions>_metrics.json beside the "
+        "predictions); "
         "the .csv goes beside it",
     )
     parser.add_argument(
         "--protocol",
         choices=PROTOCOLS,
         default="strict",
-        help="strict: every question counts (default); released: without the answers that do not parse, as the released scripts",
+        help="strict: every question counts (default); released: without the answers that do not parse, as "
+        "the released scripts",
     )
     parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="the questions that were asked: a file that lacks some is an error"
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="the questions that were asked: a file that lacks some is an error",
     )
-    parser.add_argument("--against", type=Path, metavar="FILE", help="another model's predictions: differences with p-values")
+    parser.add_argument(
+        "--against", type=Path, metavar="FILE", help="another model's predictions: differences with p-values"
+    )
     add_extras(parser)
     if task_name == "pre_crash_localization":
         parser.add_argument(
             "--crash-annotations",
             type=Path,
             metavar="FILE",
-            help="crash_localization annotations of the same videos, for predictions that carry no crash_start",
+            help="crash_localization annotations of the same videos, for predictions that carry no "
+            "crash_start",
         )
     return parser.parse_args(argv)
 
@@ -164,14 +199,28 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
 def add_extras(parser: argparse.ArgumentParser) -> None:
     """The options that `extras_of` reads."""
     parser.add_argument(
-        "--no-meteor", action="store_true", help="leave METEOR out of the text scores: its Java program starts slowly"
+        "--no-meteor",
+        action="store_true",
+        help="leave METEOR out of the text scores: its Java program starts slowly",
     )
-    parser.add_argument("--bertscore-model", metavar="FOLDER", help="compute BERTScore with it, e.g. a downloaded roberta-large")
-    parser.add_argument("--bertscore-layer", type=int, metavar="N", help="which layer of it (default: the one its authors chose)")
+    parser.add_argument(
+        "--bertscore-model",
+        metavar="FOLDER",
+        help="compute BERTScore with it, e.g. a downloaded roberta-large",
+    )
+    parser.add_argument(
+        "--bertscore-layer",
+        type=int,
+        metavar="N",
+        help="which layer of it (default: the one its authors chose)",
+    )
 
 
 def extras_of(arguments: argparse.Namespace) -> Extras:
-    """METEOR unless declined or without Java, BERTScore with a model. Raises MetricError for a model that cannot be used."""
+    """METEOR unless declined or without Java, BERTScore with a model.
+
+    Raises MetricError for a model that cannot be used.
+    """
     folder = arguments.bertscore_model
     try:
         bertscore = BertScore(folder, arguments.bertscore_layer) if folder else None
@@ -193,7 +242,11 @@ def _run(task_name: str, argv: list[str] | None) -> None:
         if found.counts.get("missing_video_count") == len(records):
             raise PredictionError(
                 f"{path}: no record has a crash start, so nothing can be scored; "
-                + (f"{annotations} names none of its videos" if annotations else "give --crash-annotations FILE")
+                + (
+                    f"{annotations} names none of its videos"
+                    if annotations
+                    else "give --crash-annotations FILE"
+                )
             )
         return found
 
@@ -206,7 +259,10 @@ def _run(task_name: str, argv: list[str] | None) -> None:
         except ValueError as error:
             raise PredictionError(f"{predictions}, {arguments.against}: {error}") from error
         told += f"\n\n{difference_table(differences, arguments.against)}"
-        scored["against"] = {"predictions": str(arguments.against), **{name: vars(found) for name, found in differences.items()}}
+        scored["against"] = {
+            "predictions": str(arguments.against),
+            **{name: vars(found) for name, found in differences.items()},
+        }
     out = arguments.out or predictions.parent
     if out.suffix not in (".json", ".csv"):
         out = out / f"{predictions.stem}_metrics.json"

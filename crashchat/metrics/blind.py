@@ -1,10 +1,13 @@
-"""What scores without looking: answers made from the training annotations and from what a file says of itself.
+"""What scores without looking: answers made from the training annotations and from what a file says of
+itself.
 
-A constant answer, the source, or a file's size and codec can go a long way where the collections of crash videos and of calm
-ones differ. Each of these guesses goes through the same metrics as a model and stands beside it in every comparison.
+A constant answer, the source, or a file's size and codec can go a long way where the collections of crash
+videos and of calm ones differ. Each of these guesses goes through the same metrics as a model and stands
+beside it in every comparison.
 
-All of them are one small regression tree over the training videos (Breiman et al., 1984): without any split it is the most
-frequent answer or the mean time, with splits on the source or on the metadata it is the guess from these.
+All of them are one small regression tree over the training videos (Breiman et al., 1984): without any split
+it is the most frequent answer or the mean time, with splits on the source or on the metadata it is the guess
+from these.
 """
 
 from collections import Counter
@@ -28,7 +31,10 @@ CLASSES = 50  # so many of the most frequent answers decide where a tree splits
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a video file's header says. fps: frames per second; seconds: duration, 0 where the header has none."""
+    """What a video file's header says.
+
+    fps: frames per second; seconds: duration, 0 where the header has none.
+    """
 
     width: int
     height: int
@@ -39,7 +45,10 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Training:
-    """The training videos of one task, N of them. answers: as annotated; sources, metadata: None where not known of all."""
+    """The training videos of one task, N of them.
+
+    answers: as annotated; sources, metadata: None where not known of all.
+    """
 
     answers: list[str]
     sources: list[str] | None = None
@@ -47,24 +56,38 @@ class Training:
 
 
 def read_metadata(paths: list[Path]) -> list[Metadata] | None:
-    """The headers of video files, no frame of them decoded; None where one cannot be opened or has no video."""
+    """The headers of video files, no frame of them decoded; None where one cannot be opened or has no
+    video.
+    """
     found = []
-    for path in tqdm(paths, desc="video headers", unit="file", leave=False, disable=None if len(paths) > 500 else True):
+    for path in tqdm(
+        paths, desc="video headers", unit="file", leave=False, disable=None if len(paths) > 500 else True
+    ):
         try:
             with open_container(path) as container:
                 stream = container.streams.best("video")
                 if stream is None:
                     return None
-                seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
+                seconds = (
+                    float(stream.duration * stream.time_base)
+                    if stream.duration
+                    else (container.duration or 0) / 1e6
+                )
                 codec = stream.codec_context
-                found.append(Metadata(codec.width, codec.height, float(stream.average_rate or 0), seconds, codec.name))
+                found.append(
+                    Metadata(codec.width, codec.height, float(stream.average_rate or 0), seconds, codec.name)
+                )
         except (OSError, av.error.FFmpegError):
             return None
     return found
 
 
 def guesses(
-    task: Task, records: list[dict], training: Training | None, sources: list[str] | None, metadata: list[Metadata] | None
+    task: Task,
+    records: list[dict],
+    training: Training | None,
+    sources: list[str] | None,
+    metadata: list[Metadata] | None,
 ) -> dict[str, list[dict]]:
     """{row: records answered without looking} of one task; a row that cannot be made is left out.
 
@@ -108,7 +131,9 @@ def _one_hot(values: list[str], kinds: list[str]) -> np.ndarray:
 
 
 def _features(metadata: list[Metadata], codecs: list[str]) -> np.ndarray:
-    sizes = np.array([[header.width, header.height, header.fps, header.seconds] for header in metadata], dtype=float)
+    sizes = np.array(
+        [[header.width, header.height, header.fps, header.seconds] for header in metadata], dtype=float
+    )
     return np.concatenate([sizes, _one_hot([header.codec for header in metadata], codecs)], axis=1)
 
 
@@ -119,8 +144,12 @@ def _targets(task: Task, answers: list[str]) -> np.ndarray:
     return _one_hot(answers, [answer for answer, _ in Counter(answers).most_common(CLASSES)])
 
 
-def _leaves(known: np.ndarray, targets: np.ndarray, asked: np.ndarray, depth: int = DEPTH) -> list[np.ndarray]:
-    """For each row of `asked` (float64[M, F]) the rows of `known` (float64[N, F]) that share its leaf, int[n] each."""
+def _leaves(
+    known: np.ndarray, targets: np.ndarray, asked: np.ndarray, depth: int = DEPTH
+) -> list[np.ndarray]:
+    """For each row of `asked` (float64[M, F]) the rows of `known` (float64[N, F]) that share its leaf, int[n]
+    each.
+    """
     found: list[np.ndarray] = [np.arange(0)] * len(asked)
 
     def grow(inside: np.ndarray, wanted: np.ndarray, depth: int) -> None:
@@ -142,7 +171,9 @@ def _leaves(known: np.ndarray, targets: np.ndarray, asked: np.ndarray, depth: in
 
 
 def _best_split(features: np.ndarray, targets: np.ndarray) -> tuple[int, float] | None:
-    """(feature, threshold) that leaves the least squared error around the two sides' means; None where none lessens it."""
+    """(feature, threshold) that leaves the least squared error around the two sides' means; None where none
+    lessens it.
+    """
     count = len(targets)
     best, split = 1e-9, None
     sizes = np.arange(1, count)[:, None]
@@ -151,8 +182,14 @@ def _best_split(features: np.ndarray, targets: np.ndarray) -> tuple[int, float] 
         order = np.argsort(features[:, feature], kind="stable")
         values, left = features[order, feature], targets[order].cumsum(axis=0)[:-1]
         # The squared error falls by as much as the squared sums over their sizes grow.
-        gains = ((left**2 / sizes) + (total - left) ** 2 / (count - sizes)).sum(axis=1) - (total**2).sum() / count
-        allowed = (values[1:] > values[:-1]) & (sizes[:, 0] >= SMALLEST_LEAF) & (count - sizes[:, 0] >= SMALLEST_LEAF)
+        gains = ((left**2 / sizes) + (total - left) ** 2 / (count - sizes)).sum(axis=1) - (
+            total**2
+        ).sum() / count
+        allowed = (
+            (values[1:] > values[:-1])
+            & (sizes[:, 0] >= SMALLEST_LEAF)
+            & (count - sizes[:, 0] >= SMALLEST_LEAF)
+        )
         gains = np.where(allowed, gains, 0.0)
         if len(gains) and gains.max() > best:
             at = int(gains.argmax())

@@ -13,14 +13,17 @@ def interval_iou(truth: tuple[float, float], answer: tuple[float, float]) -> flo
     """Overlap of two intervals over the span of both; swapped ends are put right, an empty span gives 0."""
     (truth_start, truth_end), (start, end) = sorted(truth), sorted(answer)
     overlap = max(0.0, min(truth_end, end) - max(truth_start, start))
-    # Where they overlap the span is the union; where they don't, the overlap is 0 anyway. (Lengths minus overlap is the
-    # same number but for rounding, and rounding decides on which side of a threshold 0.3 / 1.0 falls.)
+    # Where they overlap the span is the union; where they don't, the overlap is 0 anyway. (Lengths minus
+    # overlap is the same number but for rounding, and rounding decides on which side of a threshold 0.3 / 1.0
+    # falls.)
     span = max(truth_end, end) - min(truth_start, start)
     return overlap / span if span > 0 else 0.0
 
 
 def first_sign_score(crash_start: float, truth: float, answer: float) -> float:
-    """How right a predicted first sign is: 0 too late or too early, 1 just before the truth, else a ratio of TTAs."""
+    """How right a predicted first sign is: 0 too late or too early, 1 just before the truth, else a ratio of
+    TTAs.
+    """
     if answer >= crash_start or answer < truth - EARLY_BY:
         return 0.0
     if answer <= truth:
@@ -32,9 +35,10 @@ def first_sign_score(crash_start: float, truth: float, answer: float) -> float:
 def crash_localization_sums(records: list[dict]) -> Sums:
     """gt_start, gt_end against pred_start, pred_end (docs/reference.md, Metrics).
 
-    mIoU; AP@X: share with IoU >= X %. No answer has IoU 0. start_MAE, end_MAE: seconds, over the answers that there are.
-    num_swapped: answers whose end lies before their start; num_empty_truth: annotations of no length, which nothing
-    can overlap.
+    mIoU; AP@X: share with IoU >= X %. No answer has IoU 0. start_MAE, end_MAE: seconds, over the answers that
+    there are.
+    num_swapped: answers whose end lies before their start; num_empty_truth: annotations of no length, which
+    nothing can overlap.
     """
     counts = {"num_records": len(records), "num_unparsed": 0, "num_failed": 0, "num_no_truth": 0}
     counts |= {"num_swapped": 0, "num_empty_truth": 0}
@@ -55,7 +59,12 @@ def crash_localization_sums(records: list[dict]) -> Sums:
         errors = {"start_error": abs(min(truth) - min(answer)), "end_error": abs(max(truth) - max(answer))}
         score = interval_iou(truth, answer) if answered else 0.0
         questions.append({"video": video_name(record["video_path"]), **_scored(answered, score), **errors})
-    return sums(questions, _interval_figures, counts, empty=("n", "answers", "score", *THRESHOLDS, "start_error", "end_error"))
+    return sums(
+        questions,
+        _interval_figures,
+        counts,
+        empty=("n", "answers", "score", *THRESHOLDS, "start_error", "end_error"),
+    )
 
 
 def _interval_figures(totals: Totals) -> dict[str, np.ndarray]:
@@ -69,9 +78,10 @@ def _interval_figures(totals: Totals) -> dict[str, np.ndarray]:
 def pre_crash_localization_sums(records: list[dict], crash_starts: dict[str, float] | None = None) -> Sums:
     """gt_time against pred_time by time to accident, TTA = crash start - time (docs/reference.md, Metrics).
 
-    crash_starts: {video file name: annotated crash start}, for records that carry no `crash_start` of their own.
-    mIoU and AP@X of first_sign_score; mTTA_gt, mTTA_pred (clipped at 0) and TTA_MAE in seconds. No answer scores 0 and warns
-    0 s ahead. late_pred_count: answers at or after the crash; too_early_pred_count: before EARLY_BY ahead of the truth.
+    crash_starts: {video file name: annotated crash start}, for records that carry no `crash_start` of their
+    own. mIoU and AP@X of first_sign_score; mTTA_gt, mTTA_pred (clipped at 0) and TTA_MAE in seconds. No
+    answer scores 0 and warns 0 s ahead. late_pred_count: answers at or after the crash; too_early_pred_count:
+    before EARLY_BY ahead of the truth.
     Left out, and counted: missing_video_count (crash start unknown), bad_gt_tta_count (TTA_gt <= 0).
     """
     counts = {"num_records": len(records), "num_unparsed": 0, "num_failed": 0, "num_no_truth": 0}
@@ -130,4 +140,7 @@ def _scored(answered: bool, score: float) -> dict:
 
 
 def _score_figures(totals: Totals) -> dict[str, np.ndarray]:
-    return {"mIoU": ratio(totals["score"], totals["n"]), **{name: ratio(totals[name], totals["n"]) for name in THRESHOLDS}}
+    return {
+        "mIoU": ratio(totals["score"], totals["n"]),
+        **{name: ratio(totals[name], totals["n"]) for name in THRESHOLDS},
+    }

@@ -1,8 +1,9 @@
 """METEOR 1.5 as pycocoevalcap runs it, in a form that can be resampled.
 
-The program takes ten seconds and more to start (it reads a table of paraphrases), so one process serves the whole run and
-each pair of texts is asked about once. It gives a pair's matches; the score, of a pair or of a corpus, is a formula on
-their totals, written here as in the METEOR 1.5 release with its parameters for English.
+The program takes ten seconds and more to start (it reads a table of paraphrases), so one process serves the
+whole run and each pair of texts is asked about once. It gives a pair's matches; the score, of a pair or of a
+corpus, is a formula on their totals, written here as in the METEOR 1.5 release with its parameters for
+English.
 """
 
 import atexit
@@ -39,13 +40,16 @@ def _program():
 
 
 def meteor_columns(pairs: list[tuple[str, str]]) -> list[dict[str, float]]:
-    """What `meteor` needs of each (truth, answer) pair: {column: value}, 0 for an empty answer but for the truth's own weight.
+    """What `meteor` needs of each (truth, answer) pair: {column: value}, 0 for an empty answer but for the
+    truth's own weight.
 
     Raises MetricError when the Java program answers with anything but its statistics.
     """
     pairs = [(_line(truth), _line(answer)) for truth, answer in pairs]
     new = [pair for pair in dict.fromkeys(pairs) if pair not in _known]
-    for truth, answer in tqdm(new, desc="METEOR", unit="pair", leave=False, disable=None if len(new) > 50 else True):
+    for truth, answer in tqdm(
+        new, desc="METEOR", unit="pair", leave=False, disable=None if len(new) > 50 else True
+    ):
         _known[truth, answer] = _columns(_program()._stat(answer, [truth]))
     return [dict(zip(COLUMNS, _known[pair], strict=True)) for pair in pairs]
 
@@ -56,8 +60,9 @@ def _line(text: str) -> str:
 
 
 def _columns(statistics: str) -> tuple[float, ...]:
-    """Order of the program's 23 numbers: lengths of answer and truth, their function words, then for each module matched
-    content words of answer and truth and matched function words of both, then chunks and all matched words of both."""
+    """Order of the program's 23 numbers: lengths of answer and truth, their function words, then for each
+    module matched content words of answer and truth and matched function words of both, then chunks and all
+    matched words of both."""
     try:
         values = [float(value) for value in statistics.split()]
         length, truth_length, function, truth_function, *matches, chunks, matched, truth_matched = values
@@ -66,14 +71,21 @@ def _columns(statistics: str) -> tuple[float, ...]:
         modules = None
     if modules is None:
         raise MetricError(
-            f"METEOR answered {statistics[:80]!r}, not its 23 statistics; try `java -version`, or score with --no-meteor"
+            f"METEOR answered {statistics[:80]!r}, not its 23 statistics; try `java -version`, or score "
+            "with --no-meteor"
         )
     # A pair without any break is no chunk at all in the sum over a corpus.
     whole = matched == length and truth_matched == truth_length and chunks == 1
     return (
-        sum(weight * (_DELTA * content + (1 - _DELTA) * functional) for content, _, functional, _, weight in modules),
+        sum(
+            weight * (_DELTA * content + (1 - _DELTA) * functional)
+            for content, _, functional, _, weight in modules
+        ),
         _DELTA * (length - function) + (1 - _DELTA) * function,
-        sum(weight * (_DELTA * content + (1 - _DELTA) * functional) for _, content, _, functional, weight in modules),
+        sum(
+            weight * (_DELTA * content + (1 - _DELTA) * functional)
+            for _, content, _, functional, weight in modules
+        ),
         _DELTA * (truth_length - truth_function) + (1 - _DELTA) * truth_function,
         0.0 if whole else chunks,
         (matched + truth_matched) / 2,

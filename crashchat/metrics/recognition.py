@@ -7,16 +7,23 @@ from crashchat.metrics.probability import probability_scores
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
 
 LABELS = ("Yes", "No")
-_CELLS = {("Yes", True): "TP", ("Yes", False): "FN", ("No", True): "TN", ("No", False): "FP"}  # (truth, right)
+_CELLS = {
+    ("Yes", True): "TP",
+    ("Yes", False): "FN",
+    ("No", True): "TN",
+    ("No", False): "FP",
+}  # (truth, right)
 
 
 def recognition_sums(records: list[dict]) -> Sums:
     """`gt_label` against `pred_label` (docs/reference.md, Metrics).
 
-    TP, TN, FP, FN, Accuracy, Precision, Recall, F1 with `Yes` positive; macro_*: means over the two classes (the paper's
-    table; its F1 is the mean of the two F1s). Without an answer the question counts for the wrong class.
+    TP, TN, FP, FN, Accuracy, Precision, Recall, F1 with `Yes` positive; macro_*: means over the two classes
+    (the paper's table; its F1 is the mean of the two F1s). Without an answer the question counts for the
+    wrong class.
     confusion: {truth: {answer: records}}, where answer is Yes, No, unparsed or failed.
-    ROC_AUC, average_precision, calibration_error: see probability.py; of the records with a crash_probability.
+    ROC_AUC, average_precision, calibration_error: see probability.py; of the records with a
+    crash_probability.
     """
     confusion = {truth: dict.fromkeys((*LABELS, "unparsed", "failed"), 0) for truth in LABELS}
     questions = []
@@ -25,7 +32,9 @@ def recognition_sums(records: list[dict]) -> Sums:
         if truth not in LABELS:
             continue
         answered = record.get("error") is None and answer in LABELS
-        confusion[truth][answer if answered else "failed" if record.get("error") is not None else "unparsed"] += 1
+        confusion[truth][
+            answer if answered else "failed" if record.get("error") is not None else "unparsed"
+        ] += 1
         cells = dict.fromkeys(_CELLS.values(), 0) | {_CELLS[truth, answered and answer == truth]: 1}
         questions.append({"video": video_name(record["video_path"]), "answered": answered, "N": 1, **cells})
     yes, no = confusion["Yes"], confusion["No"]
@@ -47,7 +56,10 @@ def _figures(totals: Totals) -> dict[str, np.ndarray]:
     scores = {
         "Accuracy": ratio(tp + tn, totals["N"]),
         **dict(zip(("Precision", "Recall", "F1"), positive, strict=True)),
-        **{f"macro_{name}": (positive[at] + negative[at]) / 2 for at, name in enumerate(("precision", "recall", "f1"))},
+        **{
+            f"macro_{name}": (positive[at] + negative[at]) / 2
+            for at, name in enumerate(("precision", "recall", "f1"))
+        },
     }
     return {name: np.where(totals["N"] > 0, score, np.nan) for name, score in scores.items()}
 

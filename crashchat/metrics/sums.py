@@ -1,8 +1,8 @@
 """The form in which every task hands over its answers: per-question columns whose totals give every figure.
 
-A mean needs the sum and the number, an F1 the counts, corpus BLEU the n-gram counts: all of them are functions of column
-totals. So a protocol is a choice of rows, a bootstrap resample is one product of weights and columns, and a figure is
-written once for all of them.
+A mean needs the sum and the number, an F1 the counts, corpus BLEU the n-gram counts: all of them are
+functions of column totals. So a protocol is a choice of rows, a bootstrap resample is one product of weights
+and columns, and a figure is written once for all of them.
 """
 
 from collections.abc import Callable
@@ -25,10 +25,12 @@ def ratio(part: np.ndarray, whole: np.ndarray, empty: float = np.nan) -> np.ndar
 class Sums:
     """The scored questions of one prediction file, R of them.
 
-    videos: the video of each question, R names; a resample draws videos, because questions on one video stand and fall together.
+    videos: the video of each question, R names; a resample draws videos, because questions on one video stand
+    and fall together.
     answered: bool[R]; the released protocol keeps these alone.
     columns: {name: float64[R]}; a question without an answer holds what the strict protocol gives it.
-    figures: column totals (of any shape) -> {figure: values of that shape}, NaN where there is nothing to average.
+    figures: column totals (of any shape) -> {figure: values of that shape}, NaN where there is nothing to
+    average.
     tallies: the columns that are shown as counts.
     counts: what was and was not scored, whatever the protocol (see crashchat.metrics).
     """
@@ -69,7 +71,10 @@ class Sums:
         place = {video: number for number, video in enumerate(videos)}
         rows = self.rows(protocol)
         where = np.array([place[video] for video in self.videos], dtype=int)[rows]
-        return {name: np.bincount(where, column[rows], minlength=len(videos)) for name, column in self.columns.items()}
+        return {
+            name: np.bincount(where, column[rows], minlength=len(videos))
+            for name, column in self.columns.items()
+        }
 
 
 def sums(
@@ -79,7 +84,9 @@ def sums(
     tallies: tuple[str, ...] = (),
     empty: tuple[str, ...] = (),
 ) -> Sums:
-    """Sums of questions, each {"video": name, "answered": bool, column: value …}; `empty`: the columns where there is none."""
+    """Sums of questions, each {"video": name, "answered": bool, column: value …}; `empty`: the columns where
+    there is none.
+    """
     names = [name for name in questions[0] if name not in ("video", "answered")] if questions else list(empty)
     answered = sum(question["answered"] for question in questions)
     return Sums(

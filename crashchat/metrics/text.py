@@ -19,7 +19,12 @@ from crashchat.metrics.sums import Sums, Totals, ratio, sums
 ROUGES = ("rouge1", "rouge2", "rougeL")
 _PARTS = {"p": "precision", "r": "recall", "f": "fmeasure"}
 ROUGE_KEYS = tuple(f"{name}_{part}" for name in ROUGES for part in _PARTS)
-BLEU_KEYS = (*(f"hits{n}" for n in range(1, 5)), *(f"grams{n}" for n in range(1, 5)), "answer_words", "truth_words")
+BLEU_KEYS = (
+    *(f"hits{n}" for n in range(1, 5)),
+    *(f"grams{n}" for n in range(1, 5)),
+    "answer_words",
+    "truth_words",
+)
 _MEANS = (*ROUGE_KEYS, "CIDEr", "exact_match")
 
 
@@ -45,14 +50,22 @@ NO_EXTRAS = Extras()
 
 
 def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: Extras = NO_EXTRAS) -> Sums:
-    """The texts in `answer_field` against those in `truth_field` (docs/reference.md, Metrics); no answer is the empty text.
+    """The texts in `answer_field` against those in `truth_field` (docs/reference.md, Metrics); no answer is
+    the empty text.
 
-    BLEU: corpus BLEU-4, whitespace tokens, nltk's method1 smoothing. rouge*_{p,r,f}: mean over records, stemmed. METEOR: of the
-    corpus. CIDEr: mean over records, its word weights from all annotated answers of the file, in either protocol. BERTScore:
-    mean F1. exact_match: share of answers that are the annotated text, white space at the ends aside. num_new: answers that are
-    not among the file's annotated ones, which are the closed set that most of the answers come from.
+    BLEU: corpus BLEU-4, whitespace tokens, nltk's method1 smoothing. rouge*_{p,r,f}: mean over records,
+    stemmed. METEOR: of the corpus. CIDEr: mean over records, its word weights from all annotated answers of
+    the file, in either protocol. BERTScore: mean F1. exact_match: share of answers that are the annotated
+    text, white space at the ends aside. num_new: answers that are not among the file's annotated ones, which
+    are the closed set that most of the answers come from.
     """
-    counts = {"num_records": len(records), "num_unparsed": 0, "num_failed": 0, "num_no_truth": 0, "num_new": 0}
+    counts = {
+        "num_records": len(records),
+        "num_unparsed": 0,
+        "num_failed": 0,
+        "num_no_truth": 0,
+        "num_new": 0,
+    }
     kept: list[tuple[str, bool]] = []  # (video, answered)
     pairs: list[tuple[str, str]] = []
     for record in records:
@@ -84,7 +97,9 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
         questions = [question | more for question, more in zip(questions, meteor_columns(pairs), strict=True)]
     if extras.bertscore:
         scores = extras.bertscore.f1(pairs)
-        questions = [question | {"BERTScore": score} for question, score in zip(questions, scores, strict=True)]
+        questions = [
+            question | {"BERTScore": score} for question, score in zip(questions, scores, strict=True)
+        ]
     return sums(questions, _figures, counts, empty=("n", *BLEU_KEYS, *_MEANS))
 
 
@@ -101,15 +116,24 @@ def _figures(totals: Totals) -> dict[str, np.ndarray]:
 
 @cache
 def bleu_counts(truth: str, answer: str) -> tuple[int, ...]:
-    """What corpus BLEU-4 adds up of one pair, in the order of BLEU_KEYS: hits and n-grams for n = 1 … 4, and the lengths."""
+    """What corpus BLEU-4 adds up of one pair, in the order of BLEU_KEYS: hits and n-grams for n = 1 … 4, and
+    the lengths.
+    """
     reference, words = truth.split(), answer.split()
     parts: list[Fraction] = [modified_precision([reference], words, n) for n in range(1, 5)]
     # nltk's fractions are not reduced: an answer of no n-grams counts 0 of 1.
-    return *(part.numerator for part in parts), *(part.denominator for part in parts), len(words), len(reference)
+    return (
+        *(part.numerator for part in parts),
+        *(part.denominator for part in parts),
+        len(words),
+        len(reference),
+    )
 
 
 def bleu(totals: Totals) -> np.ndarray:
-    """Corpus BLEU-4 of column totals, as nltk's corpus_bleu with method1: no hit counts as 0.1, no single word as 0."""
+    """Corpus BLEU-4 of column totals, as nltk's corpus_bleu with method1: no hit counts as 0.1, no single
+    word as 0.
+    """
     logs = 0.0
     for n in range(1, 5):
         hits, grams = np.asarray(totals[f"hits{n}"]), np.maximum(totals[f"grams{n}"], 1)
@@ -126,13 +150,17 @@ def _rouge_scorer() -> RougeScorer:
 
 @cache
 def rouge(truth: str, answer: str) -> tuple[float, ...]:
-    """The scores of one pair, in the order of ROUGE_KEYS. Cached: real answers repeat, and a pair takes a while."""
+    """The scores of one pair, in the order of ROUGE_KEYS.
+
+    Cached: real answers repeat, and a pair takes a while.
+    """
     scores = _rouge_scorer().score(truth, answer)
     return tuple(getattr(scores[name], part) for name in ROUGES for part in _PARTS.values())
 
 
 def cider(pairs: list[tuple[str, str]]) -> list[float]:
-    """CIDEr-D of each (truth, answer) pair by pycocoevalcap, between 0 and 10; the truths are the corpus that weighs the words.
+    """CIDEr-D of each (truth, answer) pair by pycocoevalcap, between 0 and 10; the truths are the corpus that
+    weighs the words.
 
     Words as its own Penn Treebank tokenizer gives them, but from nltk, which needs no Java.
     """

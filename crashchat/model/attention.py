@@ -1,7 +1,8 @@
 """Attention that knows what a batch is made of, where transformers' own would compute what no one sees.
 
 Vision encoder: frames of one size are one batched SDPA call (transformers loops over frames).
-Language model: a packed row is taken apart into what sees what, each part an SDPA call without a mask of its own:
+Language model: a packed row is taken apart into what sees what, each part an SDPA call without a mask of its
+own:
 
           P P a a b b
     P     1                1  a prefix, causal in itself
@@ -11,8 +12,8 @@ Language model: a packed row is taken apart into what sees what, each part an SD
     b     3 3     3        3  the next branch, likewise
     b     3 3     3 3
 
-What no token sees is not computed, nothing of size L x L is built, and on a GPU every call is a flash kernel. The rule is that of
-masks.py, whose dense mask and BlockMask the tests hold against this.
+What no token sees is not computed, nothing of size L x L is built, and on a GPU every call is a flash kernel.
+The rule is that of masks.py, whose dense mask and BlockMask the tests hold against this.
 """
 
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ NOTHING = slice(0, 0)
 class Part:
     """Tokens that attend alike: a prefix, or a branch.
 
-    row: of the batch. queries: where the tokens stand among those that ask. own: where they stand among the keys, causal in
-    themselves. prefix: the keys that all of them see besides; NOTHING for a prefix itself.
+    row: of the batch. queries: where the tokens stand among those that ask. own: where they stand among the
+    keys, causal in themselves. prefix: the keys that all of them see besides; NOTHING for a prefix itself.
     """
 
     row: int
@@ -46,7 +47,10 @@ class Part:
 
 
 def parts_of(video_ids: Tensor, branch_ids: Tensor) -> list[Part]:
-    """The parts of a packed row, in order. video_ids, branch_ids: int64[1, L] (packing.py). Raises ValueError for padding."""
+    """The parts of a packed row, in order.
+
+    video_ids, branch_ids: int64[1, L] (packing.py). Raises ValueError for padding.
+    """
     if len(video_ids) != 1 or bool((video_ids == PADDING).any()):
         raise ValueError(f"expected one row without padding, found video_ids {list(video_ids.shape)}")
     pairs = torch.stack([video_ids[0], branch_ids[0]], dim=1)
@@ -65,43 +69,61 @@ def branch_attention(module, query, key, value, attention_mask, scaling=None, dr
     """Attention of packed rows.
 
     query: float[R, heads, n, head size]; key, value: float[R, key-value heads, L, head size].
-    attention_mask: list[Part], in the order of rows and queries (what is left of a row is padding and gets zeros);
-    or bool[R, 1, n, L] or float[R, 1, n, L] as for SDPA; or None, for rows that are causal from end to end.
-    Returns float[R, n, heads, head size].
+    attention_mask: list[Part], in the order of rows and queries (what is left of a row is padding and gets
+    zeros); or bool[R, 1, n, L] or float[R, 1, n, L] as for SDPA; or None, for rows that are causal from end
+    to end. Returns float[R, n, heads, head size].
     """
     if isinstance(attention_mask, Tensor):
-        # Heads that share keys and values ask as one head with more queries: keys and values are read once for all of them.
+        # Heads that share keys and values ask as one head with more queries: keys and values are read once
+        # for all of them.
         heads, shared_by = query.shape[1], query.shape[1] // key.shape[1]
-        asking, mask = query.flatten(1, 2).unflatten(1, (key.shape[1], -1)), attention_mask.repeat(1, 1, shared_by, 1)
-        output = F.scaled_dot_product_attention(asking, key, value, attn_mask=mask, scale=scaling, dropout_p=dropout)
+        asking, mask = (
+            query.flatten(1, 2).unflatten(1, (key.shape[1], -1)),
+            attention_mask.repeat(1, 1, shared_by, 1),
+        )
+        output = F.scaled_dot_product_attention(
+            asking, key, value, attn_mask=mask, scale=scaling, dropout_p=dropout
+        )
         return output.flatten(1, 2).unflatten(1, (heads, -1)).transpose(1, 2), None
     settings = {"scale": scaling, "dropout_p": dropout, "enable_gqa": True}
     if attention_mask is None:
         causal = query.shape[2] > 1  # a single token asks at the end: it sees everything
-        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, **settings).transpose(1, 2), None
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, **settings).transpose(
+            1, 2
+        ), None
     rows: list[list[Tensor]] = [[] for _ in query]
     for part in attention_mask:
         row = slice(part.row, part.row + 1)
         asking = query[row, :, part.queries]
-        keys, values = (torch.cat([states[row, :, part.prefix], states[row, :, part.own]], dim=2) for states in (key, value))
+        keys, values = (
+            torch.cat([states[row, :, part.prefix], states[row, :, part.own]], dim=2)
+            for states in (key, value)
+        )
         causal = causal_lower_right(asking.shape[2], keys.shape[2])
-        rows[part.row].append(F.scaled_dot_product_attention(asking, keys, values, attn_mask=causal, **settings))
+        rows[part.row].append(
+            F.scaled_dot_product_attention(asking, keys, values, attn_mask=causal, **settings)
+        )
     joined = [torch.cat(row, dim=2) for row in rows]
     output = torch.cat([F.pad(row, (0, 0, 0, query.shape[2] - row.shape[2])) for row in joined])
     return output.transpose(1, 2), None
 
 
-def frame_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, num_frames=1, **kwargs):
+def frame_attention(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, num_frames=1, **kwargs
+):
     """Attention within each frame, all frames at once.
 
-    query, key, value: float[1, heads, num_frames * patches, head size]. Returns float[1, num_frames * patches, heads, head size].
+    query, key, value: float[1, heads, num_frames * patches, head size]. Returns float[1, num_frames *
+    patches, heads, head size].
     """
 
     def by_frame(states: Tensor) -> Tensor:
         _, heads, length, size = states.shape
         return states.view(heads, num_frames, length // num_frames, size).transpose(0, 1)
 
-    output = F.scaled_dot_product_attention(by_frame(query), by_frame(key), by_frame(value), scale=scaling, dropout_p=dropout)
+    output = F.scaled_dot_product_attention(
+        by_frame(query), by_frame(key), by_frame(value), scale=scaling, dropout_p=dropout
+    )
     return output.transpose(1, 2).reshape(1, -1, output.shape[1], output.shape[3]), None
 
 

@@ -1,7 +1,7 @@
 """Who sees whom: one rule, as a dense mask (answers are generated with it) or as FlexAttention's BlockMask.
 
-A token sees an earlier token of its row and video that is in the prefix or in the token's own branch. For one video with a
-prefix of two tokens and two branches of two (P prefix, a and b branches):
+A token sees an earlier token of its row and video that is in the prefix or in the token's own branch. For one
+video with a prefix of two tokens and two branches of two (P prefix, a and b branches):
 
       P P a a b b
     P #
@@ -24,7 +24,8 @@ BLOCK = 128  # tokens a side of a BlockMask's block
 
 
 def visible(query: int, key: int, video_ids: Tensor, branch_ids: Tensor) -> Tensor:
-    """The rule, elementwise: may the token at `query` see the token at `key`? bool, broadcast over the index tensors.
+    """The rule, elementwise: may the token at `query` see the token at `key`? bool, broadcast over the index
+    tensors.
 
     video_ids, branch_ids: int64[L] of one row. Padding sees itself alone, so that no softmax is over nothing.
     """
@@ -50,8 +51,9 @@ def dense_mask(video_ids: Tensor, branch_ids: Tensor, queries: int | None = None
 def block_mask(video_ids: Tensor, branch_ids: Tensor) -> BlockMask:
     """The rule as a FlexAttention BlockMask. video_ids, branch_ids: int64[R, L].
 
-    Which blocks of 128 x 128 tokens hold something to see is worked out from the segments (a segment is a video's prefix or
-    one of its branches), not token by token: nothing of size L x L is built, and nothing is compiled.
+    Which blocks of 128 x 128 tokens hold something to see is worked out from the segments (a segment is a
+    video's prefix or one of its branches), not token by token: nothing of size L x L is built, and nothing is
+    compiled.
     """
     rows, length = video_ids.shape
 
@@ -65,7 +67,9 @@ def block_mask(video_ids: Tensor, branch_ids: Tensor) -> BlockMask:
 
 
 def _blocks(video_ids: Tensor, branch_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """bool[R, 1, B, B] twice: blocks of queries (rows) and keys in which some token pairs may be visible, and all are."""
+    """bool[R, 1, B, B] twice: blocks of queries (rows) and keys in which some token pairs may be visible, and
+    all are.
+    """
     rows, length = video_ids.shape
     blocks, device = -(-length // BLOCK), video_ids.device
     changes = (video_ids.diff(dim=1) != 0) | (branch_ids.diff(dim=1) != 0)
@@ -73,8 +77,14 @@ def _blocks(video_ids: Tensor, branch_ids: Tensor) -> tuple[Tensor, Tensor]:
     count = int(segments.max()) + 1
     segment_video = video_ids.new_full((rows, count), PADDING).scatter_(1, segments, video_ids)
     segment_branch = branch_ids.new_zeros(rows, count).scatter_(1, segments, branch_ids)
-    within_reach = (segment_branch[:, None, :] == PREFIX) | (segment_branch[:, :, None] == segment_branch[:, None, :])
-    sees = (segment_video[:, :, None] == segment_video[:, None, :]) & within_reach & (segment_video[:, :, None] != PADDING)
+    within_reach = (segment_branch[:, None, :] == PREFIX) | (
+        segment_branch[:, :, None] == segment_branch[:, None, :]
+    )
+    sees = (
+        (segment_video[:, :, None] == segment_video[:, None, :])
+        & within_reach
+        & (segment_video[:, :, None] != PADDING)
+    )
     block_of = torch.arange(length, device=device) // BLOCK
     holds = torch.zeros(rows, blocks * count, device=device).scatter_(1, block_of * count + segments, 1.0)
     holds = holds.view(rows, blocks, count)  # 1.0 where a block holds a token of a segment
@@ -87,13 +97,17 @@ def _blocks(video_ids: Tensor, branch_ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """bool[R, 1, B, B] -> for each query block, how many key blocks int32[R, 1, B] and which, first, int32[R, 1, B, B]."""
+    """bool[R, 1, B, B] -> for each query block, how many key blocks int32[R, 1, B] and which, first, int32[R,
+    1, B, B].
+    """
     order = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(dim=-1, dtype=torch.int32), order.int()
 
 
 def draw(mask: Tensor, branch_ids: Tensor) -> str:
-    """A dense mask of one row, bool[L, L], as text: a line a query, `#` where it sees the key (see the module's head)."""
+    """A dense mask of one row, bool[L, L], as text: a line a query, `#` where it sees the key (see the
+    module's head).
+    """
     names = ["P" if branch == PREFIX else chr(ord("a") + int(branch) - 1) for branch in branch_ids]
     lines = ["  " + " ".join(names)]
     for name, row in zip(names, mask, strict=True):

@@ -6,8 +6,8 @@ A batch is one row of L tokens in which videos follow each other, without paddin
     video_ids      0 0 0 0 0 0                      1 1 1
     branch_ids     0 0 1 1 2 2                      0 1 1
 
-Attention costs what the videos cost, not the square of the row (attention.py). The pixels of all videos stand behind each
-other, in the order of the row.
+Attention costs what the videos cost, not the square of the row (attention.py). The pixels of all videos stand
+behind each other, in the order of the row.
 """
 
 from collections.abc import Sequence as ListOf
@@ -24,14 +24,16 @@ from crashchat.video.tokens import VisualTokens
 class PackedBatch:
     """What the model is given; the field names are its forward's argument names.
 
-    input_ids, labels, position_ids, branch_ids, video_ids: int64[1, L]; video_ids counts the videos of the batch.
+    input_ids, labels, position_ids, branch_ids, video_ids: int64[1, L]; video_ids counts the videos of the
+    batch.
     pixel_values_videos: uint8[P, 588], patches of all videos but the cached ones (float: normalised already).
     video_grid_thw: int64[V, 3], frames and patches down and across of each video.
     video_merge_sizes: int64[V], patches a side that make one visual token.
     video_compression_mask: bool[N], which visual tokens are kept (N = P / merge size² without cached videos).
 
     With a feature cache, else None:
-    vision_features: float[K, vision hidden], features of the kept tokens of the cached videos (None: there are none).
+    vision_features: float[K, vision hidden], features of the kept tokens of the cached videos (None: there
+    are none).
     video_cached: bool[V]
     """
 
@@ -48,7 +50,9 @@ class PackedBatch:
     video_cached: Tensor | None = None
 
     def as_dict(self) -> dict[str, Tensor]:
-        """{field: tensor} of the fields that are there, what Trainer moves to a device and hands to the model."""
+        """{field: tensor} of the fields that are there, what Trainer moves to a device and hands to the
+        model.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -56,7 +60,8 @@ class PackedBatch:
 def split_by_tokens(lengths: ListOf[int], most: int) -> list[list[int]]:
     """Which sequences go through the model together: their indices, in order, in lists.
 
-    lengths: int[V], tokens of each sequence. most: tokens that a batch holds; a sequence that is longer goes alone.
+    lengths: int[V], tokens of each sequence. most: tokens that a batch holds; a sequence that is longer goes
+    alone.
     """
     lists: list[list[int]] = []
     room = 0
@@ -72,7 +77,9 @@ def split_by_tokens(lengths: ListOf[int], most: int) -> list[list[int]]:
 def pack(sequences: ListOf[Sequence], visuals: ListOf[VisualTokens]) -> PackedBatch:
     """Put sequences and their visual tokens into one batch."""
     if len(sequences) != len(visuals) or not sequences:
-        raise ValueError(f"{len(sequences)} sequences and the visual tokens of {len(visuals)} videos cannot be packed")
+        raise ValueError(
+            f"{len(sequences)} sequences and the visual tokens of {len(visuals)} videos cannot be packed"
+        )
     names = ("input_ids", "labels", "position_ids", "branch_ids")
     numbers = [torch.full((len(sequence),), index) for index, sequence in enumerate(sequences)]
     cached = [visual.features for visual in visuals if visual.features is not None]

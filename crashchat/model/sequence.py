@@ -4,8 +4,9 @@
     {question}<|im_end|>\\n<|im_start|>assistant\\n{answer}<|im_end|>\\n     branch 1
     {question}<|im_end|>\\n<|im_start|>assistant\\n{answer}<|im_end|>\\n     branch 2 …
 
-A branch sees the prefix and itself, never another branch, and its positions go on from the prefix's end: each branch is,
-to the model, the ordinary one-question sample of docs/reference.md, Text. With one branch the sequence *is* that sample.
+A branch sees the prefix and itself, never another branch, and its positions go on from the prefix's end: each
+branch is, to the model, the ordinary one-question sample of docs/reference.md, Text. With one branch the
+sequence *is* that sample.
 """
 
 from collections.abc import Sequence as ListOf
@@ -57,11 +58,15 @@ def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that stands for one visual token. Raises SequenceError for a tokenizer without it."""
     known = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     if known is None or known == tokenizer.unk_token_id:
-        raise SequenceError(f"the tokenizer has no {IMAGE_TOKEN!r} token; use the one that came with the checkpoint")
+        raise SequenceError(
+            f"the tokenizer has no {IMAGE_TOKEN!r} token; use the one that came with the checkpoint"
+        )
     return known
 
 
-def prefix_ids(tokenizer: PreTrainedTokenizerBase, seconds: ListOf[float], tokens_per_frame: ListOf[int]) -> list[int]:
+def prefix_ids(
+    tokenizer: PreTrainedTokenizerBase, seconds: ListOf[float], tokens_per_frame: ListOf[int]
+) -> list[int]:
     """Token ids of a video: everything up to the newline after its last frame.
 
     seconds: each frame's time from the stream's start. tokens_per_frame: visual tokens kept of each frame.
@@ -99,8 +104,8 @@ def build_sequence(
 ) -> Sequence:
     """The sequence of one video and its questions (docs/reference.md, Text).
 
-    max_length: tokens a single question's sample may have (prefix and that branch), as the reference counts; the sequence
-    with all its branches may be longer. Raises SequenceError past it, or without branches.
+    max_length: tokens a single question's sample may have (prefix and that branch), as the reference counts;
+    the sequence with all its branches may be longer. Raises SequenceError past it, or without branches.
     """
     if not branches:
         raise SequenceError("a sequence needs at least one question")
@@ -118,5 +123,7 @@ def build_sequence(
         labels += branch_labels
         position_ids += range(len(prefix), len(prefix) + len(ids))
         branch_ids += [number] * len(ids)
-    as_tensor = [torch.tensor(column, dtype=torch.int64) for column in (input_ids, labels, position_ids, branch_ids)]
+    as_tensor = [
+        torch.tensor(column, dtype=torch.int64) for column in (input_ids, labels, position_ids, branch_ids)
+    ]
     return Sequence(*as_tensor)

@@ -1,7 +1,8 @@
 """The model: transformers' native VideoLlama3, fed with packed batches, adapted by LoRA and the projector.
 
 pixel_values_videos -> vision_model (frozen) -> projector (trained) -> kept tokens --+
-input_ids -> embed_tokens ---------------------------------------------------------- + -> language_model (LoRA) -> loss
+input_ids -> embed_tokens ---------------------------------------------------------- + -> language_model
+(LoRA) -> loss
 """
 
 import re
@@ -19,18 +20,21 @@ from crashchat.model.masks import block_mask
 from crashchat.model.sequence import IGNORED
 from crashchat.video.tokens import normalise
 
-# Every linear layer of the language model but lm_head (docs/reference.md, Strategies); the vision encoder's q/k/v stay out.
+# Every linear layer of the language model but lm_head (docs/reference.md, Strategies); the vision encoder's
+# q/k/v stay out.
 LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 PROJECTOR = "projector"
 
 
 @dataclass
 class CrashChatOutput(ModelOutput):
-    """loss_sum: float32[], negative log-likelihood summed over labelled tokens; num_labels: int64[], how many there are.
+    """loss_sum: float32[], negative log-likelihood summed over labelled tokens; num_labels: int64[], how many
+    there are.
 
-    vision_features: float[K, vision hidden] of the kept tokens of all videos, where a feature cache may want them.
-    A sum, not a mean: samples have different numbers of labelled tokens, so only who sees the whole global batch can
-    average.
+    vision_features: float[K, vision hidden] of the kept tokens of all videos, where a feature cache may want
+    them.
+    A sum, not a mean: samples have different numbers of labelled tokens, so only who sees the whole global
+    batch can average.
     """
 
     loss_sum: Tensor | None = None
@@ -41,10 +45,13 @@ class CrashChatOutput(ModelOutput):
 class CrashChatModel(VideoLlama3ForConditionalGeneration):
     """VideoLlama3 whose forward takes a PackedBatch (packing.py). Weights and config are the native ones."""
 
-    def encode_videos(self, pixel_values_videos: Tensor, video_grid_thw: Tensor, video_merge_sizes: Tensor) -> Tensor:
+    def encode_videos(
+        self, pixel_values_videos: Tensor, video_grid_thw: Tensor, video_merge_sizes: Tensor
+    ) -> Tensor:
         """Vision features of all visual tokens, float[N, vision hidden], before compression and projector.
 
-        pixel_values_videos, video_grid_thw, video_merge_sizes: as in PackedBatch. Frames of one size are encoded in one call,
+        pixel_values_videos, video_grid_thw, video_merge_sizes: as in PackedBatch. Frames of one size are
+        encoded in one call,
         whichever video they come from: attention stays within a frame.
         uint8 pixels are normalised here, on the device; floats are taken as normalised already.
         """
@@ -58,7 +65,9 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         # (patches down, patches across, merge size) of each video's frames
         sizes = [(high, wide, merge) for (_, high, wide), merge in zip(grids, merges, strict=True)]
         features: list[Tensor | None] = [None] * len(grids)
-        trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in vision.parameters())
+        trained = torch.is_grad_enabled() and any(
+            parameter.requires_grad for parameter in vision.parameters()
+        )
         with torch.set_grad_enabled(trained):
             for high, wide, merge in set(sizes):
                 members = [index for index, size in enumerate(sizes) if size == (high, wide, merge)]
@@ -86,13 +95,19 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         vision_features: Tensor | None = None,
         video_cached: Tensor | None = None,
     ) -> Tensor:
-        """Vision features of the kept tokens, float[K, vision hidden]; only videos that are not cached are encoded."""
+        """Vision features of the kept tokens, float[K, vision hidden]; only videos that are not cached are
+        encoded.
+        """
         if video_cached is None or not video_cached.any():
-            return self.encode_videos(pixel_values_videos, video_grid_thw, video_merge_sizes)[video_compression_mask]
+            return self.encode_videos(pixel_values_videos, video_grid_thw, video_merge_sizes)[
+                video_compression_mask
+            ]
         if video_cached.all():
             return vision_features
         of_cached = video_cached.repeat_interleave(video_grid_thw.prod(dim=1) // video_merge_sizes**2)
-        encoded = self.encode_videos(pixel_values_videos, video_grid_thw[~video_cached], video_merge_sizes[~video_cached])
+        encoded = self.encode_videos(
+            pixel_values_videos, video_grid_thw[~video_cached], video_merge_sizes[~video_cached]
+        )
         place = of_cached[video_compression_mask]
         features = encoded.new_empty(len(place), encoded.shape[1])
         features[place] = vision_features.to(encoded.dtype)
@@ -100,12 +115,16 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         return features
 
     def embed(self, input_ids: Tensor, kept_features: Tensor) -> Tensor:
-        """Embeddings float[R, L, hidden], with the kept visual tokens, projected, at the image tokens' places."""
+        """Embeddings float[R, L, hidden], with the kept visual tokens, projected, at the image tokens'
+        places.
+        """
         embeddings = self.model.language_model.embed_tokens(input_ids)
         visual = self.model.projector(kept_features.to(embeddings.dtype))
         places = input_ids == self.config.video_token_id
         if int(places.sum()) != len(visual):
-            raise ValueError(f"{int(places.sum())} image tokens in the text, but {len(visual)} visual tokens were kept")
+            raise ValueError(
+                f"{int(places.sum())} image tokens in the text, but {len(visual)} visual tokens were kept"
+            )
         return embeddings.masked_scatter(places[..., None], visual)
 
     def forward(
@@ -133,7 +152,8 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
             video_cached=video_cached,
         )
         hidden = self.hidden_states(input_ids, position_ids, branch_ids, video_ids, features)
-        # A label is predicted by the token before it, which is always of the same branch: a branch's first token has none.
+        # A label is predicted by the token before it, which is always of the same branch: a branch's first
+        # token has none.
         targets = labels[:, 1:]
         labelled = targets != IGNORED
         logits = self.lm_head(hidden[:, :-1][labelled])
@@ -151,15 +171,19 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         return language_model(
             inputs_embeds=self.embed(input_ids, kept_features),
             position_ids=position_ids,
-            # Always given, since without one transformers guesses documents from jumps in the positions; as a dict it is
-            # taken as it is.
+            # Always given, since without one transformers guesses documents from jumps in the positions; as a
+            # dict it is taken as it is.
             attention_mask={"full_attention": mask},
             use_cache=False,
         ).last_hidden_state
 
 
-def add_adapter(model: CrashChatModel, rank: int, alpha: int, dropout: float, name: str = "default") -> PeftModel:
-    """LoRA on every linear layer of the language model and a trained copy of the projector, as one PEFT adapter."""
+def add_adapter(
+    model: CrashChatModel, rank: int, alpha: int, dropout: float, name: str = "default"
+) -> PeftModel:
+    """LoRA on every linear layer of the language model and a trained copy of the projector, as one PEFT
+    adapter.
+    """
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,

@@ -1,4 +1,6 @@
-"""Test clips as film strips, with timelines of what was annotated and what was said, and links to the clips."""
+"""Test clips as film strips, with timelines of what was annotated and what was said, and links to the
+clips.
+"""
 
 import os
 import random
@@ -21,13 +23,18 @@ RIGHT_IOU = 0.5  # overlap from which an interval is marked right
 
 @dataclass
 class Lane:
-    """One line below a film strip: what one row (or the annotation) says of the clip. Times in seconds, None where none."""
+    """One line below a film strip: what one row (or the annotation) says of the clip.
+
+    Times in seconds, None where none.
+    """
 
     name: str
     start: float | None
     end: float | None
     sign: float | None
-    verdicts: list[tuple[str, bool | None]] = field(default_factory=list)  # (what was said, whether it is right)
+    verdicts: list[tuple[str, bool | None]] = field(
+        default_factory=list
+    )  # (what was said, whether it is right)
 
 
 @dataclass
@@ -60,7 +67,9 @@ def _lane(row: str, answers: dict[str, dict]) -> Lane:
     lane = Lane(row, interval.get("pred_start"), interval.get("pred_end"), sign.get("pred_time"))
     if "crash_recognition" in answers:
         record = answers["crash_recognition"]
-        lane.verdicts.append((record["pred_label"] or "no answer", record["pred_label"] == record["gt_label"]))
+        lane.verdicts.append(
+            (record["pred_label"] or "no answer", record["pred_label"] == record["gt_label"])
+        )
     if interval and is_number(lane.start) and is_number(lane.end):
         iou = interval_iou((interval["gt_start"], interval["gt_end"]), (lane.start, lane.end))
         lane.verdicts.append((f"IoU {iou:.2f}", iou >= RIGHT_IOU))
@@ -73,7 +82,9 @@ def _lane(row: str, answers: dict[str, dict]) -> Lane:
     return lane
 
 
-def _card(name: str, why: str, tasks: dict[str, dict[str, dict]], rows: list[str], data_dir: Path, page_dir: Path) -> ClipCard:
+def _card(
+    name: str, why: str, tasks: dict[str, dict[str, dict]], rows: list[str], data_dir: Path, page_dir: Path
+) -> ClipCard:
     """tasks: {task: {row: record}} of one video."""
     records = [record for answered in tasks.values() for record in answered.values()]
     path = Path(records[0]["video_path"])
@@ -86,7 +97,10 @@ def _card(name: str, why: str, tasks: dict[str, dict[str, dict]], rows: list[str
     except VideoError as error:
         fault = next((record["error"] for record in records if record.get("error")), str(error))
         times = [
-            record[key] for record in records for key in record if key.startswith(("gt_", "pred_")) and is_number(record[key])
+            record[key]
+            for record in records
+            for key in record
+            if key.startswith(("gt_", "pred_")) and is_number(record[key])
         ]
         seconds = max([1.0, *times]) * 1.05  # the time axis, where the clip cannot tell its length
     truth = Lane("annotated", None, None, None)
@@ -113,7 +127,8 @@ def clip_cards(
 ) -> tuple[list[ClipCard], str]:
     """The crash clips that the judged row answered best and worst, and some drawn by a seed from all others.
 
-    Judged is the row that answered most tasks, the first (the base model) only where it is alone; its name comes second.
+    Judged is the row that answered most tasks, the first (the base model) only where it is alone; its name
+    comes second.
     page_dir: where the page will lie, for links to the clips.
     """
     rows = list(records)
@@ -130,13 +145,17 @@ def clip_cards(
 
     draw = random.Random(seed)
     names = draw.sample(sorted(videos), len(videos))  # so that chance decides among equally good ones
-    crashes = [name for name in names if _is_crash(videos[name]) and grades[name]] or [name for name in names if grades[name]]
+    crashes = [name for name in names if _is_crash(videos[name]) and grades[name]] or [
+        name for name in names if grades[name]
+    ]
     ranked = sorted(crashes, key=lambda name: -sum(grades[name]) / len(grades[name]))
     best = ranked[: min(BEST, (len(ranked) + 1) // 2)]
     worst = [name for name in ranked[::-1][:WORST] if name not in best]
     others = [name for name in names if name not in best + worst][:RANDOM]
     chosen = [("best", best), ("worst", worst), ("random", others)]
-    return [_card(name, why, videos[name], rows, data_dir, page_dir) for why, group in chosen for name in group], judged
+    return [
+        _card(name, why, videos[name], rows, data_dir, page_dir) for why, group in chosen for name in group
+    ], judged
 
 
 def _is_crash(tasks: dict[str, dict[str, dict]]) -> bool:

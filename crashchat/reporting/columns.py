@@ -6,7 +6,11 @@ _TEXT = (("BLEU", "BLEU"), ("rougeL_f", "ROUGE-L"), ("BERTScore", "BERTScore"))
 _TIMES = tuple((name, name) for name in ("mIoU", "AP@30", "AP@50", "AP@70"))
 # The columns of the paper's tables: {task: ((metric, its heading), …)}.
 HEADLINES = {
-    "crash_recognition": (("macro_precision", "macro P"), ("macro_recall", "macro R"), ("macro_f1", "macro F1")),
+    "crash_recognition": (
+        ("macro_precision", "macro P"),
+        ("macro_recall", "macro R"),
+        ("macro_f1", "macro F1"),
+    ),
     "crash_description": _TEXT,
     "causal_reasoning": _TEXT,
     "prevention_reasoning": _TEXT,
@@ -30,7 +34,8 @@ MAIN = {
     "crash_localization": ("mIoU", "mIoU"),
     "pre_crash_localization": ("mIoU", "mIoU"),
 }
-# Which figures are scores, by the start of their names; of the errors the lowest is best, of all else nothing is.
+# Which figures are scores, by the start of their names; of the errors the lowest is best, of all else nothing
+# is.
 HIGHER = (
     "ROC_AUC",
     "average_precision",

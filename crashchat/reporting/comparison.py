@@ -1,4 +1,5 @@
-"""One comparison: several runs' answers to the same questions, and all that its tables, pictures and clips are made of.
+"""One comparison: several runs' answers to the same questions, and all that its tables, pictures and clips
+are made of.
 
 Every file is read once, when the comparison is made; what follows only looks.
 """
@@ -11,7 +12,15 @@ from pathlib import Path
 from crashchat.data.annotations import VideoQAs, load_annotations
 from crashchat.data.predictions import Records, crash_starts, unasked, video_name
 from crashchat.evaluation.score import scores, task_sums
-from crashchat.metrics.blind import LOOKFREE, METADATA, NO_ACCIDENT, Metadata, Training, guesses, read_metadata
+from crashchat.metrics.blind import (
+    LOOKFREE,
+    METADATA,
+    NO_ACCIDENT,
+    Metadata,
+    Training,
+    guesses,
+    read_metadata,
+)
 from crashchat.metrics.bootstrap import Difference, paired
 from crashchat.metrics.sums import Sums
 from crashchat.metrics.text import NO_EXTRAS, Extras
@@ -28,9 +37,11 @@ class Comparison:
     """What was answered, what it scores, and what is known of the videos.
 
     data_dir, split: where the clips and annotations are, and which split was answered.
-    models: the runs' records, the first of which the others are compared with; blind: answers made without looking.
+    models: the runs' records, the first of which the others are compared with; blind: answers made without
+    looking.
     notes: what a reader must know of them, a sentence each.
-    sources, kinds: {video: where it comes from}, {video: the annotated description of what happens}, where that is known.
+    sources, kinds: {video: where it comes from}, {video: the annotated description of what happens}, where
+    that is known.
     sums: {row: {task: sums}} of all rows.
     """
 
@@ -77,8 +88,11 @@ class Comparison:
         }
 
 
-def make_comparison(rows: dict[str, Path], data_dir: Path, split: str = "test", extras: Extras = NO_EXTRAS) -> Comparison:
-    """Read the rows, {name: folder or file}, and the annotations of `split` and of training in data_dir, each file once.
+def make_comparison(
+    rows: dict[str, Path], data_dir: Path, split: str = "test", extras: Extras = NO_EXTRAS
+) -> Comparison:
+    """Read the rows, {name: folder or file}, and the annotations of `split` and of training in data_dir, each
+    file once.
 
     Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used.
     """
@@ -89,17 +103,25 @@ def make_comparison(rows: dict[str, Path], data_dir: Path, split: str = "test", 
         for name in needed
         if (file := data_dir / TASKS[name].annotation_file(split)).is_file()
     }
-    sources = _known(((video.name, video.source) for video in asked.get("crash_recognition", [])), models, "source")
+    sources = _known(
+        ((video.name, video.source) for video in asked.get("crash_recognition", [])), models, "source"
+    )
     kinds = _known(
-        ((video.name, video.answer_of("crash_description")) for video in asked.get("crash_description", [])), models, "gt_caption"
+        ((video.name, video.answer_of("crash_description")) for video in asked.get("crash_description", [])),
+        models,
+        "gt_caption",
     )
     blind, notes = blind_rows(models, data_dir, sources)
     records = models | blind
     starts = None
     if "crash_localization" in asked and any(
-        record.get("crash_start") is None for row in records.values() for record in row.get("pre_crash_localization", [])
+        record.get("crash_start") is None
+        for row in records.values()
+        for record in row.get("pre_crash_localization", [])
     ):
-        starts = crash_starts(asked["crash_localization"], data_dir / TASKS["crash_localization"].annotation_file(split))
+        starts = crash_starts(
+            asked["crash_localization"], data_dir / TASKS["crash_localization"].annotation_file(split)
+        )
     return Comparison(
         data_dir=data_dir,
         split=split,
@@ -112,10 +134,16 @@ def make_comparison(rows: dict[str, Path], data_dir: Path, split: str = "test", 
     )
 
 
-def sum_rows(records: Records, starts: dict[str, float] | None = None, extras: Extras = NO_EXTRAS) -> dict[str, dict[str, Sums]]:
-    """{row: {task: sums}} of all rows. starts: annotated crash starts, for pre-crash answers that carry none of their own."""
+def sum_rows(
+    records: Records, starts: dict[str, float] | None = None, extras: Extras = NO_EXTRAS
+) -> dict[str, dict[str, Sums]]:
+    """{row: {task: sums}} of all rows.
+
+    starts: annotated crash starts, for pre-crash answers that carry none of their own.
+    """
     return {
-        name: {task: task_sums(task, answered, starts, extras) for task, answered in row.items()} for name, row in records.items()
+        name: {task: task_sums(task, answered, starts, extras) for task, answered in row.items()}
+        for name, row in records.items()
     }
 
 
@@ -143,9 +171,14 @@ def partial_runs(records: Records, asked: dict[str, list[VideoQAs]], split: str)
         missing, unknown = unasked(answered, asked[task]) if task in asked else ([], [])
         file = TASKS[task].annotation_file(split)
         if missing:
-            notes.append(f"A partial run: {len(missing)} {task} questions of {file} have no record (first: {missing[0]}).")
+            notes.append(
+                f"A partial run: {len(missing)} {task} questions of {file} have no record (first: "
+                f"{missing[0]})."
+            )
         if unknown:
-            notes.append(f"{len(unknown)} videos of the {task} records are not in {file} (first: {unknown[0]}).")
+            notes.append(
+                f"{len(unknown)} videos of the {task} records are not in {file} (first: {unknown[0]})."
+            )
     return notes
 
 
@@ -159,9 +192,16 @@ def blind_rows(records: Records, data_dir: Path, sources: dict[str, str]) -> tup
     files = [file for file in files if file.is_file()]
     videos = load_annotations(files, data_dir, list(asked)) if files else []
     if not videos:
-        notes.append(f"No training annotations in {data_dir}: of the rows that do not look only the {NO_ACCIDENT} can be made.")
+        notes.append(
+            f"No training annotations in {data_dir}: of the rows that do not look only the {NO_ACCIDENT} "
+            "can be made."
+        )
     train_sources = {video.name: video.source for video in videos}
-    paths = {video_name(record["video_path"]): Path(record["video_path"]) for answered in asked.values() for record in answered}
+    paths = {
+        video_name(record["video_path"]): Path(record["video_path"])
+        for answered in asked.values()
+        for record in answered
+    }
     paths = {name: path if path.is_file() else data_dir / "videos" / name for name, path in paths.items()}
     train_headers = _headers({video.name: video.path for video in videos}, notes)
     headers = _headers(paths, notes) if train_headers else None
@@ -183,7 +223,9 @@ def blind_rows(records: Records, data_dir: Path, sources: dict[str, str]) -> tup
 def _headers(paths: dict[str, Path], notes: list[str]) -> dict[str, Metadata] | None:
     headers = read_metadata(list(paths.values()))
     if headers is None:
-        notes.append(f"Not every video can be opened in {next(iter(paths.values())).parent}: no row {METADATA!r}.")
+        notes.append(
+            f"Not every video can be opened in {next(iter(paths.values())).parent}: no row {METADATA!r}."
+        )
     return headers and dict(zip(paths, headers, strict=True))
 
 

@@ -10,7 +10,10 @@ from crashchat.tasks import TASKS
 
 @dataclass
 class MetricTable:
-    """One task's figures. rows: the names of its columns. sections: (title, [(metric, a cell a row)]) each."""
+    """One task's figures.
+
+    rows: the names of its columns. sections: (title, [(metric, a cell a row)]) each.
+    """
 
     task: str
     rows: list[str]
@@ -18,7 +21,9 @@ class MetricTable:
 
 
 def metric_tables(scored: Scores) -> list[MetricTable]:
-    """A table for each task that some row was asked: what every question counts, what only parses counts, the counts."""
+    """A table for each task that some row was asked: what every question counts, what only parses counts, the
+    counts.
+    """
     tables = []
     for task in TASKS:
         rows = {name: row[task] for name, row in scored.items() if task in row}
@@ -42,6 +47,10 @@ def _cells(metric: str, rows: dict[str, dict]) -> list[Cell]:
     cells = []
     for name, row in rows.items():
         # Of a count, an interval would say nothing.
-        low, high = row.get("intervals", {}).get(metric, (None, None)) if metric.startswith(HIGHER + LOWER) else (None, None)
+        low, high = (
+            row.get("intervals", {}).get(metric, (None, None))
+            if metric.startswith(HIGHER + LOWER)
+            else (None, None)
+        )
         cells.append(Cell(format_value(row[metric]), row[metric], low, high, name in best))
     return cells

@@ -1,4 +1,6 @@
-"""Pictures of a comparison: how answers about times differ from the annotations, how far recognition can be trusted."""
+"""Pictures of a comparison: how answers about times differ from the annotations, how far recognition can be
+trusted.
+"""
 
 import numpy as np
 
@@ -18,15 +20,24 @@ _TIMES = (
 
 def _style(number: int, dashed: bool) -> dict:
     """The line of a row: the same colour in every picture."""
-    return {"color": f"C{number % 10}", "linestyle": "--" if dashed else "-", "linewidth": 1.1 if dashed else 1.6}
+    return {
+        "color": f"C{number % 10}",
+        "linestyle": "--" if dashed else "-",
+        "linewidth": 1.1 if dashed else 1.6,
+    }
 
 
-def thresholds_png(sums: dict[str, dict[str, Sums]], titles: dict[str, str], dashed: set[str]) -> bytes | None:
-    """The share of questions that reach each threshold of the score, a panel a perception task; None where none was asked.
+def thresholds_png(
+    sums: dict[str, dict[str, Sums]], titles: dict[str, str], dashed: set[str]
+) -> bytes | None:
+    """The share of questions that reach each threshold of the score, a panel a perception task; None where
+    none was asked.
 
     sums: {row: {task: sums}}; every question counts. dashed: rows drawn so, the ones that do not look.
     """
-    tasks = [task for task in GROUPS[PERCEPTION] if any(task in row and row[task].videos for row in sums.values())]
+    tasks = [
+        task for task in GROUPS[PERCEPTION] if any(task in row and row[task].videos for row in sums.values())
+    ]
     if not tasks:
         return None
     figure, panels = panels_in_a_row(5.2 * len(tasks), 3.8, len(tasks), share_y=True)
@@ -36,7 +47,10 @@ def thresholds_png(sums: dict[str, dict[str, Sums]], titles: dict[str, str], das
             if task in row and row[task].videos:
                 scores = row[task].columns["score"]
                 # A threshold of 0 is reached by any overlap at all, else every question would reach it.
-                shares = [(scores >= threshold).mean() if threshold else (scores > 0).mean() for threshold in thresholds]
+                shares = [
+                    (scores >= threshold).mean() if threshold else (scores > 0).mean()
+                    for threshold in thresholds
+                ]
                 axes.plot(thresholds, shares, label=name, **_style(number, name in dashed))
         axes.set(title=titles[task], xlabel="threshold of the score (IoU)", xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
@@ -46,7 +60,8 @@ def thresholds_png(sums: dict[str, dict[str, Sums]], titles: dict[str, str], das
 
 
 def time_errors_png(records: Records, dashed: set[str]) -> bytes | None:
-    """How predicted times lie around the annotated ones, as cumulative shares of all questions; None where no time was asked.
+    """How predicted times lie around the annotated ones, as cumulative shares of all questions; None where no
+    time was asked.
 
     An answer without a time never comes, so its curve ends below 1.
     """
@@ -74,7 +89,9 @@ def time_errors_png(records: Records, dashed: set[str]) -> bytes | None:
 
 
 def probabilities_png(records: Records) -> bytes | None:
-    """Recognition's ROC curves, and how often its probabilities come true; None where no record carries one."""
+    """Recognition's ROC curves, and how often its probabilities come true; None where no record carries
+    one.
+    """
     judgements = {name: judged(row.get("crash_recognition", [])) for name, row in records.items()}
     if not any(len(truth) for truth, _ in judgements.values()):
         return None
@@ -85,9 +102,13 @@ def probabilities_png(records: Records) -> bytes | None:
             roc.plot(false, true, label=name, **_style(number, dashed=False))
         if len(truth):
             mean, share, _ = reliability(truth, probability)
-            calibration.plot(mean, share, marker="o", markersize=4, label=name, **_style(number, dashed=False))
+            calibration.plot(
+                mean, share, marker="o", markersize=4, label=name, **_style(number, dashed=False)
+            )
     roc.set(xlabel="share of calm clips called a crash", ylabel="share of crashes found", title="ROC")
-    calibration.set(xlabel="predicted probability of a crash", ylabel="share that are crashes", title="calibration")
+    calibration.set(
+        xlabel="predicted probability of a crash", ylabel="share that are crashes", title="calibration"
+    )
     for axes in (roc, calibration):
         axes.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))

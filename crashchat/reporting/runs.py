@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-from crashchat.data.predictions import Records, prediction_path, read_predictions, results_folder, task_of_record, video_name
+from crashchat.data.predictions import (
+    Records,
+    prediction_path,
+    read_predictions,
+    results_folder,
+    task_of_record,
+    video_name,
+)
 from crashchat.errors import CrashChatError
 from crashchat.metrics.blind import LOOKFREE
 from crashchat.tasks import TASKS
@@ -13,7 +20,10 @@ class ReportError(CrashChatError):
 
 
 def parse_rows(texts: list[str]) -> dict[str, Path]:
-    """[NAME=]FOLDER or [NAME=]FILE of the command line as {name: path}. Raises ReportError for a name given twice."""
+    """[NAME=]FOLDER or [NAME=]FILE of the command line as {name: path}.
+
+    Raises ReportError for a name given twice.
+    """
     rows: dict[str, Path] = {}
     for text in texts:
         name, equals, path = text.partition("=")
@@ -23,7 +33,9 @@ def parse_rows(texts: list[str]) -> dict[str, Path]:
         if not name or not str(path):
             raise ReportError(f"a row is [NAME=]FOLDER or [NAME=]FILE, found {text!r}")
         if name in rows or name in LOOKFREE:
-            raise ReportError(f"row {text}: there is a row {name!r} already; give it another name, as NAME={path}")
+            raise ReportError(
+                f"row {text}: there is a row {name!r} already; give it another name, as NAME={path}"
+            )
         rows[name] = Path(path)
     return rows
 
@@ -40,28 +52,40 @@ def read_row(name: str, path: Path, split: str = "test") -> dict[str, list[dict]
     for task in TASKS:
         paths = sorted(results_folder(path, task).glob(f"*/{prediction_path('', task, '', split).name}"))
         if len(paths) > 1:
-            raise ReportError(f"row {name}: {path} holds {len(paths)} prediction files for {task}; name a folder of one model")
+            raise ReportError(
+                f"row {name}: {path} holds {len(paths)} prediction files for {task}; name a folder of one "
+                "model"
+            )
         if paths:
             found[task] = read_predictions(paths[0], task)
             models.add(paths[0].parent.name)
     if not found:
         raise ReportError(
             f"row {name}: no prediction files of the {split} split in {path}; "
-            f"expected {prediction_path('', '<task>', '<model>', split)} there; evaluate with output_dir={path} first"
+            f"expected {prediction_path('', '<task>', '<model>', split)} there; evaluate with "
+            f"output_dir={path} first"
         )
     if len(models) > 1:
-        raise ReportError(f"row {name}: {path} mixes the models {', '.join(sorted(models))}; name a folder of one model")
+        raise ReportError(
+            f"row {name}: {path} mixes the models {', '.join(sorted(models))}; name a folder of one model"
+        )
     return found
 
 
 def collect(rows: dict[str, Path], split: str = "test") -> Records:
-    """The records of all rows. Raises ReportError when a row cannot be read, or two were not asked the same of a task."""
+    """The records of all rows.
+
+    Raises ReportError when a row cannot be read, or two were not asked the same of a task.
+    """
     records = {name: read_row(name, path, split) for name, path in rows.items()}
     asked: dict[str, list[dict]] = {}
     for name, row in records.items():
         for task, answered in row.items():
             if _questions(answered) != _questions(asked.setdefault(task, answered)):
-                raise ReportError(f"row {name}: {task} was asked about other videos than in another row; evaluate all rows alike")
+                raise ReportError(
+                    f"row {name}: {task} was asked about other videos than in another row; evaluate all "
+                    "rows alike"
+                )
     return records
 
 

@@ -17,10 +17,14 @@ def as_text(table: Table) -> str:
             texts = [cell.text + ("*" if cell.best else " ") for cell in cells]
             wide, behind = max(map(len, texts)), max(len(cell.behind) for cell in cells)
             if behind:
-                texts = [f"{text:>{wide}} {cell.behind:{behind}}" for text, cell in zip(texts, cells, strict=True)]
+                texts = [
+                    f"{text:>{wide}} {cell.behind:{behind}}" for text, cell in zip(texts, cells, strict=True)
+                ]
             heading = table.columns[at][1]
             wide = max(len(heading), *map(len, texts))
-            for line, text in zip(lines, [f"{heading:^{wide}}", *(f"{text:>{wide}}" for text in texts)], strict=True):
+            for line, text in zip(
+                lines, [f"{heading:^{wide}}", *(f"{text:>{wide}}" for text in texts)], strict=True
+            ):
                 line.append(text)
         first += count
         asked = [line for line in lines[1:] if any(part.strip() != "—" for part in line[1:])]
@@ -49,7 +53,9 @@ def as_csv(tables: list[Table]) -> str:
     """One line a figure: table, row, kind, task, metric, heading, value, low, high, p, best."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("table", "row", "kind", "task", "metric", "heading", "value", "low", "high", "p", "best"))
+    writer.writerow(
+        ("table", "row", "kind", "task", "metric", "heading", "value", "low", "high", "p", "best")
+    )
     for table in tables:
         for row in table.rows:
             for (_, heading, task, metric), cell in zip(table.columns, row.cells, strict=True):

@@ -24,14 +24,18 @@ _PUBLISHED = {
     "ap70": "AP@70",
 }
 
-VOID = "num_unparsed + num_failed"  # answers that do not parse and videos that failed, which the strict figures count as wrong
+# Answers that do not parse and videos that failed, which the strict figures count as wrong.
+VOID = "num_unparsed + num_failed"
 
 Scores = dict[str, dict[str, dict]]  # {row: {task: {metric: value}}}
 
 
 @dataclass
 class Cell:
-    """One figure. text: as shown; low, high: its 95% interval; p: of a difference; best: of its column, or a p below 0.05."""
+    """One figure.
+
+    text: as shown; low, high: its 95% interval; p: of a difference; best: of its column, or a p below 0.05.
+    """
 
     text: str
     value: float | int | None = None
@@ -93,7 +97,9 @@ def _void(metrics: dict) -> int:
 
 
 def _filled(table: Table, scores: Scores) -> Table:
-    """The table with a line for each row of `scores` that was asked anything in it, the best of each column marked."""
+    """The table with a line for each row of `scores` that was asked anything in it, the best of each column
+    marked.
+    """
     best = [
         best_rows({name: row[task].get(metric) for name, row in scores.items() if task in row}, metric)
         for *_, task, metric in table.columns
@@ -124,7 +130,9 @@ def _headlines(scores: Scores, tasks: tuple[str, ...]) -> list[tuple[str, str, s
 
 
 def strategy_tables(scores: Scores) -> list[Table]:
-    """The paper's first two tables: linguistic and perception tasks, a line a row, with what had no usable answer."""
+    """The paper's first two tables: linguistic and perception tasks, a line a row, with what had no usable
+    answer.
+    """
     tables = []
     for group, tasks in GROUPS.items():
         columns = []
@@ -137,15 +145,24 @@ def strategy_tables(scores: Scores) -> list[Table]:
 
 
 def read_published() -> dict:
-    """The paper's results (arXiv 2512.18878): {"results": {model: {task: {name: value}}}, "source": …, "read_off_a_plot": …}."""
-    return json.loads(files("crashchat.reporting").joinpath("published_results.json").read_text(encoding="utf-8"))
+    """The paper's results (arXiv 2512.18878): {"results": {model: {task: {name: value}}}, "source": …,
+    "read_off_a_plot": …}.
+    """
+    return json.loads(
+        files("crashchat.reporting").joinpath("published_results.json").read_text(encoding="utf-8")
+    )
 
 
 def published_tables(scores: Scores) -> list[Table]:
-    """The models' figures in the released scripts' terms beside the published ones, which were made with those."""
+    """The models' figures in the released scripts' terms beside the published ones, which were made with
+    those.
+    """
     published = read_published()
     theirs: Scores = {
-        model: {task: {_PUBLISHED[name]: float(value) for name, value in row.items()} for task, row in tasks.items()}
+        model: {
+            task: {_PUBLISHED[name]: float(value) for name, value in row.items()}
+            for task, row in tasks.items()
+        }
         for model, tasks in published["results"].items()
     }
     ours = {
@@ -167,7 +184,9 @@ def published_tables(scores: Scores) -> list[Table]:
     return tables
 
 
-def breakdown_tables(sums: dict[str, dict[str, Sums]], groups: dict[str, str], title: str, most: int = 8) -> list[Table]:
+def breakdown_tables(
+    sums: dict[str, dict[str, Sums]], groups: dict[str, str], title: str, most: int = 8
+) -> list[Table]:
     """A table a task: a line a row, a column a group of videos with MAIN's figure over it.
 
     sums: {row: {task: sums}}; groups: {video: its group}. The most frequent groups, the others as one.
@@ -186,17 +205,23 @@ def breakdown_tables(sums: dict[str, dict[str, Sums]], groups: dict[str, str], t
         if len(columns) < 2:
             continue
         metric, label = MAIN[task]
-        sizes = {column: sum(counts[group] for group in ranked if named[group] == column) for column in columns}
+        sizes = {
+            column: sum(counts[group] for group in ranked if named[group] == column) for column in columns
+        }
         table = Table(
-            f"{TITLES[task]} by {title}", [(label, f"{column.rstrip('.')} ({sizes[column]})", task, metric) for column in columns]
+            f"{TITLES[task]} by {title}",
+            [(label, f"{column.rstrip('.')} ({sizes[column]})", task, metric) for column in columns],
         )
         values = {
             name: [
-                part.metrics()[metric] for part in (one.of([named[groups.get(v, "?")] == c for v in one.videos]) for c in columns)
+                part.metrics()[metric]
+                for part in (one.of([named[groups.get(v, "?")] == c for v in one.videos]) for c in columns)
             ]
             for name, one in asked.items()
         }
-        best = [best_rows({name: row[at] for name, row in values.items()}, metric) for at in range(len(columns))]
+        best = [
+            best_rows({name: row[at] for name, row in values.items()}, metric) for at in range(len(columns))
+        ]
         for name, row in values.items():
             cells = [Cell(format_value(value), value, best=name in best[at]) for at, value in enumerate(row)]
             table.rows.append(Row(name, kind_of(name), cells))
@@ -205,7 +230,9 @@ def breakdown_tables(sums: dict[str, dict[str, Sums]], groups: dict[str, str], t
 
 
 def difference_tables(differences: dict[str, dict[str, dict[str, Difference]]], base: str) -> list[Table]:
-    """{row: {task: {metric: its difference to the base}}} as the paper's two tables; a p-value below 0.05 is bold."""
+    """{row: {task: {metric: its difference to the base}}} as the paper's two tables; a p-value below 0.05 is
+    bold.
+    """
     tables = []
     for group, tasks in GROUPS.items():
         columns = [
@@ -223,7 +250,9 @@ def difference_tables(differences: dict[str, dict[str, dict[str, Difference]]], 
                     cells.append(Cell("—"))
                 else:
                     significant = found.p < 0.05
-                    cells.append(Cell(f"{found.value:+.3f}", found.value, found.low, found.high, significant, found.p))
+                    cells.append(
+                        Cell(f"{found.value:+.3f}", found.value, found.low, found.high, significant, found.p)
+                    )
             if any(cell.value is not None for cell in cells):
                 table.rows.append(Row(name, kind_of(name), cells))
         if table.rows:

@@ -1,4 +1,6 @@
-"""Connections to `crashchat serve`: there is an end to how many, and to how long a client may take to say what it wants."""
+"""Connections to `crashchat serve`: there is an end to how many, and to how long a client may take to say
+what it wants.
+"""
 
 import asyncio
 
@@ -6,11 +8,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crashchat.serving.desk import Limits
 
-FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 10\r\nConnection: close\r\n\r\n"
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 10\r\nConnection: close\r\n\r\n"
+)
 
 
 class Connection(H11Protocol):
-    """Uvicorn's, closed where a request's headers are not there in time, answered at once where there are too many.
+    """Uvicorn's, closed where a request's headers are not there in time, answered at once where there are too
+    many.
 
     Uvicorn itself ends only a connection that says nothing after an answer.
     """
@@ -40,7 +45,9 @@ class Connection(H11Protocol):
         self._forget()
 
     def _watch(self) -> None:
-        """Wait where headers are to come, and no longer than from their first byte on; not while a request is in work."""
+        """Wait where headers are to come, and no longer than from their first byte on; not while a request is
+        in work.
+        """
         if self.cycle is not None and not self.cycle.response_complete:
             self._forget()
         elif self._deadline is None:

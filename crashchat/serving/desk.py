@@ -1,4 +1,6 @@
-"""What `crashchat serve` does with clips: takes them in, has them looked at, keeps what pages have open; no HTTP here."""
+"""What `crashchat serve` does with clips: takes them in, has them looked at, keeps what pages have open; no
+HTTP here.
+"""
 
 import secrets
 import shutil
@@ -25,9 +27,11 @@ class Busy(Exception):
 class Limits:
     """What the server takes in.
 
-    max_bytes, max_seconds: of an upload. queue: clips and questions waiting or in work. kept: clips open in pages.
-    connections: open at once. header_seconds: from a request's first byte to its body. body_seconds, body_rate: how long a body
-    may be waited for, so many seconds and one more for each so many bytes that came.
+    max_bytes, max_seconds: of an upload. queue: clips and questions waiting or in work. kept: clips open in
+    pages.
+    connections: open at once. header_seconds: from a request's first byte to its body. body_seconds,
+    body_rate: how long a body may be waited for, so many seconds and one more for each so many bytes that
+    came.
     """
 
     max_bytes: int = 512 * MEBIBYTE
@@ -71,7 +75,9 @@ class Desk:
         self._inside = 0
         self._lock = threading.Lock()
         self._open: OrderedDict[str, Open] = OrderedDict()
-        self._waiting: OrderedDict[str, Path] = OrderedDict()  # the file and the folder of each upload that no page has claimed
+        self._waiting: OrderedDict[str, Path] = (
+            OrderedDict()
+        )  # the file and the folder of each upload that no page has claimed
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -92,11 +98,16 @@ class Desk:
         return self.folder / f"{secrets.token_urlsafe(16)}{suffix if suffix in VIDEO_SUFFIXES else '.video'}"
 
     def new_folder(self) -> Path:
-        """A place for a page's upload. Only the page that is told its name can claim what is put there: nobody guesses it."""
+        """A place for a page's upload.
+
+        Only the page that is told its name can claim what is put there: nobody guesses it.
+        """
         return self.folder / secrets.token_urlsafe(16)
 
     def expect(self, folder: Path, path: Path) -> None:
-        """`path` in a new_folder was uploaded and will be claimed; where too many wait, the oldest is deleted."""
+        """`path` in a new_folder was uploaded and will be claimed; where too many wait, the oldest is
+        deleted.
+        """
         with self._lock:
             self._waiting[str(path)] = folder
             too_many = len(self._waiting) > 2 * self.limits.queue
@@ -110,27 +121,43 @@ class Desk:
             return isinstance(path, str) and path in self._waiting
 
     def claim(self, path: str) -> Path:
-        """Move an upload to a place of its own, once. Raises Gone for anything else that a client may name."""
+        """Move an upload to a place of its own, once.
+
+        Raises Gone for anything else that a client may name.
+        """
         with self._lock:
             folder = self._waiting.pop(path, None)
-        if folder is None or not Path(path).is_file():  # where no page asks for an upload, Gradio deletes it after a while
+        if (
+            folder is None or not Path(path).is_file()
+        ):  # where no page asks for an upload, Gradio deletes it after a while
             raise Gone("this clip is no longer here; drop it once more")
         own = self.place(path)
         Path(path).rename(own)
         shutil.rmtree(folder)
         return own
 
-    def look_at(self, path: Path, name: str, progress: Progress = lambda share, step: None, draw: bool = True) -> Analysis:
+    def look_at(
+        self, path: Path, name: str, progress: Progress = lambda share, step: None, draw: bool = True
+    ) -> Analysis:
         """Analyze an upload under the name it came with. Raises Busy."""
         with self.turn():
             analysis = analyze_clip(
-                self.cascade, path, self.windows, Path(name).stem[:200] or "clip", None, progress, draw, self.limits.max_seconds
+                self.cascade,
+                path,
+                self.windows,
+                Path(name).stem[:200] or "clip",
+                None,
+                progress,
+                draw,
+                self.limits.max_seconds,
             )
         analysis.result.path = Path(name).name[:200]  # where it lies here is nobody's business
         return analysis
 
     def keep(self, session: str, path: Path, analysis: Analysis) -> Open:
-        """Keep a clip for its page; the page's last one, and the longest unused where there are too many, are dropped."""
+        """Keep a clip for its page; the page's last one, and the longest unused where there are too many, are
+        dropped.
+        """
         self.drop(session)
         opened = Open(secrets.token_urlsafe(16), path, analysis)
         with self._lock:
@@ -157,7 +184,14 @@ class Desk:
     def file(self, token: str) -> Path | None:
         """The file of an open clip, by its token."""
         with self._lock:
-            return next((opened.path for opened in self._open.values() if secrets.compare_digest(opened.token, token)), None)
+            return next(
+                (
+                    opened.path
+                    for opened in self._open.values()
+                    if secrets.compare_digest(opened.token, token)
+                ),
+                None,
+            )
 
     def subject(self, opened: Open) -> tuple[float, float]:
         """What free questions are about: the clip, or of a recording the window of its surest event."""
@@ -167,9 +201,14 @@ class Desk:
         return window.start, window.end
 
     def ask(self, opened: Open, question: str, voice: str | None) -> str:
-        """The answer to a free question on an open clip; its prefix is computed for the first one alone. Raises Busy."""
+        """The answer to a free question on an open clip; its prefix is computed for the first one alone.
+
+        Raises Busy.
+        """
         with self.turn():
             look = opened.analysis.look
             if look is None:  # a recording: its windows were let go
-                look = opened.analysis.look = Look([read_span(opened.path, self.cascade.answerer.settings, self.subject(opened))])
+                look = opened.analysis.look = Look(
+                    [read_span(opened.path, self.cascade.answerer.settings, self.subject(opened))]
+                )
             return self.cascade.ask(look, question, voice)

@@ -1,4 +1,6 @@
-"""What every request to `crashchat serve` passes before anything else: is this here, who asks, how much, how fast."""
+"""What every request to `crashchat serve` passes before anything else: is this here, who asks, how much, how
+fast.
+"""
 
 import asyncio
 import base64
@@ -19,8 +21,10 @@ from crashchat.serving.desk import Limits
 
 # Only this server may be asked by its page. Gradio's own code is inline and evaluated.
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'self'"
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' "
+    "'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; "
+    "frame-ancestors 'self'"
 )
 # What there is. Gradio has some eighty more: files by their path, a proxy, logs, an editor.
 READ = re.compile(
@@ -34,7 +38,8 @@ FORM = MEBIBYTE  # what a form adds to its file at most
 
 
 class Guesses:
-    """Wrong passwords by client address; after a few, an address must wait, longer each time. Others never wait.
+    """Wrong passwords by client address; after a few, an address must wait, longer each time. Others never
+    wait.
 
     now: seconds of a clock that never goes back.
     """
@@ -44,20 +49,26 @@ class Guesses:
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
         self._now = now
-        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how many, and when the last one was
+        self._wrong: OrderedDict[str, tuple[int, float]] = (
+            OrderedDict()
+        )  # how many, and when the last one was
 
     def wait(self, address: str) -> float:
         """Seconds for which no password from this address is looked at, right or wrong."""
         count, last = self._wrong.get(_network(address), (0, 0.0))
         if count < self.FREE:
             return 0.0
-        return max(0.0, last + min(self.LONGEST, self.FIRST * 2.0 ** min(count - self.FREE, 60)) - self._now())
+        return max(
+            0.0, last + min(self.LONGEST, self.FIRST * 2.0 ** min(count - self.FREE, 60)) - self._now()
+        )
 
     def add(self, address: str) -> None:
         """One more wrong password from this address."""
         count, _ = self._wrong.pop(network := _network(address), (0, 0.0))
         self._wrong[network] = (count + 1, self._now())
-        while len(self._wrong) > self.MOST or next(iter(self._wrong.values()))[1] < self._now() - self.FORGOTTEN:
+        while (
+            len(self._wrong) > self.MOST or next(iter(self._wrong.values()))[1] < self._now() - self.FORGOTTEN
+        ):
             self._wrong.popitem(last=False)
 
 
@@ -83,9 +94,13 @@ class Gate:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":  # a websocket: nothing here speaks it
             return await send({"type": "websocket.close"})
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+        }
         client = scope["client"][0] if scope["client"] else ""
-        refusal = self._who(client, headers.get("authorization")) or self._what(scope["method"], scope["path"], headers)
+        refusal = self._who(client, headers.get("authorization")) or self._what(
+            scope["method"], scope["path"], headers
+        )
         if refusal:
             return await refusal(scope, receive, send)
         body, started = _Body(receive, self.limits), False
@@ -96,7 +111,9 @@ class Gate:
                 return
             if message["type"] == "http.response.start":
                 started = True
-                message = message | {"headers": [*message["headers"], (b"content-security-policy", POLICY.encode())]}
+                message = message | {
+                    "headers": [*message["headers"], (b"content-security-policy", POLICY.encode())]
+                }
             await send(message)
 
         try:
@@ -114,11 +131,15 @@ class Gate:
             return None
         if authorization is not None:
             if wait := math.ceil(self.guesses.wait(client)):
-                return _refuse(429, f"too many wrong passwords; try again in {wait} s", **{"Retry-After": str(wait)})
+                return _refuse(
+                    429, f"too many wrong passwords; try again in {wait} s", **{"Retry-After": str(wait)}
+                )
             if self._knows_password(authorization):
                 return None
             self.guesses.add(client)
-        return _refuse(401, "a password is needed", **{"WWW-Authenticate": 'Basic realm="CrashChat", charset="UTF-8"'})
+        return _refuse(
+            401, "a password is needed", **{"WWW-Authenticate": 'Basic realm="CrashChat", charset="UTF-8"'}
+        )
 
     def _what(self, method: str, path: str, headers: dict[str, str]) -> PlainTextResponse | None:
         if method in ("GET", "HEAD"):
@@ -138,7 +159,9 @@ class Gate:
         if path == JOIN and length > MOST_OF_A_JOIN:
             return _refuse(413, f"the event has {length} bytes, the limit is {MOST_OF_A_JOIN}")
         if length > most + FORM:
-            return _refuse(413, f"the clip has {length / MEBIBYTE:.0f} MiB, the limit is {most / MEBIBYTE:.0f} MiB")
+            return _refuse(
+                413, f"the clip has {length / MEBIBYTE:.0f} MiB, the limit is {most / MEBIBYTE:.0f} MiB"
+            )
         return None
 
     def _knows_password(self, authorization: str) -> bool:
@@ -155,7 +178,9 @@ def _refuse(status: int, text: str, **headers: str) -> PlainTextResponse:
 
 
 class _Body:
-    """A request's body, which must come faster than the limits say; a slow one ends as if the client had gone."""
+    """A request's body, which must come faster than the limits say; a slow one ends as if the client had
+    gone.
+    """
 
     def __init__(self, receive, limits: Limits):
         self._receive, self.limits = receive, limits

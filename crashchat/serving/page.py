@@ -1,4 +1,6 @@
-"""The page of `crashchat serve`, in Gradio: a clip is dropped, its card is shown, questions are answered beside it."""
+"""The page of `crashchat serve`, in Gradio: a clip is dropped, its card is shown, questions are answered
+beside it.
+"""
 
 import html
 import os
@@ -22,15 +24,19 @@ from crashchat.answering.answerer import BASE  # noqa: E402
 from crashchat.serving.desk import Desk  # noqa: E402
 
 TEMPLATES = files("crashchat") / "templates"
-CSS = ".gradio-container { max-width: 1100px !important; margin: 0 auto; } footer { display: none !important; }"
+CSS = (
+    ".gradio-container { max-width: 1100px !important; margin: 0 auto; } footer { display: none !important; }"
+)
 LONGEST_TEXT = 2000  # of a question, in characters
 NAMES = {None: "model", BASE: "base model"}
 
 
 class Page(gr.Blocks):
-    """Takes from clients what the page's own code sends, nothing else: texts, and an upload that waits at the desk.
+    """Takes from clients what the page's own code sends, nothing else: texts, and an upload that waits at the
+    desk.
 
-    Gradio takes a file by its path wherever a component's data holds one, and fetches it where the path is an address.
+    Gradio takes a file by its path wherever a component's data holds one, and fetches it where the path is an
+    address.
     """
 
     def __init__(self, desk: Desk, **settings):
@@ -38,14 +44,21 @@ class Page(gr.Blocks):
         self.desk = desk
 
     async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
-        """Every event's data pass here, before Gradio does anything with them. Raises gr.Error for what no page sends."""
+        """Every event's data pass here, before Gradio does anything with them.
+
+        Raises gr.Error for what no page sends.
+        """
         checked = [self._checked(block, value) for block, value in zip(block_fn.inputs, inputs, strict=False)]
         return await super().preprocess_data(block_fn, checked, state, explicit_call=explicit_call)
 
     def _checked(self, block: gr.blocks.Block, value):
         if value is None or (isinstance(value, str) and len(value) <= LONGEST_TEXT):
             return value
-        if isinstance(block, gr.File) and isinstance(value, dict) and self.desk.expects(path := value.get("path")):
+        if (
+            isinstance(block, gr.File)
+            and isinstance(value, dict)
+            and self.desk.expects(path := value.get("path"))
+        ):
             return {"path": path, "meta": {"_type": "gradio.FileData"}}
         raise gr.Error("this is nothing that the page takes", print_exception=False)
 
@@ -75,7 +88,13 @@ def build_page(desk: Desk) -> Page:
         if opened is None:
             return card, [], gr.update(interactive=False, placeholder="")
         start, end = desk.subject(opened)
-        return card, [], gr.update(interactive=True, placeholder=f"a question about {clock(start)} – {clock(end)} of this clip")
+        return (
+            card,
+            [],
+            gr.update(
+                interactive=True, placeholder=f"a question about {clock(start)} – {clock(end)} of this clip"
+            ),
+        )
 
     def guarded(upload: dict | None, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
         try:
@@ -129,7 +148,9 @@ def build_page(desk: Desk) -> Page:
                 placeholder="drop a clip first",
                 max_length=LONGEST_TEXT,
             )
-            voice = gr.Dropdown(choices, value=choices[0][1], label="answered by", visible=len(choices) > 1, elem_id="voice")
+            voice = gr.Dropdown(
+                choices, value=choices[0][1], label="answered by", visible=len(choices) > 1, elem_id="voice"
+            )
         clip.change(
             guarded,
             clip,
@@ -151,22 +172,29 @@ def mount(app: FastAPI, page: Page, desk: Desk) -> FastAPI:
 
     @app.post("/gradio_api/upload", include_in_schema=False)
     async def upload(request: Request, upload_id: str | None = None) -> list[str]:
-        """In place of Gradio's, which names an upload by its content: two pages with the same clip would share one file."""
+        """In place of Gradio's, which names an upload by its content: two pages with the same clip would
+        share one file.
+        """
         folder, tracked = desk.new_folder(), file_upload_statuses if upload_id else None
         try:
-            paths, _, _ = await upload_fn(request, folder, desk.limits.max_bytes, upload_id, upload_progress=tracked)
+            paths, _, _ = await upload_fn(
+                request, folder, desk.limits.max_bytes, upload_id, upload_progress=tracked
+            )
             if len(paths) != 1:
                 raise HTTPException(400, f"{len(paths)} files, expected one clip")
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)  # not there yet where the form is none
             if isinstance(error, MultiPartException):
-                raise HTTPException(413 if "maximum allowed size" in error.message else 400, error.message) from error
+                raise HTTPException(
+                    413 if "maximum allowed size" in error.message else 400, error.message
+                ) from error
             raise
         desk.expect(folder, Path(paths[0]))
         page.upload_file_set.update(paths)
         return paths
 
-    page.has_launched = True  # a mounted page counts as not launched, and then Gradio does not check the paths that clients send
+    # A mounted page counts as not launched, and then Gradio does not check the paths that clients send.
+    page.has_launched = True
     script = (TEMPLATES / "card.js").read_text(encoding="utf-8")
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return gr.mount_gradio_app(

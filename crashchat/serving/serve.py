@@ -1,12 +1,14 @@
-"""A page and an HTTP endpoint for clips, on this machine: drop a clip, see its card, ask about it (page.py draws the page).
+"""A page and an HTTP endpoint for clips, on this machine: drop a clip, see its card, ask about it (page.py
+draws the page).
 
     crashchat serve                                  # http://127.0.0.1:7860
     curl -F file=@clip.mp4 http://127.0.0.1:7860/api/analyze   # the same JSON as <name>.json of analyze
 
-Without --model the model is the demo's, as for analyze. The server is reached from this machine alone unless --host says
-otherwise; then a password is needed (--password-file, or CRASHCHAT_PASSWORD), asked for by HTTP's basic scheme with any user
-name: put a TLS proxy in front. Uploads lie in a private temporary folder: those to the endpoint until they are answered, those
-of the page until it is closed. Nothing is asked of, or told to, any other host.
+Without --model the model is the demo's, as for analyze. The server is reached from this machine alone unless
+--host says otherwise; then a password is needed (--password-file, or CRASHCHAT_PASSWORD), asked for by HTTP's
+basic scheme with any user
+name: put a TLS proxy in front. Uploads lie in a private temporary folder: those to the endpoint until they
+are answered, those of the page until it is closed. Nothing is asked of, or told to, any other host.
 """
 
 import argparse
@@ -36,11 +38,17 @@ from crashchat.serving.gate import Gate
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PASSWORD = "CRASHCHAT_PASSWORD"
-PREFIX, IN_USE = "crashchat-", "in_use.lock"  # of private folders, and the file in them that a running server holds locked
+PREFIX, IN_USE = (
+    "crashchat-",
+    "in_use.lock",
+)  # of private folders, and the file in them that a running server holds locked
 
 
 def create_app(desk: Desk, password: str | None = None, hosts: list[str] | None = None) -> FastAPI:
-    """The endpoint and the page. hosts: names the server is called by (None: any), against pages that borrow its address."""
+    """The endpoint and the page.
+
+    hosts: names the server is called by (None: any), against pages that borrow its address.
+    """
     from crashchat.serving.page import build_page, mount
 
     app = FastAPI(title="CrashChat", openapi_url=None)
@@ -83,21 +91,39 @@ def create_app(desk: Desk, password: str | None = None, hosts: list[str] | None 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `serve`."""
     limits = Limits()
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine alone)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine alone)"
+    )
     parser.add_argument("--port", type=int, default=7860, help="(default %(default)s)")
-    parser.add_argument("--password-file", type=Path, metavar="FILE", help=f"holds the password; or set {PASSWORD}")
     parser.add_argument(
-        "--max-mebibytes", type=float, default=limits.max_bytes / MEBIBYTE, help="of an upload (default %(default)s)"
+        "--password-file", type=Path, metavar="FILE", help=f"holds the password; or set {PASSWORD}"
     )
     parser.add_argument(
-        "--max-seconds", type=float, default=limits.max_seconds, help="of an uploaded video (default %(default)s)"
+        "--max-mebibytes",
+        type=float,
+        default=limits.max_bytes / MEBIBYTE,
+        help="of an upload (default %(default)s)",
     )
-    parser.add_argument("--queue", type=int, default=limits.queue, help="clips waiting or in work at most (default %(default)s)")
+    parser.add_argument(
+        "--max-seconds",
+        type=float,
+        default=limits.max_seconds,
+        help="of an uploaded video (default %(default)s)",
+    )
+    parser.add_argument(
+        "--queue",
+        type=int,
+        default=limits.queue,
+        help="clips waiting or in work at most (default %(default)s)",
+    )
     add_model_options(parser)
 
 
 def read_password(arguments: argparse.Namespace) -> str | None:
-    """The password of the command line or the environment. Raises AnalyzeError where one is needed and there is none."""
+    """The password of the command line or the environment.
+
+    Raises AnalyzeError where one is needed and there is none.
+    """
     password = os.environ.get(PASSWORD)
     if arguments.password_file:
         try:
@@ -107,7 +133,9 @@ def read_password(arguments: argparse.Namespace) -> str | None:
         if not password:
             raise AnalyzeError(f"{arguments.password_file}: is empty, expected a password")
     if arguments.host not in LOOPBACK and not password:
-        raise AnalyzeError(f"--host {arguments.host} lets others in: give --password-file FILE or set {PASSWORD}")
+        raise AnalyzeError(
+            f"--host {arguments.host} lets others in: give --password-file FILE or set {PASSWORD}"
+        )
     return password or None
 
 
@@ -135,7 +163,9 @@ def run(arguments: argparse.Namespace) -> int:
         # Uvicorn ends by the signal that stopped it; as an exception it lets the private folder be deleted.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops)", flush=True)
-        uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning", **connection_settings(limits))
+        uvicorn.run(
+            app, host=arguments.host, port=arguments.port, log_level="warning", **connection_settings(limits)
+        )
     return 0
 
 
@@ -144,7 +174,8 @@ def connection_settings(limits: Limits) -> dict:
     return {
         "http": partial(Connection, limits=limits),
         "ws": "none",
-        # What a proxy says of the client's address is believed only where uvicorn is told which proxy (FORWARDED_ALLOW_IPS).
+        # What a proxy says of the client's address is believed only where uvicorn is told which proxy
+        # (FORWARDED_ALLOW_IPS).
         "proxy_headers": "FORWARDED_ALLOW_IPS" in os.environ,
         "timeout_graceful_shutdown": 3,
     }
@@ -152,7 +183,9 @@ def connection_settings(limits: Limits) -> dict:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder for everything temporary of this process, uploads in the making too, deleted at the end; Gradio tells nobody."""
+    """A folder for everything temporary of this process, uploads in the making too, deleted at the end;
+    Gradio tells nobody.
+    """
     _sweep(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder) / IN_USE):
         tempfile.tempdir = folder
@@ -162,10 +195,16 @@ def private_folder() -> Iterator[Path]:
 
 
 def _sweep(place: Path) -> None:
-    """Delete the private folders in `place` of this user's servers that were killed: nobody holds their locks any more."""
+    """Delete the private folders in `place` of this user's servers that were killed: nobody holds their locks
+    any more.
+    """
     for folder in place.glob(f"{PREFIX}*"):
         try:
-            own = folder.lstat().st_uid == os.getuid() and not folder.is_symlink() and (folder / IN_USE).is_file()
+            own = (
+                folder.lstat().st_uid == os.getuid()
+                and not folder.is_symlink()
+                and (folder / IN_USE).is_file()
+            )
             if own:
                 with FileLock(folder / IN_USE, timeout=0):
                     shutil.rmtree(folder)
@@ -173,4 +212,7 @@ def _sweep(place: Path) -> None:
         except Timeout:  # a server that runs
             continue
         except OSError as error:
-            print(f"warning: {folder} is left by a server that was killed and cannot be deleted: {error}", file=sys.stderr)
+            print(
+                f"warning: {folder} is left by a server that was killed and cannot be deleted: {error}",
+                file=sys.stderr,
+            )

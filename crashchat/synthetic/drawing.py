@@ -36,7 +36,9 @@ DARK, TYRE, SKIN, GLASS = (36, 36, 40), (18, 18, 20), (226, 178, 146), (70, 92, 
 _ANGLES = np.linspace(0, 2 * np.pi, 12, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], 1)
 
-Shape = tuple[np.ndarray, tuple[int, int, int]]  # corners float[n, 2] in metres (right, up from the ground), colour
+Shape = tuple[
+    np.ndarray, tuple[int, int, int]
+]  # corners float[n, 2] in metres (right, up from the ground), colour
 
 
 def _box(left: float, bottom: float, right: float, top: float) -> np.ndarray:
@@ -52,7 +54,11 @@ def _shade(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
 
 
 def _wheels(places: list[tuple[float, float]], radius: float) -> list[Shape]:
-    return [shape for x, y in places for shape in ((_disc(x, y, radius), TYRE), (_disc(x, y, radius * 0.5), (170, 170, 174)))]
+    return [
+        shape
+        for x, y in places
+        for shape in ((_disc(x, y, radius), TYRE), (_disc(x, y, radius * 0.5), (170, 170, 174)))
+    ]
 
 
 def _lights(half: float, height: float, size: float, on: bool) -> list[Shape]:
@@ -60,7 +66,10 @@ def _lights(half: float, height: float, size: float, on: bool) -> list[Shape]:
     shapes: list[Shape] = []
     for x in (-half, half):
         if on:
-            shapes += [(_disc(x, height, size * 1.9), (255, 70, 50)), (_disc(x, height, size * 1.25), (255, 0, 0))]
+            shapes += [
+                (_disc(x, height, size * 1.9), (255, 70, 50)),
+                (_disc(x, height, size * 1.25), (255, 0, 0)),
+            ]
         else:
             shapes.append((_disc(x, height, size * 0.7), (92, 12, 12)))
     return shapes
@@ -138,7 +147,10 @@ def _side(kind: str, paint: tuple[int, int, int], step: float, slim: float = 1.0
         knee = 0.12 * step
         wheels = []
         for x in (-0.62 * slim, 0.62 * slim):
-            wheels += [(_disc(x, 0.44, 0.46 * slim, 0.46), TYRE), (_disc(x, 0.44, 0.3 * slim, 0.3), (196, 200, 204))]
+            wheels += [
+                (_disc(x, 0.44, 0.46 * slim, 0.46), TYRE),
+                (_disc(x, 0.44, 0.3 * slim, 0.3), (196, 200, 204)),
+            ]
         return [
             *wheels,
             (np.array([(-0.6 * slim, 0.42), (0, 0.85), (0.6 * slim, 0.42), (0, 0.72)]), (210, 60, 40)),
@@ -170,7 +182,9 @@ def _background(scene: Scene, rng: np.random.Generator) -> Image.Image:
     for _ in range(int(rng.integers(2, 5))):  # clouds
         x, y, size = rng.uniform(0, width), rng.uniform(8, 30), rng.uniform(10, 24)
         draw.ellipse((x - size, y - size / 4, x + size, y + size / 4), fill=_shade(low, 1.06))
-    far = _shade({"trees": (60, 96, 62), "buildings": (128, 124, 130), "fields": (118, 138, 96)}[scene.roadside], light)
+    far = _shade(
+        {"trees": (60, 96, 62), "buildings": (128, 124, 130), "fields": (118, 138, 96)}[scene.roadside], light
+    )
     for x in range(-10, width, 14):
         top = horizon - rng.uniform(3, 13)
         if scene.roadside == "buildings":
@@ -192,10 +206,17 @@ class _View:
 
     def quad(self, left: float, right: float, near: float, far: float, colour: tuple[int, int, int]) -> None:
         """A strip of the ground. Metres."""
-        corners = (self.ground(left, near), self.ground(right, near), self.ground(right, far), self.ground(left, far))
+        corners = (
+            self.ground(left, near),
+            self.ground(right, near),
+            self.ground(right, far),
+            self.ground(left, far),
+        )
         self.draw.polygon(corners, fill=colour)
 
-    def standing(self, x: float, z: float, shapes: list[Shape], tilt: float = 0.0, mirror: bool = False) -> None:
+    def standing(
+        self, x: float, z: float, shapes: list[Shape], tilt: float = 0.0, mirror: bool = False
+    ) -> None:
         """Upright shapes at a place, turned about their foot by `tilt` degrees clockwise."""
         foot, scale = np.array(self.ground(x, z)), FOCAL / z
         angle = np.deg2rad(tilt)
@@ -249,7 +270,9 @@ def _roadside(view: _View, scene: Scene, travelled: float, decor: np.ndarray) ->
                 wall = _shade((150 + 60 * a, 130 + 40 * b, 116 + 40 * a), light)
                 shapes = [(_box(-3.5, 0, 3.5, 5 + 4 * b), wall)]
                 shapes += [
-                    (_box(x, y, x + 1.1, y + 1.2), _shade((92, 104, 122), light)) for y in (1.2, 3.4) for x in (-2.6, -0.5, 1.5)
+                    (_box(x, y, x + 1.1, y + 1.2), _shade((92, 104, 122), light))
+                    for y in (1.2, 3.4)
+                    for x in (-2.6, -0.5, 1.5)
                 ]
                 view.standing(side * (14.0 + a), z, shapes)
             else:
@@ -286,7 +309,13 @@ def _crash(view: _View, scene: Scene, frame: int, rng: np.random.Generator) -> N
         for k in range(6):
             drift = 0.35 * np.sin(1.7 * k + 2.0 * frame / FPS)
             grey = 96 + 14 * k
-            view.blob(x + drift + 0.3 * (k - 2.5), z, 1.6 + 0.42 * k * size, (0.35 + 0.1 * k) * size, (grey, grey, grey))
+            view.blob(
+                x + drift + 0.3 * (k - 2.5),
+                z,
+                1.6 + 0.42 * k * size,
+                (0.35 + 0.1 * k) * size,
+                (grey, grey, grey),
+            )
     if left > 1e-6:
         burst = 1.7 if age < 0.4 else 1.2
         angles = np.sort(rng.uniform(0, 2 * np.pi, 18))

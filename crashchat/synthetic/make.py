@@ -1,10 +1,11 @@
-"""Synthetic dashcam clips as real H.264 files, with annotations in the released format that are exact by construction.
+"""Synthetic dashcam clips as real H.264 files, with annotations in the released format that are exact by
+construction.
 
-    crashchat synthesize --out data/demo                        240 train, 40 val and 100 test clips, six tasks
-    crashchat synthesize --out data/general --pretraining 3000  clips with general questions
+    crashchat synthesize --out data/demo                        240 train, 40 val and 100 test clips, six
+    tasks crashchat synthesize --out data/general --pretraining 3000  clips with general questions
 
-Half of the clips are crashes; the others are near misses of every kind and plain driving, drawn by the same code. The same
-seed gives the same scenes and annotations, whatever the number of processes.
+Half of the clips are crashes; the others are near misses of every kind and plain driving, drawn by the same
+code. The same seed gives the same scenes and annotations, whatever the number of processes.
 """
 
 import hashlib
@@ -34,12 +35,16 @@ SPLIT_SEEDS = {"train": 0, "val": 1, "test": 2, "general": 3}
 
 
 def write_clip(scene: Scene, path: Path) -> None:
-    """Draw a scene into an H.264 mp4 of FPS frames a second, its first frame at time 0. Whole or not at all."""
+    """Draw a scene into an H.264 mp4 of FPS frames a second, its first frame at time 0.
+
+    Whole or not at all.
+    """
     temporary = path.with_name(f".{path.name}")
     with av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        # x264's macroblock tree gives other bytes from run to run, even on one thread; without it they are always the same.
+        # x264's macroblock tree gives other bytes from run to run, even on one thread; without it they are
+        # always the same.
         stream.options = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
         stream.thread_count = 1
         for frame in draw_scene(scene):
@@ -98,7 +103,9 @@ def _already_made(out: Path, settings: dict, names: list[str]) -> bool:
         return False
     made = json.loads(path.read_text(encoding="utf-8"))
     if made != settings:
-        raise FileExistsError(f"{out} holds a set made with {made}, not {settings}; remove it or name another folder")
+        raise FileExistsError(
+            f"{out} holds a set made with {made}, not {settings}; remove it or name another folder"
+        )
     missing = [name for name in names if not (out / name).is_file()]
     if missing:
         print(f"{out}: {len(missing)} clips are missing and will be made again")
@@ -108,9 +115,17 @@ def _already_made(out: Path, settings: dict, names: list[str]) -> bool:
 
 
 def make_demo_set(
-    out: str | Path, train: int = 240, val: int = 40, test: int = 100, seed: int = 0, workers: int | None = None
+    out: str | Path,
+    train: int = 240,
+    val: int = 40,
+    test: int = 100,
+    seed: int = 0,
+    workers: int | None = None,
 ) -> None:
-    """Clips and the six tasks' annotation files of three splits. Does nothing where the same set is there already."""
+    """Clips and the six tasks' annotation files of three splits.
+
+    Does nothing where the same set is there already.
+    """
     out = Path(out)
     counts = {"train": train, "val": val, "test": test}
     settings = {"kind": "six tasks", "seed": seed, **counts}
@@ -120,15 +135,21 @@ def make_demo_set(
     scenes = dict(zip(jobs, _make_clips(out, jobs, seed, workers), strict=True))
     for split in counts:
         # In the order of their names, or the file would alternate between crash and calm.
-        members = sorted((clip_name(*job, seed), task_answers(scene)) for job, scene in scenes.items() if job[0] == split)
+        members = sorted(
+            (clip_name(*job, seed), task_answers(scene)) for job, scene in scenes.items() if job[0] == split
+        )
         for name, task in TASKS.items():
-            records = [_record(video, task.prompt, answers[name]) for video, answers in members if name in answers]
+            records = [
+                _record(video, task.prompt, answers[name]) for video, answers in members if name in answers
+            ]
             write_json_atomic(out / task.annotation_file(split), records)
     write_json_atomic(out / MANIFEST, settings)
 
 
 def make_pretraining_set(out: str | Path, count: int, seed: int = 0, workers: int | None = None) -> None:
-    """Clips with general questions, the last fiftieth for validation: general_train.json and general_val.json."""
+    """Clips with general questions, the last fiftieth for validation: general_train.json and
+    general_val.json.
+    """
     out = Path(out)
     settings = {"kind": "general questions", "seed": seed, "count": count}
     jobs = [("general", index) for index in range(count)]
@@ -150,7 +171,9 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("synthesize", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for videos and annotation files")
-    parser.add_argument("--pretraining", type=int, metavar="CLIPS", help="make so many clips with general questions instead")
+    parser.add_argument(
+        "--pretraining", type=int, metavar="CLIPS", help="make so many clips with general questions instead"
+    )
     parser.add_argument("--train", type=int, default=240, help="training clips (default 240)")
     parser.add_argument("--val", type=int, default=40, help="validation clips (default 40)")
     parser.add_argument("--test", type=int, default=100, help="test clips (default 100)")
@@ -163,6 +186,13 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.pretraining:
                 make_pretraining_set(arguments.out, arguments.pretraining, arguments.seed, arguments.workers)
             else:
-                make_demo_set(arguments.out, arguments.train, arguments.val, arguments.test, arguments.seed, arguments.workers)
+                make_demo_set(
+                    arguments.out,
+                    arguments.train,
+                    arguments.val,
+                    arguments.test,
+                    arguments.seed,
+                    arguments.workers,
+                )
 
     return exit_code(make)

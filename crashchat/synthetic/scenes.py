@@ -1,8 +1,8 @@
 """Made-up road scenes: who is on the road, how they move, and, to the frame, what happens when.
 
 A scene is per-frame arrays, so its times are not measured from pictures but true by construction. Crashes and
-near misses of one family come from one function, which takes `crash` as a switch: same look, same road users, same
-first half of the story.
+near misses of one family come from one function, which takes `crash` as a switch: same look, same road users,
+same first half of the story.
 
 World: x metres to the right of the ego-car's middle, z metres ahead of its camera; lanes are 3.5 m wide.
 """
@@ -34,7 +34,18 @@ STORIES = {
     "plain": [("", "")],
 }
 CRASH_CYCLE = ("ahead", "crossing", "others", "control", "crossing", "ahead", "others", "fall")
-CALM_CYCLE = ("ahead", "crossing", "others", "control", "plain", "crossing", "ahead", "others", "fall", "plain")
+CALM_CYCLE = (
+    "ahead",
+    "crossing",
+    "others",
+    "control",
+    "plain",
+    "crossing",
+    "ahead",
+    "others",
+    "fall",
+    "plain",
+)
 
 
 @dataclass
@@ -56,9 +67,11 @@ class Actor:
 
 @dataclass
 class Scene:
-    """A clip's story. Times are seconds from the clip's start, on the frame grid of 1/FPS; None where nothing crashes.
+    """A clip's story. Times are seconds from the clip's start, on the frame grid of 1/FPS; None where nothing
+    crashes.
 
-    action: what the main road user does: brakes, crosses, changes lane, swerves, wobbles, or nothing (plain driving).
+    action: what the main road user does: brakes, crosses, changes lane, swerves, wobbles, or nothing (plain
+    driving).
     cause: the key of the cause's sentence (scene_answers.py).
     """
 

@@ -1,4 +1,6 @@
-"""The stories of made-up scenes: a crash and its near miss come from one function, which takes `crash` as a switch."""
+"""The stories of made-up scenes: a crash and its near miss come from one function, which takes `crash` as a
+switch.
+"""
 
 from collections.abc import Sequence
 
@@ -23,7 +25,9 @@ from crashchat.synthetic.scenes import (
 
 
 class _Draft:
-    """What the families share: the clock, the random numbers, the story's three times, the ego-car's speed."""
+    """What the families share: the clock, the random numbers, the story's three times, the ego-car's
+    speed.
+    """
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
@@ -108,7 +112,11 @@ def _ahead(draft: _Draft, crash: bool, other: str) -> dict:
         if rng.random() < 0.5:
             draft.drive((draft.cue + 0.2, draft.cruise), (draft.end, 0))
         else:  # it goes on in time
-            draft.drive((draft.cue + 0.2, draft.cruise), (draft.start, draft.cruise * 0.5), (draft.end + 1, draft.cruise))
+            draft.drive(
+                (draft.cue + 0.2, draft.cruise),
+                (draft.start, draft.cruise * 0.5),
+                (draft.end + 1, draft.cruise),
+            )
             z = draft.since(draft.start, draft.ramp(draft.start, draft.end + 1, near, gap), z)
             lights &= draft.t < draft.start - 1e-6
     actor = draft.add(other, rng.uniform(-0.3, 0.3), z, tilt, lights)
@@ -149,7 +157,9 @@ def _crossing(draft: _Draft, crash: bool, other: str) -> dict:
                     (draft.end + 2.0, draft.cruise * rng.integers(0, 2)),
                 )
             elif rng.random() < 0.5:
-                draft.drive((draft.cue, draft.cruise), (draft.start, draft.cruise / 2), (draft.end + 1, draft.cruise))
+                draft.drive(
+                    (draft.cue, draft.cruise), (draft.start, draft.cruise / 2), (draft.end + 1, draft.cruise)
+                )
             # The nearest place where it is out of the ego-car's way before the ego-car comes.
             blocked = (np.abs(x) < half + 1.4) & moving
             reach = draft.distance[blocked].max(initial=0.0)
@@ -174,7 +184,9 @@ def _others(draft: _Draft, crash: bool, kinds: tuple[str, str]) -> dict:
             lights = draft.t >= draft.cue - 1e-6
         else:
             z_second = draft.ramp(draft.cue, draft.start, far, z + 3.8) + keep
-            z_second = draft.since(draft.start, draft.ramp(draft.start, draft.end + 0.5, z + 3.8, far), z_second)
+            z_second = draft.since(
+                draft.start, draft.ramp(draft.start, draft.end + 0.5, z + 3.8, far), z_second
+            )
             lights = (draft.t >= draft.cue - 1e-6) & (draft.t < draft.end - 1e-6)
         tilts = (draft.lie_tilt(first, side), draft.lie_tilt(second, -side)) if crash else (0, 0)
         a = draft.add(first, side * 3.7, z, tilts[0])
@@ -264,11 +276,13 @@ def _add_bystanders(draft: _Draft, family: str) -> None:
 def make_scene(seed: Sequence[int], crash: bool, family: str, pair: tuple[str, str] | None = None) -> Scene:
     """The scene of a seed: equal arguments give an equal scene.
 
-    family: a key of STORIES ("plain" only without a crash); pair: one of its (subject, object), drawn where None.
-    Raises ValueError for what is no story.
+    family: a key of STORIES ("plain" only without a crash); pair: one of its (subject, object), drawn where
+    None. Raises ValueError for what is no story.
     """
     if family not in STORIES or (crash and family == "plain"):
-        raise ValueError(f"no {'crash' if crash else 'calm'} scene of family {family!r}; known: {', '.join(STORIES)}")
+        raise ValueError(
+            f"no {'crash' if crash else 'calm'} scene of family {family!r}; known: {', '.join(STORIES)}"
+        )
     rng = np.random.default_rng(list(seed))
     draft = _Draft(rng)
     sky, roadside = str(rng.choice(SKIES)), str(rng.choice(ROADSIDES))

@@ -1,7 +1,8 @@
 """What is said about a synthetic scene, exact by construction: the six tasks' answers, and general questions.
 
-The general questions are what ckpt/tiny_base is pre-trained on: what is there, where, when, how it moves, and exercises in
-repeating words. None of them is a task's prompt, and all of them are asked of crashes and calm scenes alike.
+The general questions are what ckpt/tiny_base is pre-trained on: what is there, where, when, how it moves, and
+exercises in repeating words. None of them is a task's prompt, and all of them are asked of crashes and calm
+scenes alike.
 """
 
 import numpy as np
@@ -13,39 +14,48 @@ from crashchat.tasks import TASKS
 CAUSES: dict[str, tuple[str, str]] = {
     "ahead car": (
         "The car ahead brakes suddenly and the ego-car keeps too short a distance.",
-        "The ego-car driver should keep a safe distance to the car ahead, watch its brake lights, and brake early and firmly.",
+        "The ego-car driver should keep a safe distance to the car ahead, watch its brake lights, and brake "
+        "early and firmly.",
     ),
     "ahead truck": (
         "The truck ahead brakes suddenly and the ego-car drives too fast to stop.",
-        "The ego-car driver should drive slower behind trucks, keep a larger distance, and brake when the brake lights come on.",
+        "The ego-car driver should drive slower behind trucks, keep a larger distance, and brake when the "
+        "brake lights come on.",
     ),
     "ahead motorbike": (
         "The motorbike ahead brakes suddenly and the ego-car does not react in time.",
-        "The ego-car driver should leave room for motorbikes, which stop quickly, and never follow them closely.",
+        "The ego-car driver should leave room for motorbikes, which stop quickly, and never follow them "
+        "closely.",
     ),
     "crossing vehicle": (
         "A vehicle crosses the road without giving way to the ego-car.",
-        "Drivers who cross a road should stop, look both ways and give way. The ego-car driver should slow down at crossings.",
+        "Drivers who cross a road should stop, look both ways and give way. The ego-car driver should slow "
+        "down at crossings.",
     ),
     "crossing pedestrian": (
         "A pedestrian crosses the road without noticing the coming ego-car.",
-        "Pedestrians should use the zebra crossing and look before they walk. Drivers should slow down near pedestrians.",
+        "Pedestrians should use the zebra crossing and look before they walk. Drivers should slow down near "
+        "pedestrians.",
     ),
     "crossing rider": (
         "A rider crosses the road in a hurry without watching the traffic.",
-        "Riders should not cross in a hurry and should watch the traffic. Drivers should honk the horn and slow down for riders.",
+        "Riders should not cross in a hurry and should watch the traffic. Drivers should honk the horn and "
+        "slow down for riders.",
     ),
     "others behind": (
         "The vehicle behind follows too closely and does not brake in time.",
-        "Vehicles should keep a safe distance to each other and brake gently, so that those behind have time to react.",
+        "Vehicles should keep a safe distance to each other and brake gently, so that those behind have "
+        "time to react.",
     ),
     "others lane": (
         "A vehicle changes lane without noticing the one beside it.",
-        "Before changing lanes, drivers should turn on the signal, check the mirrors and give way to normal running vehicles.",
+        "Before changing lanes, drivers should turn on the signal, check the mirrors and give way to normal "
+        "running vehicles.",
     ),
     "control car": (
         "The car drives too fast and gets out of control.",
-        "Car drivers should not exceed the speed limit, keep both hands on the wheel and steer calmly when the car slides.",
+        "Car drivers should not exceed the speed limit, keep both hands on the wheel and steer calmly when "
+        "the car slides.",
     ),
     "control truck": (
         "The truck sways under its load and gets out of control.",
@@ -72,7 +82,9 @@ def description(scene: Scene) -> str:
 def task_answers(scene: Scene) -> dict[str, str]:
     """{task name: answer}; the localization tasks are asked about crashes alone."""
     if not scene.crash:
-        return {name: task.negative_answer for name, task in TASKS.items() if task.negative_answer is not None}
+        return {
+            name: task.negative_answer for name, task in TASKS.items() if task.negative_answer is not None
+        }
     cause, prevention = CAUSES[scene.cause]
     return {
         "crash_recognition": "Yes",
@@ -84,14 +96,19 @@ def task_answers(scene: Scene) -> dict[str, str]:
     }
 
 
-# Words of the tasks' prompts and answers, for exercises in repeating: a model must know a language before it is taught to
-# describe crashes in it. They come in random order and say nothing about the video.
-_SENTENCES = [task.prompt for task in TASKS.values()] + [sentence for pair in CAUSES.values() for sentence in pair]
+# Words of the tasks' prompts and answers, for exercises in repeating: a model must know a language before it
+# is taught to describe crashes in it. They come in random order and say nothing about the video.
+_SENTENCES = [task.prompt for task in TASKS.values()] + [
+    sentence for pair in CAUSES.values() for sentence in pair
+]
 _ANSWERS = [task.negative_answer for task in TASKS.values() if task.negative_answer] + [
     "Yes",
     *(cause for cause, _ in CAUSES.values()),
 ]
-WORDS = sorted({word for sentence in [*_SENTENCES, *_ANSWERS, "hits falls down"] for word in sentence.split()} | set(ROAD_USERS))
+WORDS = sorted(
+    {word for sentence in [*_SENTENCES, *_ANSWERS, "hits falls down"] for word in sentence.split()}
+    | set(ROAD_USERS)
+)
 OPENINGS = sorted(
     {sentence.split()[0] for sentence in _ANSWERS + [prevention for _, prevention in CAUSES.values()]}
     | {"car", "truck", "motorbike", "ego-car"}
@@ -166,30 +183,48 @@ def general_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str,
     users = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "none"
     asked = [
         (one_of("Which road users are there?", "Count the road users.", "Who is on the road?"), users),
-        (one_of("What is special here?", "Who does something special?", "Which movement stands out?"), _story(scene)),
+        (
+            one_of("What is special here?", "Who does something special?", "Which movement stands out?"),
+            _story(scene),
+        ),
         (
             one_of("When does the special movement start?", "At what time does a movement stand out?"),
             _seconds(scene.action_time),
         ),
         (one_of("Who touches whom?", "Which two touch?", "What comes into contact?"), _touching(scene)),
         (
-            one_of("From when to when is there contact and skidding?", "Between which times do things touch and slide?"),
+            one_of(
+                "From when to when is there contact and skidding?",
+                "Between which times do things touch and slide?",
+            ),
             f"from {scene.start:.1f} to {scene.end:.1f} seconds" if scene.crash else "never",
         ),
         (one_of("When do sparks first fly?", "At what second do sparks appear?"), _seconds(scene.start)),
         (one_of("When does all sliding end?", "When are those that touched at rest?"), _seconds(scene.end)),
-        (one_of("When does the ego-car stop?", "At what time does the ego-car stand still?"), _seconds(_ego_stop(scene))),
+        (
+            one_of("When does the ego-car stop?", "At what time does the ego-car stand still?"),
+            _seconds(_ego_stop(scene)),
+        ),
         (one_of("Is there smoke at the end?", "Does smoke rise?"), "yes" if scene.crash else "no"),
         (one_of("What stands beside the road?", "What is the roadside like?"), scene.roadside),
         (one_of("What is the sky like?", "What light is it?"), scene.sky),
     ]
     if scene.action_time is not None:
         actor = scene.actors[scene.actor]
-        asked.append((f"When does the {_name(scene, actor)} {ACTIONS[scene.action]}?", _seconds(scene.action_time)))
-    seen = [(actor, int(frame)) for actor in scene.actors for frame in rng.integers(0, last + 1, 3) if _visible(actor, frame)]
+        asked.append(
+            (f"When does the {_name(scene, actor)} {ACTIONS[scene.action]}?", _seconds(scene.action_time))
+        )
+    seen = [
+        (actor, int(frame))
+        for actor in scene.actors
+        for frame in rng.integers(0, last + 1, 3)
+        if _visible(actor, frame)
+    ]
     for index in rng.permutation(len(seen))[:3]:
         actor, frame = seen[index]
-        asked.append((f"Where is the {_name(scene, actor)} at {frame / FPS:.1f} seconds?", _place(actor, frame)))
+        asked.append(
+            (f"Where is the {_name(scene, actor)} at {frame / FPS:.1f} seconds?", _place(actor, frame))
+        )
     single = [actor for actor in scene.actors if counts[actor.kind] == 1 and _visible(actor, last // 2)]
     if single:
         actor = single[int(rng.integers(len(single)))]

@@ -1,9 +1,10 @@
 """Which questions share a step, and how a list of questions becomes PackedBatches.
 
-The batch size counts questions (docs/reference.md, Strategies). An epoch is a stream of all questions, cut every
-`global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch of 24 decodes and
-encodes 4 to 6 videos instead of 24. A video on a cut has some questions before it and some behind: no question is lost, and a
-step is always exactly `global_batch_size` questions, on any number of processes.
+The batch size counts questions (docs/reference.md, Strategies). An epoch is a stream of all questions, cut
+every `global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch
+of 24 decodes and encodes 4 to 6 videos instead of 24. A video on a cut has some questions before it and some
+behind: no question is lost, and a step is always exactly `global_batch_size` questions, on any number of
+processes.
 """
 
 import random
@@ -28,7 +29,8 @@ from crashchat.video.tokens import VideoSettings, VisualTokens, without_pixels
 class Pass:
     """What goes through the model at a time.
 
-    videos: those of the batch, without their pixels, so that what is encoded of them can be stored; None without a feature cache.
+    videos: those of the batch, without their pixels, so that what is encoded of them can be stored; None
+    without a feature cache.
     """
 
     batch: PackedBatch
@@ -38,8 +40,8 @@ class Pass:
 class QuestionDataset(Dataset):
     """All questions on some videos, numbered; fetching several at once gives the passes that they fill.
 
-    `numbers[i]` lists the question numbers of video i. max_tokens_per_batch: tokens a PackedBatch holds at most; a video with
-    all its branches is never split, so one that is longer goes alone.
+    `numbers[i]` lists the question numbers of video i. max_tokens_per_batch: tokens a PackedBatch holds at
+    most; a video with all its branches is never split, so one that is longer goes alone.
     """
 
     def __init__(
@@ -133,12 +135,20 @@ def as_model_input(passes: list[Pass] | Exception) -> dict[str, list] | Exceptio
 
 
 class QuestionLoader(DataLoader):
-    """What a QuestionDataset fetches as the model's input, at most two fetches ahead in each of `num_workers` processes.
+    """What a QuestionDataset fetches as the model's input, at most two fetches ahead in each of `num_workers`
+    processes.
 
-    An error in one of those is raised here as itself. torch would make a new one of it, a traceback for its message.
+    An error in one of those is raised here as itself. torch would make a new one of it, a traceback for its
+    message.
     """
 
-    def __init__(self, dataset: QuestionDataset, batches: Iterable[list[int]], num_workers: int, persistent: bool = False):
+    def __init__(
+        self,
+        dataset: QuestionDataset,
+        batches: Iterable[list[int]],
+        num_workers: int,
+        persistent: bool = False,
+    ):
         super().__init__(
             dataset,
             batch_sampler=batches,
@@ -193,10 +203,16 @@ class QuestionSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         order = random.Random(f"{self.seed}/{self.epoch}")
-        groups = list(self.numbers) if self.group_by_video else [[number] for group in self.numbers for number in group]
+        groups = (
+            list(self.numbers)
+            if self.group_by_video
+            else [[number] for group in self.numbers for number in group]
+        )
         order.shuffle(groups)
         stream = [number for group in groups for number in group]
         total = self.steps_per_epoch * self.global_batch_size
         stream = (stream * (-(-total // len(stream))))[:total]
         first = self.rank * self.batch_size
-        return iter([stream[start : start + self.batch_size] for start in range(first, total, self.global_batch_size)])
+        return iter(
+            [stream[start : start + self.batch_size] for start in range(first, total, self.global_batch_size)]
+        )

@@ -7,7 +7,10 @@ from crashchat.pictures import as_png, panels_in_a_row
 
 
 def losses_png(log_history: list[dict]) -> bytes:
-    """Training and validation loss over optimizer steps as a PNG. log_history: Trainer's, records with step and loss."""
+    """Training and validation loss over optimizer steps as a PNG.
+
+    log_history: Trainer's, records with step and loss.
+    """
     figure, (axes,) = panels_in_a_row(6.4, 3.6)
     for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o-")):
         points = [(record["step"], record[key]) for record in log_history if key in record]

@@ -1,4 +1,6 @@
-"""What a training run goes on from: its folder's settings, and the newest checkpoint that is whole and this user's own."""
+"""What a training run goes on from: its folder's settings, and the newest checkpoint that is whole and this
+user's own.
+"""
 
 import grp
 import json
@@ -43,15 +45,19 @@ def check_resumable(config: TrainConfig) -> None:
 
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoints that were written to their end (Trainer writes trainer_state.json last), newest first."""
+    """The checkpoints that were written to their end (Trainer writes trainer_state.json last), newest
+    first.
+    """
     found = [path for path in output_dir.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
 
 
 def choose_checkpoint(config: TrainConfig) -> Path | None:
-    """The newest checkpoint that is whole, or None. Those damaged are named, and renamed so that none counts again.
+    """The newest checkpoint that is whole, or None. Those damaged are named, and renamed so that none counts
+    again.
 
-    Raises ConfigError where it holds pickled code (DeepSpeed's do) and others than this user could have written it.
+    Raises ConfigError where it holds pickled code (DeepSpeed's do) and others than this user could have
+    written it.
     """
     for path in complete_checkpoints(config.output_dir):
         if config.deepspeed and not config.trust_checkpoint:
@@ -68,7 +74,10 @@ def choose_checkpoint(config: TrainConfig) -> Path | None:
 
 
 def damage_of(checkpoint: Path, deepspeed: bool) -> str | None:
-    """What keeps a run from going on from a checkpoint: the file and the fault, or None. No pickled code is run."""
+    """What keeps a run from going on from a checkpoint: the file and the fault, or None.
+
+    No pickled code is run.
+    """
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_bytes())
         if not isinstance(state, dict) or not isinstance(state.get("global_step"), int):
@@ -96,7 +105,7 @@ def damage_of(checkpoint: Path, deepspeed: bool) -> str | None:
     if deepspeed:
         shares = sorted(checkpoint.glob("global_step*/*_optim_states.pt"))
         if len(shares) != len(random_states) or not any(checkpoint.glob("global_step*/*_model_states.pt")):
-            return f"{len(shares)} optimizer states of DeepSpeed's for {len(random_states)} processes, or no model states"
+            return f"{len(shares)} optimizer states for {len(random_states)} processes, or no model states"
         damage = next(filter(None, map(_zip_damage, sorted(checkpoint.glob("global_step*/*.pt")))), None)
         if damage:
             return damage
@@ -130,17 +139,22 @@ def _tensor_damage(path: Path) -> str | None:
 
 
 def check_own(checkpoint: Path) -> None:
-    """Raises ConfigError where another user than this one could have written some of a checkpoint that holds pickled code."""
+    """Raises ConfigError where another user than this one could have written some of a checkpoint that holds
+    pickled code.
+    """
     for path in [checkpoint, *sorted(checkpoint.rglob("*"))]:
         found = path.stat()
         if found.st_uid != os.getuid():
             why = f"belongs to user id {found.st_uid}, and this is {os.getuid()}"
-        elif found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid)):
+        elif found.st_mode & stat.S_IWOTH or (
+            found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid)
+        ):
             why = f"can be written by others (mode {stat.filemode(found.st_mode)})"
         else:
             continue
         raise ConfigError(
-            f"{path} {why}; DeepSpeed checkpoints hold pickled code, which going on from one runs: give trust_checkpoint=true "
+            f"{path} {why}; DeepSpeed checkpoints hold pickled code, which going on from one runs: give "
+            "trust_checkpoint=true "
             f"if you know who wrote this one, or another output_dir=…"
         )
 
@@ -152,4 +166,6 @@ def _is_private_group(gid: int) -> bool:
         members = grp.getgrgid(gid).gr_mem
     except KeyError:
         return False
-    return set(members) <= {own.pw_name} and {user.pw_uid for user in pwd.getpwall() if user.pw_gid == gid} <= {own.pw_uid}
+    return set(members) <= {own.pw_name} and {
+        user.pw_uid for user in pwd.getpwall() if user.pw_gid == gid
+    } <= {own.pw_uid}

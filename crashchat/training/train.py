@@ -24,7 +24,12 @@ from crashchat.model.videollama3 import add_adapter, trainable_parameters
 from crashchat.processes import choose_device, local_device, print_once, process_count, rank
 from crashchat.training.batches import QuestionDataset, QuestionSampler
 from crashchat.training.losses import plot_losses
-from crashchat.training.resuming import RESOLVED_CONFIG, check_resumable, choose_checkpoint, complete_checkpoints
+from crashchat.training.resuming import (
+    RESOLVED_CONFIG,
+    check_resumable,
+    choose_checkpoint,
+    complete_checkpoints,
+)
 from crashchat.training.trainer import EpochOrder, LossPlot, QuestionTrainer
 from crashchat.video.reading import open_feature_cache
 
@@ -93,7 +98,8 @@ def training_arguments(config: TrainConfig, processes: int) -> TrainingArguments
 
 
 def train(config: TrainConfig) -> Path:
-    """Run (or go on with) one training; returns the folder of the adapter, or of the model with finetune=full.
+    """Run (or go on with) one training; returns the folder of the adapter, or of the model with
+    finetune=full.
 
     Raises FolderError where another run has the output folder.
     """
@@ -120,9 +126,15 @@ def _train(config: TrainConfig) -> Path:
     )
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
     model = load_model(
-        config.base_model, tokenizer, local_device(), attention=config.attention, vision=read_vision_config(config.vision_config)
+        config.base_model,
+        tokenizer,
+        local_device(),
+        attention=config.attention,
+        vision=read_vision_config(config.vision_config),
     )
-    feature_cache = open_feature_cache(config.feature_cache, config.feature_cache_gb, model.model.vision_model, settings)
+    feature_cache = open_feature_cache(
+        config.feature_cache, config.feature_cache_gb, model.model.vision_model, settings
+    )
     datasets = [
         QuestionDataset(
             videos,
@@ -155,17 +167,32 @@ def _train(config: TrainConfig) -> Path:
     if main_process:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, config.output_dir / RESOLVED_CONFIG)
-        print(f"device {args.device}, attention {config.attention}, dtype {model.dtype}, {args.world_size} process(es)")
-        print(f"trained parameters {trained:,} of {total:,}; frames: {settings.fps} a second, at most {settings.max_frames}")
         print(
-            f"{len(datasets[0])} training questions on {len(train_videos)} videos, {len(datasets[1])} validation questions; "
+            f"device {args.device}, attention {config.attention}, dtype {model.dtype}, {args.world_size} "
+            "process(es)"
+        )
+        print(
+            f"trained parameters {trained:,} of {total:,}; frames: {settings.fps} a second, at most "
+            f"{settings.max_frames}"
+        )
+        print(
+            f"{len(datasets[0])} training questions on {len(train_videos)} videos, {len(datasets[1])} "
+            "validation questions; "
             f"{sampler.steps_per_epoch} steps an epoch, each of {config.global_batch_size} questions"
         )
     callbacks: list[TrainerCallback] = [EpochOrder(sampler), LossPlot()]
     if config.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
+        callbacks.append(
+            EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold)
+        )
     trainer = QuestionTrainer(
-        config, sampler, model=model, args=args, train_dataset=datasets[0], eval_dataset=datasets[1], callbacks=callbacks
+        config,
+        sampler,
+        model=model,
+        args=args,
+        train_dataset=datasets[0],
+        eval_dataset=datasets[1],
+        callbacks=callbacks,
     )
     if processes > 1:
         choice = [checkpoint]

@@ -20,8 +20,8 @@ from crashchat.video.tokens import VisualTokens
 
 
 class QuestionTrainer(Trainer):
-    """Trainer with three things of its own: batches that count questions, a loss averaged over the labelled tokens of the
-    whole global batch, and two learning rates."""
+    """Trainer with three things of its own: batches that count questions, a loss averaged over the labelled
+    tokens of the whole global batch, and two learning rates."""
 
     def __init__(self, config: TrainConfig, sampler: QuestionSampler, **kwargs):
         super().__init__(**kwargs)
@@ -40,9 +40,11 @@ class QuestionTrainer(Trainer):
         return outputs
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Forward and backward of this process's share of a step, in as many passes as max_tokens_per_batch asks for.
+        """Forward and backward of this process's share of a step, in as many passes as max_tokens_per_batch
+        asks for.
 
-        Returns float32[], a share whose mean over processes is the mean loss over all labelled tokens of the global batch.
+        Returns float32[], a share whose mean over processes is the mean loss over all labelled tokens of the
+        global batch.
         """
         model.train()
         batches = self._prepare_inputs(inputs["batches"])
@@ -53,21 +55,32 @@ class QuestionTrainer(Trainer):
             labelled, passes = int(shares[:, 0].sum()), int(shares[:, 1].max())
         total = torch.zeros((), device=self.args.device)
         for index in range(passes):
-            # All processes make the same number of passes (ZeRO-3 gathers weights in step); a surplus one counts nothing.
-            # Gradients are averaged over processes, so each one's sum is scaled up to make the average a sum.
+            # All processes make the same number of passes (ZeRO-3 gathers weights in step); a surplus one
+            # counts nothing. Gradients are averaged over processes, so each one's sum is scaled up to make
+            # the average a sum.
             scale = self.args.world_size / labelled if index < len(batches) else 0.0
             last = index == passes - 1
             self.accelerator.gradient_state._set_sync_gradients(last)
-            with contextlib.nullcontext() if last or self.is_deepspeed_enabled else self.accelerator.no_sync(model):
+            with (
+                contextlib.nullcontext()
+                if last or self.is_deepspeed_enabled
+                else self.accelerator.no_sync(model)
+            ):
                 own = min(index, len(batches) - 1)
                 loss = self.run_model(model, batches[own], inputs["videos"][own]).loss_sum * scale
-                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+                self.accelerator.backward(
+                    loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {})
+                )
             total += loss.detach()
         return total
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            trained = [(name, weight) for name, weight in (model or self.model).named_parameters() if weight.requires_grad]
+            trained = [
+                (name, weight)
+                for name, weight in (model or self.model).named_parameters()
+                if weight.requires_grad
+            ]
             projector = [weight for name, weight in trained if is_projector(name)]
             others = [weight for name, weight in trained if not is_projector(name)]
             self.optimizer = torch.optim.AdamW(
@@ -80,14 +93,18 @@ class QuestionTrainer(Trainer):
         return self.optimizer
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """The last that Trainer writes before trainer_state.json, with which a checkpoint counts: by then all is on disk."""
+        """The last that Trainer writes before trainer_state.json, with which a checkpoint counts: by then all
+        is on disk.
+        """
         super()._save_rng_state(output_dir)
         sync_tree(Path(output_dir))
         if self.args.world_size > 1:
             dist.barrier()
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Older checkpoints go once the new one is on disk (training_arguments keeps Trainer from doing it before)."""
+        """Older checkpoints go once the new one is on disk (training_arguments keeps Trainer from doing it
+        before).
+        """
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             sync_tree(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
@@ -99,12 +116,18 @@ class QuestionTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """Mean loss over all labelled tokens of the validation questions, each asked once, videos shared among processes."""
+        """Mean loss over all labelled tokens of the validation questions, each asked once, videos shared
+        among processes.
+        """
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         rank, processes = self.args.process_index, self.args.world_size
-        # Every process runs the same number of batches (ZeRO-3 gathers weights in step); the surplus counts nothing.
+        # Every process runs the same number of batches (ZeRO-3 gathers weights in step); the surplus counts
+        # nothing.
         rounds = -(-len(dataset.numbers) // processes)
-        shares = [dataset.numbers[min(index, len(dataset.numbers) - 1)] for index in range(rank, rounds * processes, processes)]
+        shares = [
+            dataset.numbers[min(index, len(dataset.numbers) - 1)]
+            for index in range(rank, rounds * processes, processes)
+        ]
         surplus = rank + (rounds - 1) * processes >= len(dataset.numbers)
         loader = QuestionLoader(dataset, shares, self.config.num_workers)
         self.model.eval()

@@ -1,13 +1,13 @@
-"""From a video file to the frames the model sees: which to take, decided once, and which decoder fetches them.
+"""From a video file to the frames the model sees: which to take, decided once, and who fetches them.
 
-    file ── probe (PyAV: packet times, one frame) ── ReadPlan ─┬─ read_skipping   H.264: frames nobody needs stay undecoded
-                                                               ├─ read_decord     evenly timed VP8 and VP9
-                                                               ├─ read_through    all else, and what the others refuse
-                                                               └─ read_around     a part of a recording
+    file ── probe (packet times) ── ReadPlan ─┬─ read_skipping   H.264: what nobody needs stays undecoded
+                                              ├─ read_decord     evenly timed VP8 and VP9
+                                              ├─ read_through    all else, and what the others refuse
+                                              └─ read_around     a part of a recording
 
-PyAV reads the packet times of every file first, without decoding. decord is only asked where frames are evenly spaced and its own
-frame count and times are the same. A frame is made smaller as soon as it is decoded, where the caller says how: a clip in full
-size may be gigabytes.
+PyAV reads the packet times of every file first, without decoding. decord is only asked where frames are
+evenly spaced and its own frame count and times are the same. A frame is made smaller as soon as it is
+decoded, where the caller says how: a clip in full size may be gigabytes.
 """
 
 from bisect import bisect_left, bisect_right
@@ -22,8 +22,8 @@ from crashchat.video.source import Source, Timeline, VideoError, probe, sample_i
 
 # Formats whose key frames and presentation times are trusted.
 INDEXED_FORMATS = {"mov", "mp4", "matroska", "webm"}
-# What decord 0.6 is trusted with: codecs in which frames come in the order they are shown. Behind a jump it gives wrong frames,
-# without a word, where H.264, HEVC or MPEG-4 have B frames and open groups of pictures.
+# What decord 0.6 is trusted with: codecs in which frames come in the order they are shown. Behind a jump it
+# gives wrong frames, without a word, where H.264, HEVC or MPEG-4 have B frames and open groups of pictures.
 DECORD_FORMATS = INDEXED_FORMATS | {"avi"}
 DECORD_CODECS = {"vp8", "vp9"}
 DECORD_PIXELS = {"yuv420p", "yuvj420p"}
@@ -35,7 +35,8 @@ class Clip:
     """The sampled frames of one video.
 
     path: the file they come from.
-    frames: uint8[T, 3, H, W], RGB, upright; a channels-last view (one image's pixels lie as H, W, 3 in memory).
+    frames: uint8[T, 3, H, W], RGB, upright; a channels-last view (one image's pixels lie as H, W, 3 in
+    memory).
     seconds: float[T], each frame's time from the stream's start.
     """
 
@@ -54,15 +55,17 @@ def read_clip(
     source: Source | None = None,
     span: tuple[float, float] | None = None,
 ) -> Clip:
-    """Read the frames of `path` that sample_indices picks at `fps` frames a second, at most `max_frames` of them.
+    """Read the frames of `path` that sample_indices picks at `fps` frames a second, at most `max_frames` of
+    them.
 
     threads: decoding threads (1 where several worker processes read side by side; 0 lets the decoder choose).
-    resize: applied to frames as they come (None: they keep the file's size). source: what probe said of the file, where that is
-    known. span: (start, end) in seconds from the stream's start; then only that part is read, as if it were a clip of its own:
-    its times count from the span's start. Reading starts at the key frame before it, so that its cost does not depend on the
-    file's length.
-    Raises VideoError as probe does, and for a span past the end or in a file whose frames carry no times, ValueError
-    for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may call it.
+    resize: applied to frames as they come (None: they keep the file's size). source: what probe said of the
+    file, where that is known. span: (start, end) in seconds from the stream's start; then only that part is
+    read, as if it were a clip of its own: its times count from the span's start. Reading starts at the key
+    frame before it, so that its cost does not depend on the file's length.
+    Raises VideoError as probe does, and for a span past the end or in a file whose frames carry no times,
+    ValueError for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may
+    call it.
     """
     file = Path(path)
     plan = make_plan(file, source or probe(path), fps, max_frames, threads=threads, resize=resize, span=span)
@@ -77,7 +80,9 @@ def read_clip(
         return Clip(str(file), *read_through(plan))
     except FFmpegError as error:
         where = "midway" if span is None else f"in {span[0]:.1f} - {span[1]:.1f} s"
-        raise VideoError(path, f"decoding failed {where}, the file is damaged or cut off ({error.strerror})") from error
+        raise VideoError(
+            path, f"decoding failed {where}, the file is damaged or cut off ({error.strerror})"
+        ) from error
 
 
 def make_plan(
@@ -90,7 +95,10 @@ def make_plan(
     resize: Resize | None = None,
     span: tuple[float, float] | None = None,
 ) -> ReadPlan:
-    """What read_clip will read; see there. Raises VideoError for a span that the file does not have, ValueError."""
+    """What read_clip will read; see there.
+
+    Raises VideoError for a span that the file does not have, ValueError.
+    """
     indices: list[int] = []
     seconds: list[float] = []
     if span is not None:
@@ -112,12 +120,17 @@ def make_plan(
 def _sample_span(
     file: Path, timeline: Timeline | None, span: tuple[float, float], fps: float, max_frames: int
 ) -> tuple[list[int], list[float]]:
-    """sample_indices of a part of a timeline: indices in the whole file, seconds from the span's start. Raises VideoError."""
+    """sample_indices of a part of a timeline: indices in the whole file, seconds from the span's start.
+
+    Raises VideoError.
+    """
     start, end = span
     if timeline is None:
         raise VideoError(file, f"its frames carry no times to jump to; {REMEDY}")
     if not 0 <= start < min(end, timeline.end):
-        raise VideoError(file, f"there is nothing between {start} and {end} s, the video lasts {timeline.end:.2f} s")
+        raise VideoError(
+            file, f"there is nothing between {start} and {end} s, the video lasts {timeline.end:.2f} s"
+        )
     # What is on screen when the span begins belongs to it.
     first = max(bisect_right(timeline.pts, start + 1e-6) - 1, 0)
     times = [second - start for second in timeline.pts[first : bisect_left(timeline.pts, end)]]

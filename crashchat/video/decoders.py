@@ -1,8 +1,8 @@
 """The decoders: each takes a ReadPlan and gives its frames, or None where it does not trust the file.
 
-Decoding is nearly all of the work, so what no wanted frame depends on is left out of it (see _droppable). decord jumps to the
-wanted frames, but its bundled decoder is old (no AV1, no 10-bit HEVC) and its idea of a file's frames is wrong for odd ones: it
-takes the n-th time in order for the n-th decoded frame.
+Decoding is nearly all of the work, so what no wanted frame depends on is left out of it (see _droppable).
+decord jumps to the wanted frames, but its bundled decoder is old (no AV1, no 10-bit HEVC) and its idea of a
+file's frames is wrong for odd ones: it takes the n-th time in order for the n-th decoded frame.
 """
 
 import logging
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Frames decord hands over at a time.
 DECORD_CHUNK = 8
-# How far before a span reading starts, in seconds. A key frame's place in the file and its time can differ, and frames right
-# behind one may need what lies before it; None: from the file's beginning.
+# How far before a span reading starts, in seconds. A key frame's place in the file and its time can differ,
+# and frames right behind one may need what lies before it; None: from the file's beginning.
 RUN_UPS = (0.0, 2.0, 30.0, None)
 # (frames uint8[n, 3, H, W], T frames in the clip) -> uint8[n, 3, h, w]
 Resize = Callable[[torch.Tensor, int], torch.Tensor]
@@ -48,8 +48,9 @@ Resize = Callable[[torch.Tensor, int], torch.Tensor]
 class ReadPlan:
     """Which frames of a file are read, and how; made once, before anything is decoded.
 
-    fps, max_frames: what was asked for. indices: int[T], numbers of the source frames in order of display; sorted, repeats
-    allowed; empty where the packets tell no times. seconds: float[T], when each is shown. threads, resize: as for read_clip.
+    fps, max_frames: what was asked for. indices: int[T], numbers of the source frames in order of display;
+    sorted, repeats allowed; empty where the packets tell no times. seconds: float[T], when each is shown.
+    threads, resize: as for read_clip.
     """
 
     file: Path
@@ -81,7 +82,8 @@ class ReadPlan:
 
 
 def _droppable(packets: list[tuple[int | None, bool]], needed: set[int]) -> set[int]:
-    """Numbers of the packets behind the last needed one of their group of pictures: nothing needed depends on them.
+    """Numbers of the packets behind the last needed one of their group of pictures: nothing needed depends on
+    them.
 
     A group that begins with frames shown before its key frame leans on the group before it.
     """
@@ -99,7 +101,9 @@ def _droppable(packets: list[tuple[int | None, bool]], needed: set[int]) -> set[
 
 
 def read_skipping(plan: ReadPlan) -> torch.Tensor | None:
-    """Frames uint8[T, 3, h, w], decoding no more than they depend on; None where the file's are not what its packets tell."""
+    """Frames uint8[T, 3, h, w], decoding no more than they depend on; None where the file's are not what its
+    packets tell.
+    """
     timeline = plan.source.timeline
     places: dict[int, list[int]] = {}
     for place, index in enumerate(plan.indices):
@@ -126,7 +130,11 @@ def read_skipping(plan: ReadPlan) -> torch.Tensor | None:
                     for place in places.pop(frame.pts):
                         kept[place] = picture
     if needed:
-        logger.info("%s: %d of the wanted frames did not come out, it is decoded from start to end", plan.file, len(needed))
+        logger.info(
+            "%s: %d of the wanted frames did not come out, it is decoded from start to end",
+            plan.file,
+            len(needed),
+        )
         return None
     return torch.cat(kept)
 
@@ -144,19 +152,30 @@ def read_decord(plan: ReadPlan) -> torch.Tensor | None:
             return None
         chunks = []
         for start in range(0, len(plan.indices), DECORD_CHUNK):
-            frames = to_torch(reader.get_batch(plan.indices[start : start + DECORD_CHUNK])).permute(0, 3, 1, 2)
+            frames = to_torch(reader.get_batch(plan.indices[start : start + DECORD_CHUNK])).permute(
+                0, 3, 1, 2
+            )
             chunks.append(plan.resize(frames, len(plan.indices)))
-    except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, AssertionError, UnicodeEncodeError) as error:
-        logger.info("%s: decord can't read it, PyAV tries (%s)", plan.file, str(error).strip().splitlines()[-1:])
+    except (
+        decord.DECORDError,
+        DECORDLimitReachedError,
+        RuntimeError,
+        AssertionError,
+        UnicodeEncodeError,
+    ) as error:
+        logger.info(
+            "%s: decord can't read it, PyAV tries (%s)", plan.file, str(error).strip().splitlines()[-1:]
+        )
         return None
     return torch.cat(chunks)
 
 
 def read_through(plan: ReadPlan) -> tuple[torch.Tensor, list[float]]:
-    """(frames uint8[T, 3, h, w], seconds float[T]): decoded from start to end, holding one frame beside those that are kept.
+    """(frames uint8[T, 3, h, w], seconds float[T]): decoded from start to end, holding one frame beside those
+    that are kept.
 
-    The plan tells which to keep. Where it has none, or chooses others by the decoded frames' own times, the file is read once
-    more by those. Raises VideoError, and FFmpegError from the decoder.
+    The plan tells which to keep. Where it has none, or chooses others by the decoded frames' own times, the
+    file is read once more by those. Raises VideoError, and FFmpegError from the decoder.
     """
     file, source, planned = plan.file, plan.source, plan.source.timeline is not None
     for _ in range(2):
@@ -176,7 +195,8 @@ def read_through(plan: ReadPlan) -> tuple[torch.Tensor, list[float]]:
 
 
 def read_around(plan: ReadPlan, span: tuple[float, float]) -> torch.Tensor:
-    """Frames uint8[T, 3, h, w] of a span (start, end) in seconds, decoded from the key frame before it to its end.
+    """Frames uint8[T, 3, h, w] of a span (start, end) in seconds, decoded from the key frame before it to its
+    end.
 
     Raises VideoError, and FFmpegError from the decoder.
     """
@@ -224,10 +244,12 @@ def _decode(
 
 
 class _Clock:
-    """Decoded frames' times as ffmpeg takes them (libavcodec's best-effort timestamp, which PyAV doesn't show).
+    """Decoded frames' times as ffmpeg takes them (libavcodec's best-effort timestamp, which PyAV doesn't
+    show).
 
-    The presentation time, until those have gone back more often than the decoding times have; from then on the latter.
-    AVI stores none of the former (those seen are guesses). A frame without any comes one frame after the last.
+    The presentation time, until those have gone back more often than the decoding times have; from then on
+    the latter. AVI stores none of the former (those seen are guesses). A frame without any comes one frame
+    after the last.
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
@@ -254,7 +276,9 @@ class _Clock:
 def _picture(frame: av.VideoFrame, source: Source) -> torch.Tensor:
     """uint8[1, 3, H, W], upright, channels last."""
     # A size given here also holds where the picture size changes midway.
-    image = frame.to_ndarray(format="rgb24", width=source.width, height=source.height, interpolation="BICUBIC")
+    image = frame.to_ndarray(
+        format="rgb24", width=source.width, height=source.height, interpolation="BICUBIC"
+    )
     turns = round(source.rotation / 90) % 4
     if turns:
         image = np.rot90(image, turns).copy()

@@ -1,14 +1,17 @@
-"""Vision features on disk: the encoder is frozen, so a video's features are the same in every epoch and every run.
+"""Vision features on disk: the encoder is frozen, so a video's features are the same in every epoch and every
+run.
 
-    <folder>/<first two letters of key>/<key>.safetensors   kept tokens' features, grid, mask and times of one video
-    <folder>/contents/<hash of path>.json                   a file's size and times, and the hash of its bytes
-    <folder>/size, <folder>/lock                            bytes in all entries; held by whoever adds or removes one
+    <folder>/<first two letters of key>/<key>.safetensors   kept tokens' features, grid, mask and times of one
+    video <folder>/contents/<hash of path>.json                   a file's size and times, and the hash of its
+    bytes <folder>/size, <folder>/lock                            bytes in all entries; held by whoever adds
+    or removes one
 
-The key is made of the video's bytes, sampling, preprocessing and the encoder's weights: change one and the entry is another. On a
-hit the video is neither decoded nor encoded. When the folder would grow past its limit, the entries unused for longest go.
-Entries appear complete (renamed into place), so readers need no lock; a damaged one is removed, warned about and made again.
-A folder that cannot be written or read (full, read-only, gone) is warned about once and passed by: what is not
-stored is made again. It is never the videos' fault.
+The key is made of the video's bytes, sampling, preprocessing and the encoder's weights: change one and the
+entry is another. On a hit the video is neither decoded nor encoded. When the folder would grow past its
+limit, the entries unused for longest go. Entries appear complete (renamed into place), so readers need no
+lock; a damaged one is removed, warned about and made again. A folder that cannot be written or read (full,
+read-only, gone) is warned about once and passed by: what is not stored is made again. It is never the videos'
+fault.
 """
 
 import hashlib
@@ -28,7 +31,8 @@ from torch import Tensor, nn
 from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from crashchat.video.tokens import VisualTokens
 
-# Part of every key: raise it when the same video and settings give other tokens, or entries hold other things.
+# Part of every key: raise it when the same video and settings give other tokens, or entries hold other
+# things.
 FORMAT = 1
 # Room made at a time, as a share of the limit, so that not every new entry looks through all old ones.
 SLACK = 0.1
@@ -36,18 +40,27 @@ HASH_BLOCK = 1 << 20
 
 
 class FeatureCache:
-    """The features of one encoder on videos read with one set of settings. Processes may share the folder; picklable."""
+    """The features of one encoder on videos read with one set of settings.
+
+    Processes may share the folder; picklable.
+    """
 
     def __init__(self, folder: Path, limit_gb: float, encoder: nn.Module, settings: dict):
-        """limit_gb: size of all entries at most, in 10^9 bytes. encoder: the vision tower, with whatever adapter is on it.
+        """limit_gb: size of all entries at most, in 10^9 bytes. encoder: the vision tower, with whatever
+        adapter is on it.
 
-        settings: how videos are sampled and preprocessed, as JSON values. Raises OSError where the folder cannot be made.
+        settings: how videos are sampled and preprocessed, as JSON values. Raises OSError where the folder
+        cannot be made.
         """
         self.folder = folder.absolute()
         self.limit = int(limit_gb * 1e9)
         self.dtype = next(encoder.parameters()).dtype
-        self.run = json.dumps({"format": FORMAT, "encoder": encoder_hash(encoder), "settings": settings}, sort_keys=True)
-        self._warned = torch.zeros(1, dtype=torch.bool).share_memory_()  # with the processes that read videos for this one
+        self.run = json.dumps(
+            {"format": FORMAT, "encoder": encoder_hash(encoder), "settings": settings}, sort_keys=True
+        )
+        self._warned = torch.zeros(
+            1, dtype=torch.bool
+        ).share_memory_()  # with the processes that read videos for this one
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def _pass_by(self, error: Exception) -> None:
@@ -55,10 +68,16 @@ class FeatureCache:
         if not self._warned:
             self._warned.fill_(True)
             cause = getattr(error, "strerror", None) or error
-            warnings.warn(f"{self.folder}: the feature cache can't be used, videos are read without it ({cause})", stacklevel=3)
+            warnings.warn(
+                f"{self.folder}: the feature cache can't be used, videos are read without it ({cause})",
+                stacklevel=3,
+            )
 
     def key(self, path: str | Path) -> str:
-        """The entry's name for a video file, wherever it lies. Raises OSError where the video itself cannot be read."""
+        """The entry's name for a video file, wherever it lies.
+
+        Raises OSError where the video itself cannot be read.
+        """
         return _digest(f"{self.run} {self._content(Path(path))}".encode())
 
     def _content(self, path: Path) -> str:
@@ -88,7 +107,10 @@ class FeatureCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def load(self, key: str) -> VisualTokens | None:
-        """The stored video with its features and no pixels, or None. A damaged entry is removed, with a warning."""
+        """The stored video with its features and no pixels, or None.
+
+        A damaged entry is removed, with a warning.
+        """
         try:
             return self._load(self._entry(key))
         except FileNotFoundError:
@@ -125,7 +147,8 @@ class FeatureCache:
         return visual
 
     def store(self, key: str, visual: VisualTokens, features: Tensor) -> None:
-        """Keep the features float[K, vision hidden] of a video's kept tokens; other entries make room for them.
+        """Keep the features float[K, vision hidden] of a video's kept tokens; other entries make room for
+        them.
 
         An entry larger than the limit is warned about, and the run goes on without storing it.
         """
@@ -140,7 +163,9 @@ class FeatureCache:
         data = save({**tensors, "checksum": torch.tensor(_checksum(tensors))})
         path = self._entry(key)
         if len(data) > self.limit:
-            warnings.warn(f"an entry of {len(data):,} bytes is over feature_cache_gb={self.limit / 1e9:g}", stacklevel=2)
+            warnings.warn(
+                f"an entry of {len(data):,} bytes is over feature_cache_gb={self.limit / 1e9:g}", stacklevel=2
+            )
             return
         try:
             with FileLock(self.folder / "lock"):
@@ -149,7 +174,8 @@ class FeatureCache:
                 total = self._total()
                 if total + len(data) > self.limit:
                     total = self._make_room(len(data))
-                # Counted before it is there: a process killed in between leaves the sum too large, never too small.
+                # Counted before it is there: a process killed in between leaves the sum too large, never too
+                # small.
                 write_text_atomic(self.folder / "size", str(total + len(data)))
                 write_bytes_atomic(path, data)
         except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
@@ -162,7 +188,9 @@ class FeatureCache:
             return self._make_room(0)
 
     def _make_room(self, wanted: int) -> int:
-        """Remove the entries unused for longest until `wanted` bytes fit, with some slack; returns the bytes left."""
+        """Remove the entries unused for longest until `wanted` bytes fit, with some slack; returns the bytes
+        left.
+        """
         entries = []
         for path in self.folder.glob("??/*"):
             if path.is_dir():
@@ -186,7 +214,10 @@ class FeatureCache:
         return total
 
     def store_new(self, videos: Sequence[VisualTokens], features: Tensor) -> None:
-        """Store what a batch had to encode. features: float[K, vision hidden], kept tokens of all `videos`, in order."""
+        """Store what a batch had to encode.
+
+        features: float[K, vision hidden], kept tokens of all `videos`, in order.
+        """
         for visual, piece in zip(videos, features.split([visual.num_kept for visual in videos]), strict=True):
             if visual.cache_key is not None:
                 self.store(visual.cache_key, visual, piece)

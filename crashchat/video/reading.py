@@ -14,10 +14,11 @@ from crashchat.video.tokens import VideoSettings, VisualTokens, resize_frames, t
 
 
 def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache | None = None) -> VisualTokens:
-    """A video file as visual tokens (docs/reference.md, Frames to Compression), all of them kept when compression is off.
+    """A video file as visual tokens (docs/reference.md, Frames to Compression), all of them kept when
+    compression is off.
 
-    With its features instead of pixels, if `cache` has them; if not, with the key to store them under. Raises VideoError
-    for a file that cannot be read.
+    With its features instead of pixels, if `cache` has them; if not, with the key to store them under. Raises
+    VideoError for a file that cannot be read.
     """
     check_file(path)
     key = None
@@ -36,15 +37,25 @@ def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache |
     return visual
 
 
-def read_span(path: Path, settings: VideoSettings, span: tuple[float, float], source: Source | None = None) -> VisualTokens:
-    """A part of a recording, (start, end) in seconds, as visual tokens; source: as for read_clip. Raises VideoError."""
+def read_span(
+    path: Path, settings: VideoSettings, span: tuple[float, float], source: Source | None = None
+) -> VisualTokens:
+    """A part of a recording, (start, end) in seconds, as visual tokens; source: as for read_clip.
+
+    Raises VideoError.
+    """
     resize = partial(resize_frames, settings=settings.vision)
-    clip = read_clip(path, settings.fps, settings.max_frames, threads=0, resize=resize, source=source, span=span)
+    clip = read_clip(
+        path, settings.fps, settings.max_frames, threads=0, resize=resize, source=source, span=span
+    )
     return tokens_of_clip(clip, settings)
 
 
-def open_feature_cache(folder: Path | None, limit_gb: float, encoder: nn.Module, settings: VideoSettings) -> FeatureCache | None:
-    """The feature cache in `folder` for this vision encoder and these settings; None where no folder is given.
+def open_feature_cache(
+    folder: Path | None, limit_gb: float, encoder: nn.Module, settings: VideoSettings
+) -> FeatureCache | None:
+    """The feature cache in `folder` for this vision encoder and these settings; None where no folder is
+    given.
 
     None also where the folder cannot be made: that is warned about, and no reason to stop.
     """
@@ -53,5 +64,8 @@ def open_feature_cache(folder: Path | None, limit_gb: float, encoder: nn.Module,
     try:
         return FeatureCache(folder, limit_gb, encoder, asdict(settings))
     except OSError as error:
-        warnings.warn(f"{folder}: no feature cache can be made there, the run goes on without ({error.strerror})", stacklevel=2)
+        warnings.warn(
+            f"{folder}: no feature cache can be made there, the run goes on without ({error.strerror})",
+            stacklevel=2,
+        )
         return None

@@ -1,4 +1,6 @@
-"""What a video file says of itself before it is decoded, and which of its frames are taken: one sampling rule."""
+"""What a video file says of itself before it is decoded, and which of its frames are taken: one sampling
+rule.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,20 +14,24 @@ from av.error import FFmpegError
 
 from crashchat.errors import CrashChatError
 
-# Of one picture: 8K video has 33 million, and a decoder takes memory for all of them. A file of 1 MB may promise 256 million.
+# Of one picture: 8K video has 33 million, and a decoder takes memory for all of them. A file of 1 MB may
+# promise 256 million.
 MOST_PIXELS = 36_000_000
-# The longer side by the shorter: a picture of one line may be as wide as a million pixels once it is as high as a film strip.
+# The longer side by the shorter: a picture of one line may be as wide as a million pixels once it is as high
+# as a film strip.
 MOST_OBLONG = 32
-# A clip is one file. Formats that are lists of other files or addresses would let a clip from somewhere have those read.
+# A clip is one file. Formats that are lists of other files or addresses would let a clip from somewhere have
+# those read.
 _LISTS = {"hls", "dash", "concat", "sdp", "rtsp", "rtp", "imf", "image2", "lavfi"}
 _FORMATS = ",".join(sorted(av.formats_available - _LISTS))
 # Opening may decode a picture already, so that the limit is needed there too.
 _DECODER_OPTIONS = {"max_pixels": str(MOST_PIXELS)}
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS} | _DECODER_OPTIONS
-# Seconds that one frame may stand. A time-lapse or a camera that records movement alone may wait for hours; what waits longer has
-# a damaged time stamp. So a recording's length is bounded by its packets.
+# Seconds that one frame may stand. A time-lapse or a camera that records movement alone may wait for hours;
+# what waits longer has a damaged time stamp. So a recording's length is bounded by its packets.
 LONGEST_FRAME = 24 * 3600
-# Frame steps within this share of the usual one count as even. Clocks round: 120 fps in milliseconds is 8, 8, 9.
+# Frame steps within this share of the usual one count as even. Clocks round: 120 fps in milliseconds is 8, 8,
+# 9.
 EVEN = 0.2
 # A file that yields less than this share of what its header promises is cut off, not merely rounded.
 WHOLE = 0.9
@@ -39,13 +45,16 @@ class VideoError(CrashChatError):
         self.path = str(path)
         self.cause = cause
 
-    def __reduce__(self):  # A worker process sends this to its parent by pickle, which would lose the second argument.
+    def __reduce__(
+        self,
+    ):  # A worker process sends this to its parent by pickle, which would lose the second argument.
         return type(self), (self.path, self.cause)
 
 
 @dataclass
 class Timeline:
-    """Seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last one.
+    """Seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last
+    one.
 
     ticks: the same times as `pts`, as they stand in the file, in units of the stream's time base.
     """
@@ -58,7 +67,9 @@ class Timeline:
     def even(self) -> bool:
         """Whether the frame rate is constant."""
         steps = np.diff(self.pts)
-        return bool(np.all(np.abs(steps - np.median(steps)) <= EVEN * np.median(steps))) if len(steps) else True
+        return (
+            bool(np.all(np.abs(steps - np.median(steps)) <= EVEN * np.median(steps))) if len(steps) else True
+        )
 
 
 @dataclass
@@ -82,13 +93,14 @@ class Source:
 def sample_indices(
     pts_seconds: Sequence[float], end_seconds: float, fps: float, max_frames: int
 ) -> tuple[list[int], list[float]]:
-    """Which source frames to show, and when: (source indices int[T], seconds float[T]). docs/reference.md, Frames.
+    """Which source frames to show, and when: (source indices int[T], seconds float[T]). docs/reference.md,
+    Frames.
 
-    pts_seconds: float[n], presentation times from the stream's start; end_seconds: where the last frame's display ends.
-    Output frame k is the last source frame with time < (k+1)/fps and stands at k/fps. floor(end * fps) of them come
-    out, as from ffmpeg's `fps=…:round=down`, but never fewer than one, so that a clip shorter than 1/fps is still
-    seen. Of more than `max_frames`, the evenly spaced linspace(0, n-1, max_frames, dtype=int) stay.
-    Raises ValueError on no frames, or on a rate or limit that isn't positive.
+    pts_seconds: float[n], presentation times from the stream's start; end_seconds: where the last frame's
+    display ends. Output frame k is the last source frame with time < (k+1)/fps and stands at k/fps. floor(end
+    * fps) of them come out, as from ffmpeg's `fps=…:round=down`, but never fewer than one, so that a clip
+    shorter than 1/fps is still seen. Of more than `max_frames`, the evenly spaced linspace(0, n-1,
+    max_frames, dtype=int) stay. Raises ValueError on no frames, or on a rate or limit that isn't positive.
     """
     if not len(pts_seconds):
         raise ValueError("no frames to sample from")
@@ -107,7 +119,9 @@ def sample_indices(
 
 
 def check_file(path: str | Path) -> None:
-    """Raises VideoError for a path that is no file with something in it: missing, empty, a folder, a device, too long a name."""
+    """Raises VideoError for a path that is no file with something in it: missing, empty, a folder, a device,
+    too long a name.
+    """
     file = Path(path)
     try:
         if not file.exists():
@@ -123,8 +137,8 @@ def check_file(path: str | Path) -> None:
 def probe(path: str | Path) -> Source:
     """What a video file's headers and packets say; one frame is decoded.
 
-    Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable, and for one whose
-    pictures (MOST_PIXELS, MOST_OBLONG) or time stamps (LONGEST_FRAME) are past all measure.
+    Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable, and
+    for one whose pictures (MOST_PIXELS, MOST_OBLONG) or time stamps (LONGEST_FRAME) are past all measure.
     """
     check_file(path)
     try:
@@ -137,7 +151,8 @@ def probe(path: str | Path) -> Source:
 
 def open_container(file: Path) -> av.container.InputContainer:
     """The file, opened. Raises FFmpegError and OSError."""
-    # An absolute path: a relative one with a colon in it would be taken for a protocol. Metadata need not be UTF-8.
+    # An absolute path: a relative one with a colon in it would be taken for a protocol. Metadata need not be
+    # UTF-8.
     return av.open(str(file.absolute()), metadata_errors="replace", options=_OPTIONS)
 
 
@@ -162,11 +177,17 @@ def video_stream(file: Path, container: av.container.InputContainer) -> av.Video
 def _check_size(file: Path, width: int, height: int) -> None:
     most = f"expected {MOST_PIXELS:,} pixels (8K is 7680 x 4320) and sides of {MOST_OBLONG} to 1 at most"
     if width * height > MOST_PIXELS or max(width, height) > MOST_OBLONG * min(width, height) > 0:
-        raise VideoError(file, f"its pictures are {width} x {height}, {most}; scale it: ffmpeg -i FILE -vf scale=1920:1080 OUT")
+        raise VideoError(
+            file,
+            f"its pictures are {width} x {height}, {most}; scale it: ffmpeg -i FILE -vf scale=1920:1080 OUT",
+        )
 
 
 def _first_frame(file: Path, packet: av.Packet, stream: av.VideoStream) -> av.VideoFrame | None:
-    """What a packet's decoding gives, where it gives a picture. Raises VideoError, and FFmpegError from the decoder."""
+    """What a packet's decoding gives, where it gives a picture.
+
+    Raises VideoError, and FFmpegError from the decoder.
+    """
     try:
         frame = next(iter(packet.decode()), None)
     except FFmpegError as error:
@@ -180,8 +201,13 @@ def _first_frame(file: Path, packet: av.Packet, stream: av.VideoStream) -> av.Vi
     return frame
 
 
-def packets_of(file: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The stream's packets. Raises VideoError where one is of a stream that appears midway, and FFmpegError."""
+def packets_of(
+    file: Path, container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.Packet]:
+    """The stream's packets.
+
+    Raises VideoError where one is of a stream that appears midway, and FFmpegError.
+    """
     packets = container.demux(stream)
     while True:
         try:
@@ -193,14 +219,19 @@ def packets_of(file: Path, container: av.container.InputContainer, stream: av.Vi
         yield packet
 
 
-def frames_of(file: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def frames_of(
+    file: Path, container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.VideoFrame]:
     """The stream's decoded frames, in order of display. Raises as packets_of does."""
     for packet in packets_of(file, container, stream):
         yield from packet.decode()
 
 
 def _probe(file: Path) -> Source:
-    """Read headers, every packet's time and one frame. Raises VideoError, and FFmpegError where the file breaks off."""
+    """Read headers, every packet's time and one frame.
+
+    Raises VideoError, and FFmpegError where the file breaks off.
+    """
     with open_container(file) as container:
         stream = video_stream(file, container)
         promised = _promised_seconds(container, stream)
@@ -236,7 +267,9 @@ def _promised_seconds(container: av.container.InputContainer, stream: av.VideoSt
     """How long the header says the video lasts, in seconds; None where it doesn't say."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    tag = re.fullmatch(r"(\d{1,9}):(\d{1,9}):(\d{1,9}(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska, by stream
+    tag = re.fullmatch(
+        r"(\d{1,9}):(\d{1,9}):(\d{1,9}(?:\.\d+)?)", stream.metadata.get("DURATION", "")
+    )  # Matroska, by stream
     if tag:
         hours, minutes, seconds = tag.groups()
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
@@ -259,14 +292,20 @@ def timeline_of(times: list[tuple[int, int | None]], stream: av.VideoStream) -> 
 
 
 def check_timeline(file: Path, timeline: Timeline, promised: float | None) -> None:
-    """Raises VideoError where less video was found than its header promises, or a frame stands for more than LONGEST_FRAME."""
+    """Raises VideoError where less video was found than its header promises, or a frame stands for more than
+    LONGEST_FRAME.
+    """
     starts = np.asarray([*timeline.pts, timeline.end])
     longest = int(np.argmax(np.diff(starts)))
     still = starts[longest + 1] - starts[longest]
     if still > LONGEST_FRAME:
         after = f"{starts[longest]:.2f} s"
         raise VideoError(
-            file, f"damaged time stamps: nothing new for {still:.0f} s after {after}, expected {LONGEST_FRAME} s at most"
+            file,
+            f"damaged time stamps: nothing new for {still:.0f} s after {after}, expected {LONGEST_FRAME} s "
+            "at most",
         )
     if promised is not None and timeline.end < WHOLE * promised:
-        raise VideoError(file, f"cut off: {timeline.end:.2f} s of video found, {promised:.2f} s promised by its header")
+        raise VideoError(
+            file, f"cut off: {timeline.end:.2f} s of video found, {promised:.2f} s promised by its header"
+        )

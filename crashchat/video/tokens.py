@@ -27,7 +27,9 @@ class VisionSettings:
     merge_size: Side = 2  # patches a side that make one visual token
     min_tokens: Tokens = 16  # a frame is never smaller than this many tokens
     max_tokens: Tokens = 10240  # a whole video is at most this many tokens, as long as min_tokens allows
-    max_tokens_per_frame: Tokens | None = None  # a frame is at most this many tokens; the released models set no such limit
+    max_tokens_per_frame: Tokens | None = (
+        None  # a frame is at most this many tokens; the released models set no such limit
+    )
     # Up to this mean change (normalised pixels x 255) a token is unchanged.
     compression_threshold: Annotated[float, Field(strict=True, ge=0, le=510)] = 0.1
 
@@ -41,15 +43,16 @@ class VisionSettings:
 class VisualTokens:
     """One video, ready for the vision encoder. P patches, N = P / merge_size² visual tokens.
 
-    pixel_values: uint8[P, 3·patch²], each patch flattened channel first (3, patch, patch). Patches lie by frame, token
-        row, token column, then merge_size x merge_size within the token, row by row. The model normalises them, on its
+    pixel_values: uint8[P, 3·patch²], each patch flattened channel first (3, patch, patch). Patches lie by
+        frame, token row, token column, then merge_size x merge_size within the token, row by row. The model
+        normalises them, on its
         device: bytes take a quarter of the room on their way from the processes that read videos.
     grid_thw: int64[1, 3], frames, and patches down and across a frame.
     merge_sizes: int64[1].
     compression_mask: bool[N], True for the tokens the language model gets to see.
     seconds: float[T], each frame's time from the stream's start.
-    features: float[K, vision hidden], the encoder's output for the kept tokens, of a video found in the feature cache; its
-        pixel_values are then uint8[0, 3·patch²].
+    features: float[K, vision hidden], the encoder's output for the kept tokens, of a video found in the
+        feature cache; its pixel_values are then uint8[0, 3·patch²].
     cache_key: where the features are to be stored, of a video that was looked for there and not found.
     """
 
@@ -80,8 +83,8 @@ def without_pixels(visual: VisualTokens) -> VisualTokens:
 def target_size(height: int, width: int, num_frames: int, settings: VisionSettings) -> tuple[int, int]:
     """The (height, width) in pixels that each of `num_frames` frames is resized to. docs/reference.md, Size.
 
-    Both are multiples of settings.factor. Where a video has so many frames that both limits can't hold, min_tokens
-    a frame wins over max_tokens a video. Raises ValueError for an empty picture or no frames.
+    Both are multiples of settings.factor. Where a video has so many frames that both limits can't hold,
+    min_tokens a frame wins over max_tokens a video. Raises ValueError for an empty picture or no frames.
     """
     if min(height, width, num_frames) < 1:
         raise ValueError(f"expected a picture and a frame, found {height}x{width} and {num_frames} frames")
@@ -111,14 +114,17 @@ def resize_frames(frames: torch.Tensor, num_frames: int, settings: VisionSetting
     """
     size = target_size(frames.shape[2], frames.shape[3], num_frames, settings)
     # On uint8 in channels-last layout torch has a fast path that rounds and clamps as image libraries do.
-    return interpolate(frames.contiguous(memory_format=torch.channels_last), size=size, mode="bicubic", antialias=True)
+    return interpolate(
+        frames.contiguous(memory_format=torch.channels_last), size=size, mode="bicubic", antialias=True
+    )
 
 
 def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
-    """Cut a clip's resized frames into patches, and mark the tokens that say something new. docs/reference.md, Patches.
+    """Cut a clip's resized frames into patches, and mark the tokens that say something new.
+    docs/reference.md, Patches.
 
-    normalise() is left for the model to do. Raises ValueError where clip.frames isn't uint8[T, 3, h, w], h and w
-    multiples of settings.factor (see resize_frames).
+    normalise() is left for the model to do. Raises ValueError where clip.frames isn't uint8[T, 3, h, w], h
+    and w multiples of settings.factor (see resize_frames).
     """
     frames = clip.frames
     if (
@@ -143,28 +149,39 @@ def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
 
 
 def normalise(pixel_values: torch.Tensor) -> torch.Tensor:
-    """uint8 grey levels -> float32 in [-1, 1], with SigLIP's mean and deviation of 0.5 (docs/reference.md, Pixels)."""
+    """uint8 grey levels -> float32 in [-1, 1], with SigLIP's mean and deviation of 0.5 (docs/reference.md,
+    Pixels).
+    """
     return pixel_values.float().div_(255).sub_(0.5).div_(0.5)
 
 
 def _patches(frames: torch.Tensor, settings: VisionSettings) -> torch.Tensor:
-    """uint8[T, 3, H, W] -> uint8[P, 3·patch²], the patches of one token next to each other. docs/reference.md, Patches."""
+    """uint8[T, 3, H, W] -> uint8[P, 3·patch²], the patches of one token next to each other.
+
+    docs/reference.md, Patches.
+    """
     count, channels, height, width = frames.shape
     merge, patch = settings.merge_size, settings.patch_size
-    grid = frames.reshape(count, channels, height // settings.factor, merge, patch, width // settings.factor, merge, patch)
+    grid = frames.reshape(
+        count, channels, height // settings.factor, merge, patch, width // settings.factor, merge, patch
+    )
     return grid.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, channels * patch * patch)
 
 
 def _compression_mask(pixels: torch.Tensor, num_frames: int, settings: VisionSettings) -> torch.Tensor:
-    """uint8[P, ·] -> bool[N]: False for a token that looks as it did a frame before. docs/reference.md, Compression.
+    """uint8[P, ·] -> bool[N]: False for a token that looks as it did a frame before. docs/reference.md,
+    Compression.
 
-    The first frame stays whole, and a frame in which nothing changed keeps its first token, so that each has one.
+    The first frame stays whole, and a frame in which nothing changed keeps its first token, so that each has
+    one.
     """
     tokens = pixels.view(num_frames, pixels.shape[0] // num_frames // settings.merge_size**2, -1)
     kept = torch.ones(tokens.shape[:2], dtype=torch.bool)
-    # Normalised pixels differ by 2 / 255 a grey level, so that mean x 255 is twice the mean difference in grey levels.
+    # Normalised pixels differ by 2 / 255 a grey level, so that mean x 255 is twice the mean difference in
+    # grey levels.
     most = settings.compression_threshold * tokens.shape[2] / 2
-    # One frame at a time: the difference of a whole video at once would take as much memory again as the video.
+    # One frame at a time: the difference of a whole video at once would take as much memory again as the
+    # video.
     for frame in range(1, num_frames):
         now, before = tokens[frame], tokens[frame - 1]
         change = (torch.maximum(now, before) - torch.minimum(now, before)).sum(dim=-1, dtype=torch.int32)
@@ -175,7 +192,9 @@ def _compression_mask(pixels: torch.Tensor, num_frames: int, settings: VisionSet
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How a video file becomes visual tokens: sampling (fps, max_frames), then size, pixels and compression."""
+    """How a video file becomes visual tokens: sampling (fps, max_frames), then size, pixels and
+    compression.
+    """
 
     fps: float = 10.0
     max_frames: int = 96

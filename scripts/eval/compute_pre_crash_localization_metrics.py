@@ -1,4 +1,6 @@
-"""Scores pre_crash_localization predictions, as `crashchat score pre_crash_localization` does; --help says how."""
+"""Scores pre_crash_localization predictions, as `crashchat score pre_crash_localization` does; --help says
+how.
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""Scores prevention_reasoning predictions, as `crashchat score prevention_reasoning` does; --help says how."""
+"""Scores prevention_reasoning predictions, as `crashchat score prevention_reasoning` does; --help says
+how.
+"""
 
 import sys
 

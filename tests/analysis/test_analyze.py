@@ -1,4 +1,6 @@
-"""crashchat analyze, the whole way: folders with broken clips, streams, an hour-long recording killed and resumed, the report."""
+"""crashchat analyze, the whole way: folders with broken clips, streams, an hour-long recording killed and
+resumed, the report.
+"""
 
 import json
 import os
@@ -40,7 +42,9 @@ def model(tiny_base, flash_adapters) -> list[str]:
 def start(*words: str | Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "crashchat", "analyze", *map(str, words)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def read(path: Path) -> dict:
@@ -68,7 +72,9 @@ def break_clips(folder: Path, good: Path) -> dict[str, str]:
     (folder / "short.mkv").write_bytes((folder / "short.mkv").read_bytes()[:30000])
     # Every byte of the pictures themselves is lost; what tells of them is whole.
     start = data.index(b"mdat") + 4
-    (folder / "holes.mp4").write_bytes(data[:start] + bytes(len(data) - start) if data.index(b"moov") < start else data[:40])
+    (folder / "holes.mp4").write_bytes(
+        data[:start] + bytes(len(data) - start) if data.index(b"moov") < start else data[:40]
+    )
     return {
         "empty": "0 bytes",
         "text": "not readable",
@@ -85,13 +91,17 @@ def break_clips(folder: Path, good: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> tuple[Path, dict[str, bool], dict[str, str]]:
-    """Twenty clips and ten broken ones: (folder, {good clip: whether there is a flash}, {broken clip: its cause})."""
+    """Twenty clips and ten broken ones: (folder, {good clip: whether there is a flash}, {broken clip: its
+    cause}).
+    """
     folder = tmp_path_factory.mktemp("clips")
     truth = {}
     for number in range(20):
         crash = number % 3 == 0
         name = f"clip {number:02d} #&%" if number < 2 else f"clip{number:02d}"  # names that a link must quote
-        write_video(folder / f"{name}.mp4", frames(60 + 4 * number, 12 + number % 5, (5, 9) if crash else None))
+        write_video(
+            folder / f"{name}.mp4", frames(60 + 4 * number, 12 + number % 5, (5, 9) if crash else None)
+        )
         truth[name] = crash
     return folder, truth, break_clips(folder, folder / "clip03.mp4")
 
@@ -131,7 +141,8 @@ def test_the_report_filters_sorts_and_plays_from_the_crash(folder, analyzed, bro
     page = browser.new_page()
     page.on("request", lambda request: asked.append(request.url))
     page.goto((analyzed[0] / "report.html").as_uri())
-    shown = "[...document.querySelectorAll('.cc-clip')].filter(card => !card.hidden).map(card => card.dataset.name)"
+    cards = "[...document.querySelectorAll('.cc-clip')]"
+    shown = f"{cards}.filter(card => !card.hidden).map(card => card.dataset.name)"
     assert len(page.evaluate(shown)) == 30
     page.click("nav button:has-text('failed')")
     assert set(page.evaluate(shown)) == folder[2].keys()
@@ -139,13 +150,18 @@ def test_the_report_filters_sorts_and_plays_from_the_crash(folder, analyzed, bro
     assert len(page.evaluate(shown)) == 13
     page.click("nav button:has-text('all')")
     page.select_option("#order", "probability")
-    order = page.evaluate("[...document.querySelectorAll('.cc-clip')].map(card => Number(card.dataset.probability))")
+    order = page.evaluate(
+        "[...document.querySelectorAll('.cc-clip')].map(card => Number(card.dataset.probability))"
+    )
     assert order == sorted(order, reverse=True) and order[-1] == -1
     card = page.locator(".cc-clip[data-name='clip 00 #&%']")
     card.locator(".cc-strip").click()
-    # Whether a browser can decode H.264 is its own affair; that it found the file and was sent to the crash is ours.
+    # Whether a browser can decode H.264 is its own affair; that it found the file and was sent to the crash
+    # is ours.
     page.wait_for_timeout(1000)
-    at, duration, error = card.locator("video").evaluate("video => [video.currentTime, video.duration, video.error?.code ?? 0]")
+    at, duration, error = card.locator("video").evaluate(
+        "video => [video.currentTime, video.duration, video.error?.code ?? 0]"
+    )
     assert (at >= 8.0 and abs(duration - 12) < 0.5) or error == 4
     assert asked and all(url.startswith(("file:///", "data:")) for url in asked)
     assert any("clip%2000%20%23%26%25.mp4" in url for url in asked)
@@ -159,7 +175,9 @@ def test_resume_keeps_what_is_done_and_tries_again_what_failed(folder, analyzed,
     kept["took_seconds"] = 1234.5
     (out / "clip05.json").write_text(json.dumps(kept))
     assert main(["analyze", str(clip), str(broken), "--out", str(out), "--resume", *model]) == 1
-    assert read(out / "clip05.json")["took_seconds"] == 1234.5 and read(out / "empty.json")["took_seconds"] < 60
+    assert (
+        read(out / "clip05.json")["took_seconds"] == 1234.5 and read(out / "empty.json")["took_seconds"] < 60
+    )
     # Another setting: nothing is taken over.
     assert main(["analyze", str(clip), "--out", str(out), "--resume", *model, "--max-new-tokens", "5"]) == 0
     assert read(out / "clip05.json")["took_seconds"] < 60
@@ -168,7 +186,9 @@ def test_resume_keeps_what_is_done_and_tries_again_what_failed(folder, analyzed,
 
 def test_results_stream_to_pipelines_and_nothing_else_does(folder, model, shared, tmp_path):
     os.mkdir(tmp_path / "here")
-    process = start(folder[0] / "clip0[3-5].mp4", shared / "clips" / "10_dashcam_normal_h264.mp4", "--jsonl", "-", *model)
+    process = start(
+        folder[0] / "clip0[3-5].mp4", shared / "clips" / "10_dashcam_normal_h264.mp4", "--jsonl", "-", *model
+    )
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-3000:]
     results = [json.loads(line) for line in said.splitlines()]
@@ -188,7 +208,19 @@ def hour(tmp_path_factory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("hour")
     for name, grey in (("calm", "0x606060"), ("crash", "0xe61414")):
         source = f"color=c={grey}:size=640x360:rate=1:duration={60 if name == 'calm' else 4}"
-        ffmpeg("-f", "lavfi", "-i", source, "-c:v", "libx264", "-g", "10", "-pix_fmt", "yuv420p", folder / f"{name}.mp4")
+        ffmpeg(
+            "-f",
+            "lavfi",
+            "-i",
+            source,
+            "-c:v",
+            "libx264",
+            "-g",
+            "10",
+            "-pix_fmt",
+            "yuv420p",
+            folder / f"{name}.mp4",
+        )
     parts, flashes = [], []
     for minute in range(60):
         if minute in (7, 30, 52):
@@ -257,7 +289,14 @@ def test_what_cannot_run_says_so_and_ends_with_2(tiny_base, flash_adapters, tmp_
         "no tokenizer_config.json": ["--model", str(tmp_path)],
         "adapters need the base": ["--linguistic", str(flash_adapters[0])],
         "belong together": ["--model", str(tiny_base), "--linguistic", str(flash_adapters[0])],
-        "no adapter at": ["--model", str(tiny_base), "--linguistic", str(tmp_path), "--perception", str(tmp_path)],
+        "no adapter at": [
+            "--model",
+            str(tiny_base),
+            "--linguistic",
+            str(tmp_path),
+            "--perception",
+            str(tmp_path),
+        ],
         "--fps is 0": ["--model", str(tiny_base), "--fps", "0"],
         "leaves gaps or no end": ["--model", str(tiny_base), "--window", "5", "--stride", "6"],
     }
@@ -275,8 +314,24 @@ def test_files_folders_and_globs_name_clips_once(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     a, b, c = tmp_path / "a", tmp_path / "b", tmp_path / "c"
-    words = [f"{a}", f"{a}/*.mp4", f"{b}/[x].mkv", f"{tmp_path}/**/one.mp4", f"{c}", f"{a}/notes.txt", f"{tmp_path}/*.avi"]
-    found = [a / "deep" / "two.MOV", a / "one.mp4", b / "[x].mkv", b / "one.mp4", c, a / "notes.txt", tmp_path / "*.avi"]
+    words = [
+        f"{a}",
+        f"{a}/*.mp4",
+        f"{b}/[x].mkv",
+        f"{tmp_path}/**/one.mp4",
+        f"{c}",
+        f"{a}/notes.txt",
+        f"{tmp_path}/*.avi",
+    ]
+    found = [
+        a / "deep" / "two.MOV",
+        a / "one.mp4",
+        b / "[x].mkv",
+        b / "one.mp4",
+        c,
+        a / "notes.txt",
+        tmp_path / "*.avi",
+    ]
     assert find_clips(words) == found
     names = name_clips([Path("a/one.mp4"), Path("b/one.mp4"), Path("b/two.mp4"), Path("report.mp4")])
     assert list(names.values()) == ["a__one.mp4", "b__one.mp4", "two", "report_"]
@@ -292,23 +347,37 @@ def test_what_a_model_says_is_shown_as_text(analyzed):
 
 
 def test_times_are_written_as_people_read_them():
-    assert [clock(3.21), clock(59.97), clock(723.2), clock(4323.2)] == ["3.2 s", "1:00.0", "12:03.2", "1:12:03.2"]
+    assert [clock(3.21), clock(59.97), clock(723.2), clock(4323.2)] == [
+        "3.2 s",
+        "1:00.0",
+        "12:03.2",
+        "1:12:03.2",
+    ]
     assert ticks(0, 6.7) == [0, 1, 2, 3, 4, 5, 6] and ticks(3595.0, 3603.0) == [3595 + n for n in range(9)]
 
 
 def test_the_demos_model_answers_as_in_its_evaluation(tmp_path):
-    """After scripts/demo.sh: the command as it is, on clips of the test split, against the single tasks' evaluations."""
+    """After scripts/demo.sh: the command as it is, on clips of the test split, against the single tasks'
+    evaluations.
+    """
     try:
         linguistic = default_model()[1].name
     except AnalyzeError as error:
         pytest.skip(f"the demo has not been run: {error}")
-    rows = {group: linguistic if linguistic == "heterogeneous" else f"homogeneous_{group}" for group in GROUPS}
+    rows = {
+        group: linguistic if linguistic == "heterogeneous" else f"homogeneous_{group}" for group in GROUPS
+    }
     files = {
-        task.name: next((ROOT / "outputs" / "demo" / rows[task.group]).glob(f"{task.name}_evaluation_results/*/*_predict.json"))
+        task.name: next(
+            (ROOT / "outputs" / "demo" / rows[task.group]).glob(
+                f"{task.name}_evaluation_results/*/*_predict.json"
+            )
+        )
         for task in TASKS.values()
     }
     evaluated = {
-        task: {Path(r["video_path"]).stem: r["raw_response"] for r in read_predictions(file)} for task, file in files.items()
+        task: {Path(r["video_path"]).stem: r["raw_response"] for r in read_predictions(file)}
+        for task, file in files.items()
     }
     names = sorted(evaluated["crash_recognition"])[:24]
     clips = [str(ROOT / "data" / "demo" / "videos" / f"{name}.mp4") for name in names]
@@ -316,8 +385,11 @@ def test_the_demos_model_answers_as_in_its_evaluation(tmp_path):
     asked = same = 0
     for name in names:
         for answer in read(tmp_path / f"{name}.json")["windows"][0]["answers"]:
-            if name in evaluated[answer["task"]]:  # a crash seen where there is none is localized here, and not there
+            if (
+                name in evaluated[answer["task"]]
+            ):  # a crash seen where there is none is localized here, and not there
                 asked += 1
                 same += answer["raw_response"] == evaluated[answer["task"]][name]
-    # Evaluation puts several clips, and merged weights, through the model: now and then a last digit tips a word.
+    # Evaluation puts several clips, and merged weights, through the model: now and then a last digit tips a
+    # word.
     assert asked >= 24 * 4 and same >= 0.98 * asked

@@ -1,4 +1,6 @@
-"""Clips that ask for too much, and results that cannot be written: each fails alone, by name, and the others go on."""
+"""Clips that ask for too much, and results that cannot be written: each fails alone, by name, and the others
+go on.
+"""
 
 import json
 import os
@@ -46,7 +48,18 @@ def stretch(source: Path, target: Path, jump: float, before: int = -1) -> Path:
 def clip(tmp_path_factory) -> Path:
     """Ten frames, one a second, none of which is stored out of order."""
     path = tmp_path_factory.mktemp("clip") / "clip.mkv"
-    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x64:rate=1:duration=10", *H264[:-4], "-bf", "0", "-pix_fmt", "yuv420p", path)
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=64x64:rate=1:duration=10",
+        *H264[:-4],
+        "-bf",
+        "0",
+        "-pix_fmt",
+        "yuv420p",
+        path,
+    )
     return path
 
 
@@ -59,7 +72,8 @@ def test_a_frame_that_stands_for_years_is_refused(clip, tmp_path, years):
     assert path.stat().st_size < 50_000
     for read in (lambda: probe(path), lambda: read_visual_tokens(str(path), VideoSettings())):
         with pytest.raises(
-            VideoError, match=rf"damaged time stamps: nothing new for {years * YEAR + 1} s after 8.00 s, expected"
+            VideoError,
+            match=rf"damaged time stamps: nothing new for {years * YEAR + 1} s after 8.00 s, expected",
         ):
             read()
 
@@ -105,13 +119,21 @@ def test_windows_are_planned_where_frames_begin():
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("wide.mp4", ("color=red:size=6200x6200:rate=1:duration=1", *H264), "its pictures are 6200 x 6200, expected 36,000,000"),
+        (
+            "wide.mp4",
+            ("color=red:size=6200x6200:rate=1:duration=1", *H264),
+            "its pictures are 6200 x 6200, expected 36,000,000",
+        ),
         (
             "wide.mov",
             ("color=red:size=6200x6200:rate=1:duration=1", "-c:v", "png", "-pix_fmt", "gray"),
             "more than 36,000,000 pix",
         ),
-        ("thin.avi", ("color=red:size=2000x32:rate=1:duration=1", "-c:v", "mjpeg"), "2000 x 32, .* sides of 32 to 1 at most"),
+        (
+            "thin.avi",
+            ("color=red:size=2000x32:rate=1:duration=1", "-c:v", "mjpeg"),
+            "2000 x 32, .* sides of 32 to 1 at most",
+        ),
     ],
 )
 def test_pictures_past_all_measure_are_refused(tmp_path, name, options, message):
@@ -130,7 +152,10 @@ def test_8k_is_read(tmp_path):
 
 
 def test_names_of_results_are_safe_short_and_unique():
-    paths = [Path("a", f"{name}.mp4") for name in (*LONG_NAMES, *(f"{name}\udcff" for name in "ab"), "x.event1", "x", "plain")]
+    paths = [
+        Path("a", f"{name}.mp4")
+        for name in (*LONG_NAMES, *(f"{name}\udcff" for name in "ab"), "x.event1", "x", "plain")
+    ]
     paths += [Path("b", "c" * 250, f"{LONG_NAMES[0]}.mp4"), Path(ODD_NAME)]
     names = list(name_clips(paths).values())
     assert len(set(names)) == len(paths) == len({name.encode() for name in names})
@@ -167,7 +192,17 @@ def test_what_cannot_be_listed_is_a_clip_that_fails(tmp_path):
 
 def analyze(*words: str | Path, base: Path) -> tuple[int, str]:
     """Exit code and stderr of a real process."""
-    command = [sys.executable, "-m", "crashchat", "analyze", *map(str, words), "--model", str(base), "--max-new-tokens", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "crashchat",
+        "analyze",
+        *map(str, words),
+        "--model",
+        str(base),
+        "--max-new-tokens",
+        "4",
+    ]
     done = subprocess.run(
         [*command, "--fps", "1", "--max-frames", "20"],
         cwd=ROOT,
@@ -187,7 +222,15 @@ def test_no_clip_ends_the_run(clip, tiny_base, tmp_path):
     shutil.move(tmp_path / "odd.webm", clips / ODD_NAME)
     stretch(clip, clips / "far.mkv", 100 * YEAR)
     ffmpeg(
-        "-f", "lavfi", "-i", "color=red:size=6200x6200:rate=1:duration=1", "-c:v", "png", "-pix_fmt", "gray", clips / "wide.mov"
+        "-f",
+        "lavfi",
+        "-i",
+        "color=red:size=6200x6200:rate=1:duration=1",
+        "-c:v",
+        "png",
+        "-pix_fmt",
+        "gray",
+        clips / "wide.mov",
     )
     for name in ("no_result.json", "no_strip.jpg", "no_journal.windows.part.jsonl"):
         (out / name).mkdir(parents=True)
@@ -201,9 +244,12 @@ def test_no_clip_ends_the_run(clip, tiny_base, tmp_path):
         clips / "wide.mov": "more than 36,000,000 pixels",
         clips / "no_result.mkv": f"its results can't be written: {out / 'no_result.json'}: Is a directory",
         clips / "no_strip.mkv": f"its results can't be written: {out / 'no_strip.jpg'}: Is a directory",
-        clips / "no_journal.mkv": f"its results can't be written: {out / 'no_journal.windows.part.jsonl'}: Is a directory",
+        clips / "no_journal.mkv": f"{out / 'no_journal.windows.part.jsonl'}: Is a directory",
     }.items():
-        assert any(line.startswith(f"failed: {path}: ") and cause in line for line in said.splitlines()), (path, said)
+        assert any(line.startswith(f"failed: {path}: ") and cause in line for line in said.splitlines()), (
+            path,
+            said,
+        )
     page = (out / "report.html").read_text()
     assert page.count("<article") == 11 and "odd%20%FF%20name.webm" in page
     results = [json.loads(path.read_text()) for path in out.glob("*.json") if path.is_file()]
@@ -215,6 +261,12 @@ def test_no_clip_ends_the_run(clip, tiny_base, tmp_path):
 def test_a_full_disk_fails_each_clip_by_name(clip, full_disk, tiny_base, tmp_path):
     for name in ("one", "two"):
         shutil.copy(clip, tmp_path / f"{name}.mkv")
-    code, said = analyze(tmp_path / "one.mkv", tmp_path / "two.mkv", "--out", full_disk / "out", base=tiny_base)
+    code, said = analyze(
+        tmp_path / "one.mkv", tmp_path / "two.mkv", "--out", full_disk / "out", base=tiny_base
+    )
     assert code == 1 and "Traceback" not in said, said
-    assert "2 failed" in said and said.lower().count("no space left on device") == 3 and "error: no report: " in said
+    assert (
+        "2 failed" in said
+        and said.lower().count("no space left on device") == 3
+        and "error: no report: " in said
+    )

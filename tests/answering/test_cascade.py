@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from crashchat.analysis.results import CRASH, FAILED, NO_CRASH, UNDECIDED, Interval, Window
-from crashchat.analysis.windows import WindowError, WindowSettings, failed_window, find_events, plan, status_of, window_of
+from crashchat.analysis.windows import (
+    WindowError,
+    WindowSettings,
+    failed_window,
+    find_events,
+    plan,
+    status_of,
+    window_of,
+)
 from crashchat.answering.answerer import BASE, Look
 from crashchat.answering.cascade import Cascade, content_hash, load_cascade
 from crashchat.answering.generate import answer_questions, decode
@@ -26,14 +34,24 @@ SETTINGS = {"fps": FPS, "max_frames": MAX_FRAMES, "max_new_tokens": 24, "device"
 
 def look_at(cascade: Cascade, flash: tuple[int, int] | None) -> Look:
     pictures = torch.from_numpy(frames(90, 15, flash)).permute(0, 3, 1, 2)
-    return Look([tokens_of_clip(Clip("", pictures, [float(second) for second in range(15)]), cascade.answerer.settings)])
+    return Look(
+        [
+            tokens_of_clip(
+                Clip("", pictures, [float(second) for second in range(15)]), cascade.answerer.settings
+            )
+        ]
+    )
 
 
 @contextmanager
 def counted(cascade: Cascade):
-    """How often vision encoder and projector run: {"vision": n, "projector": n}, by hooks on the modules themselves."""
+    """How often vision encoder and projector run: {"vision": n, "projector": n}, by hooks on the modules
+    themselves.
+    """
     base = (
-        cascade.answerer.model.get_base_model() if hasattr(cascade.answerer.model, "get_base_model") else cascade.answerer.model
+        cascade.answerer.model.get_base_model()
+        if hasattr(cascade.answerer.model, "get_base_model")
+        else cascade.answerer.model
     )
     counts = {"vision": 0, "projector": 0}
     hooks = []
@@ -56,7 +74,10 @@ def cascade(tiny_base, flash_adapters) -> Cascade:
 def test_yes_is_localized_and_no_is_not(cascade):
     with counted(cascade) as counts:
         (verdict,) = cascade.judge(look_at(cascade, (6, 9)))
-        assert counts == {"vision": 1, "projector": 2}  # frames encoded once, the prefix again for the other projector
+        assert counts == {
+            "vision": 1,
+            "projector": 2,
+        }  # frames encoded once, the prefix again for the other projector
     assert verdict.crash is True and verdict.probability > 0.5
     assert [answer.task for answer in verdict.answers] == list(TASKS)
     assert [answer.adapter for answer in verdict.answers] == [LINGUISTIC] * 4 + [PERCEPTION] * 2
@@ -79,7 +100,9 @@ def test_several_stretches_at_once_are_answered_as_each_alone(cascade):
         assert counts == {"vision": 1, "projector": 2}  # the perception adapter reads the two crashes alone
     assert [verdict.answers for verdict in together] == [verdict.answers for verdict in alone]
     assert [verdict.crash for verdict in together] == [True, False, True, False]
-    assert [verdict.probability for verdict in together] == pytest.approx([verdict.probability for verdict in alone], abs=1e-5)
+    assert [verdict.probability for verdict in together] == pytest.approx(
+        [verdict.probability for verdict in alone], abs=1e-5
+    )
 
 
 def test_each_adapter_answers_as_in_its_own_evaluation(cascade, tiny_base, flash_adapters):
@@ -114,14 +137,24 @@ def test_free_questions_share_the_prefix(cascade):
         cascade.ask(look, "Is there a car?", BASE)
         assert counts == {"vision": 0, "projector": 1}
     assert cascade.voices() == [LINGUISTIC, PERCEPTION, BASE]
-    assert cascade.ask(look, TASKS["crash_recognition"].prompt, LINGUISTIC) == "No"  # the base's turn left nothing behind
+    assert (
+        cascade.ask(look, TASKS["crash_recognition"].prompt, LINGUISTIC) == "No"
+    )  # the base's turn left nothing behind
 
 
 def test_adapters_that_adapt_the_vision_encoder_have_features_of_their_own(shared, tmp_path):
     folder = shared / "golden" / "reference"
     other = shutil.copytree(folder / "lora", tmp_path / "lora")
-    cascade = load_cascade(folder / "base", folder / "lora", other, vision_config=folder / "vision" / "config.json", device=CPU)
-    look = Look([tokens_of_clip(Clip("", torch.zeros(2, 3, 56, 56, dtype=torch.uint8), [0.0, 0.1]), cascade.answerer.settings)])
+    cascade = load_cascade(
+        folder / "base", folder / "lora", other, vision_config=folder / "vision" / "config.json", device=CPU
+    )
+    look = Look(
+        [
+            tokens_of_clip(
+                Clip("", torch.zeros(2, 3, 56, 56, dtype=torch.uint8), [0.0, 0.1]), cascade.answerer.settings
+            )
+        ]
+    )
     with counted(cascade) as counts:
         cascade.ask(look, "Why?", LINGUISTIC)
         cascade.ask(look, "Why?", PERCEPTION)
@@ -130,12 +163,17 @@ def test_adapters_that_adapt_the_vision_encoder_have_features_of_their_own(share
 
 def test_constrained_answers_always_parse(tiny_base):
     """The base has learnt none of the tasks: freely it says no such thing."""
-    free, constrained = (load_cascade(tiny_base, decode=decode, **SETTINGS) for decode in ("free", "constrained"))
+    free, constrained = (
+        load_cascade(tiny_base, decode=decode, **SETTINGS) for decode in ("free", "constrained")
+    )
     assert free.judge(look_at(free, (6, 9)))[0].crash is None
     (verdict,) = constrained.judge(look_at(constrained, (6, 9)))
     assert verdict.crash is not None and verdict.crash == (verdict.probability > 0.5)
     (asked,) = constrained._ask(look_at(constrained, (6, 9)), PERCEPTION)
-    assert [answer.values is not None and max(answer.values.values()) <= 15 for answer in asked] == [True, True]
+    assert [answer.values is not None and max(answer.values.values()) <= 15 for answer in asked] == [
+        True,
+        True,
+    ]
 
 
 def test_models_are_told_apart_by_content(cascade, tiny_base, flash_adapters, tmp_path):
@@ -164,10 +202,14 @@ def test_windows_cover_a_recording_and_short_clips_are_not_cut():
         WindowSettings(length=20, stride=21)
 
 
-def found(start: float, crash: tuple[float, float] | None, probability: float = 0.9, length: float = 20.0) -> Window:
+def found(
+    start: float, crash: tuple[float, float] | None, probability: float = 0.9, length: float = 20.0
+) -> Window:
     """A window's finding as it stands in a result."""
     interval = Interval(start=crash[0], end=crash[1]) if crash else None
-    return Window(start=start, end=start + length, status=CRASH, crash_probability=probability, crash=interval)
+    return Window(
+        start=start, end=start + length, status=CRASH, crash_probability=probability, crash=interval
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,7 +232,9 @@ def found(start: float, crash: tuple[float, float] | None, probability: float = 
 def test_overlapping_findings_are_one_event(windows, expected):
     events = find_events(windows, 100.0, WindowSettings(20, 15, merge_gap=1.0))
     assert [(event.start, event.end, event.windows) for event in events] == expected
-    assert [event.localized for event in events] == [windows[event.window].crash is not None for event in events]
+    assert [event.localized for event in events] == [
+        windows[event.window].crash is not None for event in events
+    ]
 
 
 def test_times_move_to_the_recordings_clock_and_contradictions_are_told(cascade):

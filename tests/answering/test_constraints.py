@@ -1,4 +1,6 @@
-"""Constrained answers: always of the form, within the video, and the model's own where that is one already."""
+"""Constrained answers: always of the form, within the video, and the model's own where that is one
+already.
+"""
 
 import random
 
@@ -48,7 +50,9 @@ def test_every_time_can_be_said(tiny_tokenizer):
 def test_choices_are_the_answers_and_nothing_else(tiny_tokenizer):
     answers = ["car hits a car", "car hits a truck", "no collision.", "car"]
     choices, chance = Choices(tiny_tokenizer, answers), random.Random(0)
-    assert {tiny_tokenizer.decode(walk(choices, tiny_tokenizer.eos_token_id, chance)) for _ in range(60)} == set(answers)
+    assert {
+        tiny_tokenizer.decode(walk(choices, tiny_tokenizer.eos_token_id, chance)) for _ in range(60)
+    } == set(answers)
     with pytest.raises(ValueError, match="no answers to choose from"):
         Choices(tiny_tokenizer, [])
 
@@ -64,7 +68,10 @@ def test_a_model_that_knows_nothing_still_answers_in_form(tiny_base, tiny_tokeni
     asked = [[task.prompt for task in TASKS.values()]]
     (answers,), _ = answer_from_prefix(model, tiny_tokenizer, prefix, asked, 48, [constraints])
     texts = dict(zip(TASKS, (decode(tiny_tokenizer, answer) for answer in answers), strict=True))
-    assert texts["crash_recognition"] in ("Yes", "No") and texts["crash_description"] in ("car hits a car", "no collision.")
+    assert texts["crash_recognition"] in ("Yes", "No") and texts["crash_description"] in (
+        "car hits a car",
+        "no collision.",
+    )
     for task in ("crash_localization", "pre_crash_localization"):
         assert max(TASKS[task].ground_truth(texts[task]).values()) <= end
     # What is free stays what it was, beside constrained branches.

@@ -23,7 +23,14 @@ from crashchat.checkpoints.folders import (
     load_video_settings,
     save_checkpoint,
 )
-from crashchat.checkpoints.layouts import LAYOUTS, SO400M, CheckpointError, detect_layout, rename_key, stored_dtype
+from crashchat.checkpoints.layouts import (
+    LAYOUTS,
+    SO400M,
+    CheckpointError,
+    detect_layout,
+    rename_key,
+    stored_dtype,
+)
 from crashchat.config import ROOT
 from crashchat.files import FolderError
 from crashchat.model.packing import pack
@@ -54,7 +61,9 @@ def test_saved_folder_is_transformers_own(tiny_base, tiny_tokenizer, tmp_path):
     native = VideoLlama3ForConditionalGeneration.from_pretrained(tmp_path / "saved")
     ours = model.state_dict()
     assert all(torch.equal(value, ours[key]) for key, value in native.state_dict().items())
-    assert json.loads((tmp_path / "saved" / "config.json").read_text())["architectures"] == [type(native).__name__]
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["architectures"] == [
+        type(native).__name__
+    ]
     assert load_video_settings(tmp_path / "saved") == settings
     assert load_tokenizer(tmp_path / "saved").get_vocab() == tiny_tokenizer.get_vocab()
     with pytest.raises(FolderError, match="is not empty"):
@@ -169,7 +178,9 @@ def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_token
     assert model.active_adapter == "one"
     for name in ("one", "two", "one"):
         model.set_adapter(name)
-        answers, logits = answer_from_prefix(model, tiny_tokenizer, prefill(model, tiny_tokenizer, [visual]), [questions], 8)
+        answers, logits = answer_from_prefix(
+            model, tiny_tokenizer, prefill(model, tiny_tokenizer, [visual]), [questions], 8
+        )
         assert answers == alone[name][0] and torch.equal(logits[0], alone[name][1][0])
     with pytest.raises(CheckpointError, match="has an adapter 'two' already"):
         load_adapter(model, tmp_path / "one", "two")
@@ -183,7 +194,11 @@ def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_token
 def convert(*words, ok: bool = True) -> str:
     """Run the conversion tool; returns what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "crashchat", "convert", *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "crashchat", "convert", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert (done.returncode == 0) == ok, done.stderr
     return done.stdout + done.stderr
@@ -237,13 +252,27 @@ def test_every_layout_and_back_is_bit_identical(shared, tmp_path):
 
 
 def test_every_entry_point_takes_the_released_forms(shared, tiny_data, tmp_path):
-    """Evaluation with a local base and a released adapter; the merge of both in each layout answers the same."""
+    """Evaluation with a local base and a released adapter; the merge of both in each layout answers the
+    same.
+    """
     reference = shared / "golden" / "reference"
     vision = reference / "vision" / "config.json"
 
     def answers(name: str, layout: str, *words: str) -> list[str]:
-        settings = [f"output_dir={tmp_path / name}", f"data_dir={tiny_data}", "max_new_tokens=8", "max_frames=4", "num_workers=0"]
-        command = [sys.executable, "-m", "crashchat", "evaluate", ROOT / "configs" / "eval" / "crash_description.yaml"]
+        settings = [
+            f"output_dir={tmp_path / name}",
+            f"data_dir={tiny_data}",
+            "max_new_tokens=8",
+            "max_frames=4",
+            "num_workers=0",
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "crashchat",
+            "evaluate",
+            ROOT / "configs" / "eval" / "crash_description.yaml",
+        ]
         command += ["model_name=m", *settings, *words]
         done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
@@ -252,11 +281,24 @@ def test_every_entry_point_takes_the_released_forms(shared, tiny_data, tmp_path)
         return [record["raw_response"] for record in json.loads(path.read_text())]
 
     expected = answers(
-        "unmerged", "local", f"model={reference / 'base'}", f"adapter={reference / 'lora'}", f"vision_config={vision}"
+        "unmerged",
+        "local",
+        f"model={reference / 'base'}",
+        f"adapter={reference / 'lora'}",
+        f"vision_config={vision}",
     )
     assert any(expected)
     for layout in LAYOUTS:
-        command = [sys.executable, "-m", "crashchat", "merge", "--base", reference / "base", "--adapter", reference / "lora"]
+        command = [
+            sys.executable,
+            "-m",
+            "crashchat",
+            "merge",
+            "--base",
+            reference / "base",
+            "--adapter",
+            reference / "lora",
+        ]
         command += ["--out", tmp_path / f"merged_{layout}", "--to", layout, "--vision-config", vision]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0 and f"{layout} layout" in done.stdout, done.stderr
@@ -280,7 +322,10 @@ def test_nothing_is_written_outside_the_destination(tiny_base, tmp_path):
     (source / "generation_config.json").unlink()
     convert(source, tmp_path / "out", "--to", "local")
     assert (tmp_path / "victim.json").read_text() == "kept" and list((tmp_path / "elsewhere").iterdir()) == []
-    assert not (tmp_path / "out" / "generation_config.json").is_symlink() and not (tmp_path / "out" / "model.py").exists()
+    assert (
+        not (tmp_path / "out" / "generation_config.json").is_symlink()
+        and not (tmp_path / "out" / "model.py").exists()
+    )
 
 
 def test_heads_are_never_guessed_and_nothing_is_left_half_written(shared, tmp_path):
@@ -314,7 +359,13 @@ SIZES = {  # hidden size, heads, key-value heads, intermediate size, tied embedd
 @pytest.mark.parametrize("size", SIZES)
 def test_full_size_keys_and_shapes_cover_each_other(size):
     """The native model on the meta device against the three key tables, names both ways."""
-    names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "tie_word_embeddings")
+    names = (
+        "hidden_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+        "tie_word_embeddings",
+    )
     text = dict(zip(names, SIZES[size], strict=True)) | {"num_hidden_layers": 28, "vocab_size": 152064}
     config = VideoLlama3Config(text_config={"model_type": "qwen2"} | text, vision_config=SO400M)
     expected = expected_shapes(config)
@@ -323,5 +374,7 @@ def test_full_size_keys_and_shapes_cover_each_other(size):
         renamed = {rename_key(key, "native", layout): shape for key, shape in expected.items()}
         assert len(renamed) == len(expected)
         assert detect_layout(list(renamed), layout) == layout
-        check_shapes({rename_key(key, layout, "native"): shape for key, shape in renamed.items()}, config, layout)
+        check_shapes(
+            {rename_key(key, layout, "native"): shape for key, shape in renamed.items()}, config, layout
+        )
         assert all(key.startswith(tuple(LAYOUTS[layout].values())) for key in renamed)

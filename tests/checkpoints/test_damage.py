@@ -1,4 +1,6 @@
-"""Damaged files: one line that names the file, or a valid result; never a traceback, never another one's code."""
+"""Damaged files: one line that names the file, or a valid result; never a traceback, never another one's
+code.
+"""
 
 import json
 import shutil
@@ -42,12 +44,17 @@ def copy(tiny_base, tmp_path) -> Path:
 def adapter(tiny_base, tiny_tokenizer, tmp_path_factory) -> Path:
     """An adapter on tiny_base."""
     folder = tmp_path_factory.mktemp("adapter") / "adapter"
-    add_adapter(load_model(tiny_base, tiny_tokenizer, CPU), rank=4, alpha=8, dropout=0.0).save_pretrained(folder)
+    add_adapter(load_model(tiny_base, tiny_tokenizer, CPU), rank=4, alpha=8, dropout=0.0).save_pretrained(
+        folder
+    )
     return folder
 
 
 def told(work, *names) -> str | None:
-    """None where it runs; else the one line that it ends with, which names the file. Any other error is the test's."""
+    """None where it runs; else the one line that it ends with, which names the file.
+
+    Any other error is the test's.
+    """
     try:
         work()
     except (CrashChatError, OSError) as error:
@@ -69,7 +76,11 @@ def test_a_damaged_checkpoint(copy, tmp_path, seed):
 
     loaded = told(use, copy)
     converted = told(lambda: convert(copy, tmp_path / "out"), copy)
-    assert (loaded is None) == (converted is None) or what.startswith("generation_config.json"), (what, loaded, converted)
+    assert (loaded is None) == (converted is None) or what.startswith("generation_config.json"), (
+        what,
+        loaded,
+        converted,
+    )
     assert (tmp_path / "out").exists() == (converted is None)
     assert not (copy / EXECUTED).exists()
 
@@ -93,7 +104,10 @@ def test_a_damaged_annotation_file(tmp_path, seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_damaged_config(tmp_path, seed):
     path = tmp_path / "config.yaml"
-    values = {name: value for name, value in yaml.safe_load((CONFIG_DIR / "train" / "recipe.yaml").read_text()).items()}
+    values = {
+        name: value
+        for name, value in yaml.safe_load((CONFIG_DIR / "train" / "recipe.yaml").read_text()).items()
+    }
     path.write_text(yaml.safe_dump(values | {"output_dir": "out", "tasks": ["crash_recognition"]}))
     damage_file(path, seed)
     told(lambda: load_config(TrainConfig, path), path)
@@ -208,7 +222,8 @@ def test_a_view_that_repeats_itself_is_refused_unread(copy, tiny_tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("r", 10**12), ("r", 5), ("lora_alpha", "8"), ("bias", "all"), ("rank_pattern", {"(": 4})]
+    ("key", "value"),
+    [("r", 10**12), ("r", 5), ("lora_alpha", "8"), ("bias", "all"), ("rank_pattern", {"(": 4})],
 )
 def test_an_adapter_config_is_checked_before_anything_is_allocated(adapter, tmp_path, key, value):
     folder = shutil.copytree(adapter, tmp_path / "adapter")
@@ -259,7 +274,13 @@ def test_a_hub_cache_is_read_and_other_links_out_are_refused(tiny_base, tiny_tok
     for folder in (snapshot, tmp_path / "link"):
         load_model(folder, load_tokenizer(folder), CPU)
     convert(snapshot, tmp_path / "out")
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "generation_config.json"):
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "preprocessor_config.json",
+        "generation_config.json",
+    ):
         (snapshot / name).rename(tmp_path / "kept")
         (snapshot / name).symlink_to(tiny_base / name)
         with pytest.raises(CheckpointError, match=f"{name}: a link out of its folder"):
@@ -269,7 +290,9 @@ def test_a_hub_cache_is_read_and_other_links_out_are_refused(tiny_base, tiny_tok
 
 def run(*words, cwd: Path = ROOT) -> str:
     """Run a command that must fail without a traceback; returns its last line, which begins with `error:`."""
-    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=cwd, timeout=600)
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, cwd=cwd, timeout=600
+    )
     assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: "), done.stderr[-1000:]
@@ -281,7 +304,9 @@ def small_disk(tmp_path):
     """A disk of 64 KiB, which is full soon."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
     yield folder
@@ -296,13 +321,15 @@ COMMANDS = {
     "convert": "-m crashchat convert {base} {disk}/out",
     "merge": "-m crashchat merge --base {base} --adapter {adapter} --out {disk}/out",
     "synthetic": "-m crashchat synthesize --out {disk}/out --train 4 --val 1 --test 1 --workers 1",
-    "train": "-m crashchat train configs/train/independent_crash_recognition.yaml base_model={base} data_dir={data} "
-    "output_dir={disk}/out max_steps=2 eval_steps=1 save_steps=1 num_workers=0 max_frames=4 lora_rank=4",
-    "eval": "-m crashchat evaluate configs/eval/crash_description.yaml model={base} data_dir={data} output_dir={disk}/out "
-    "num_workers=0 max_frames=4 max_new_tokens=2",
+    "train": "-m crashchat train configs/train/independent_crash_recognition.yaml base_model={base} "
+    "data_dir={data} output_dir={disk}/out max_steps=2 eval_steps=1 save_steps=1 num_workers=0 "
+    "max_frames=4 lora_rank=4",
+    "eval": "-m crashchat evaluate configs/eval/crash_description.yaml model={base} data_dir={data} "
+    "output_dir={disk}/out num_workers=0 max_frames=4 max_new_tokens=2",
     "score": "scripts/eval/compute_crash_recognition_metrics.py --predictions {predictions} --out {disk}/out",
     "report": "-m crashchat compare a={predictions} --data-dir {data} --out {disk}/out --no-meteor",
-    "analyze": "-m crashchat analyze {data}/videos --model {base} --linguistic {adapter} --perception {adapter} --out {disk}/out",
+    "analyze": "-m crashchat analyze {data}/videos --model {base} --linguistic {adapter} "
+    "--perception {adapter} --out {disk}/out",
 }
 
 
@@ -310,7 +337,9 @@ COMMANDS = {
 def test_a_full_disk_is_one_line(command, small_disk, tiny_base, adapter, tiny_data, tmp_path):
     asked = json.loads((tiny_data / TASKS["crash_recognition"].annotation_file("test")).read_text())
     predictions = tmp_path / "predict.json"
-    predictions.write_text(json.dumps([predicted(n) | {"video_path": one["video"][0]} for n, one in enumerate(asked)]))
+    predictions.write_text(
+        json.dumps([predicted(n) | {"video_path": one["video"][0]} for n, one in enumerate(asked)])
+    )
     if command in ("eval", "score"):  # what they write is small: nothing is left for it
         with open(small_disk / "filler", "wb", buffering=0) as file:
             try:
@@ -318,6 +347,8 @@ def test_a_full_disk_is_one_line(command, small_disk, tiny_base, adapter, tiny_d
                     pass
             except OSError:
                 pass
-    words = COMMANDS[command].format(base=tiny_base, adapter=adapter, disk=small_disk, data=tiny_data, predictions=predictions)
+    words = COMMANDS[command].format(
+        base=tiny_base, adapter=adapter, disk=small_disk, data=tiny_data, predictions=predictions
+    )
     line = run(*words.split())
     assert str(small_disk) in line and "no space left on device" in line

@@ -34,11 +34,15 @@ def test_released_validation_files_join_by_video(shared):
 def test_multi_task_file_carries_what_the_single_task_files_do(shared):
     folder = shared / "annotations"
     perception = ["crash_localization", "pre_crash_localization"]
-    joined = load_annotations([folder / "crashchat_dada_video_total_perception_centric_val.json"], "data", perception)
+    joined = load_annotations(
+        [folder / "crashchat_dada_video_total_perception_centric_val.json"], "data", perception
+    )
     single = load_annotations(annotation_paths(folder, perception, "val"), "data", perception)
 
     def answers(videos):
-        return {(video.name, question.task): question.answer for video in videos for question in video.questions}
+        return {
+            (video.name, question.task): question.answer for video in videos for question in video.questions
+        }
 
     assert answers(joined) == answers(single) and len(answers(joined)) == 2278
 
@@ -68,7 +72,10 @@ BROKEN = {
     "no video": (record(video=[]), "'video' is"),
     "escaping path": (record(video="../../etc/passwd"), "below the data folder"),
     "absolute path": (record(video="/etc/passwd"), "below the data folder"),
-    "three turns": (record() | {"conversations": record()["conversations"] * 2}, "one human turn and one gpt turn"),
+    "three turns": (
+        record() | {"conversations": record()["conversations"] * 2},
+        "one human turn and one gpt turn",
+    ),
     "empty answer": (record(answer=" "), "empty"),
     "no interval": (record(question=TASKS["crash_localization"].prompt, answer="soon"), "has 0 times"),
     "not yes or no": (record(answer="Perhaps"), "does not parse"),
@@ -115,7 +122,11 @@ def test_a_broken_file_is_named(tmp_path, content, message):
 
 
 def test_other_tasks_are_left_out_and_a_foreign_question_is_an_error(tmp_path):
-    path = write(tmp_path / "a.json", record(), record(question=TASKS["crash_description"].prompt, answer="car hits car"))
+    path = write(
+        tmp_path / "a.json",
+        record(),
+        record(question=TASKS["crash_description"].prompt, answer="car hits car"),
+    )
     videos = load_annotations([path], tmp_path, ["crash_recognition"])
     assert [question.task for question in videos[0].questions] == ["crash_recognition"]
     write(path, record(question="Is it raining?"))

@@ -23,11 +23,19 @@ COMMIT = "c0ffee" + "0" * 34
 MIB = 2**20
 WEIGHTS = bytes(range(251)) * (4 * MIB // 251)  # no power of two in its period: a shifted byte shows
 BASE = "DAMO-NLP-SG/VideoLLaMA3-7B"
-MODEL_FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "modeling_evil.py": b"raise SystemExit", "README.md": b"hi"}
+MODEL_FILES = {
+    "config.json": b"{}",
+    "model.safetensors": WEIGHTS,
+    "modeling_evil.py": b"raise SystemExit",
+    "README.md": b"hi",
+}
 
 
 class Hub:
-    """A hub with one repository of `files`; those longer than 100 bytes are LFS files. Keeps a log of its requests."""
+    """A hub with one repository of `files`; those longer than 100 bytes are LFS files.
+
+    Keeps a log of its requests.
+    """
 
     def __init__(self, repo: str, files: dict[str, bytes]) -> None:
         self.repo, self.files = repo, files
@@ -53,7 +61,9 @@ class Hub:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def entry(self, name: str) -> dict:
@@ -72,16 +82,29 @@ class Hub:
         self.paths.append(path)
         for kind, files_at in (("models", ""), ("datasets", "/datasets")):
             if path.startswith(f"/api/{kind}/{self.repo}/revision/"):
-                return self.send(request, json.dumps({"id": self.repo, "sha": COMMIT, "siblings": []}).encode())
+                return self.send(
+                    request, json.dumps({"id": self.repo, "sha": COMMIT, "siblings": []}).encode()
+                )
             if path == f"/api/{kind}/{self.repo}/tree/{COMMIT}":
                 return self.send(request, json.dumps([self.entry(name) for name in self.files]).encode())
             if path.startswith(start := f"{files_at}/{self.repo}/resolve/{COMMIT}/"):
                 return self.send_file(request, path.removeprefix(start))
         self.send(request, b"", 404, {"X-Error-Code": "RepoNotFound"})
 
-    def send(self, request, body: bytes, status: int = 200, headers: dict[str, str] | None = None, length: int | None = None):
+    def send(
+        self,
+        request,
+        body: bytes,
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        length: int | None = None,
+    ):
         request.send_response(status)
-        for name, value in {"Content-Length": str(length or len(body)), "X-Repo-Commit": COMMIT, **(headers or {})}.items():
+        for name, value in {
+            "Content-Length": str(length or len(body)),
+            "X-Repo-Commit": COMMIT,
+            **(headers or {}),
+        }.items():
             request.send_header(name, value)
         request.end_headers()
         if request.command == "GET":
@@ -137,7 +160,9 @@ def command(hub_url: str, *arguments: object) -> dict:
 
 def run(hub_url: str, *arguments: object) -> subprocess.CompletedProcess:
     """Run it with no one to ask."""
-    return subprocess.run(**command(hub_url, *arguments), stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
+    return subprocess.run(
+        **command(hub_url, *arguments), stdin=subprocess.DEVNULL, capture_output=True, timeout=30
+    )
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -182,7 +207,10 @@ def test_a_killed_download_goes_on_in_the_next_run(serve, tmp_path):
     try:
         assert hub.stalled.wait(20)
         deadline = time.monotonic() + 10
-        while sum(path.stat().st_size for path in tmp_path.glob(".partial/*")) < 3 * MIB and time.monotonic() < deadline:
+        while (
+            sum(path.stat().st_size for path in tmp_path.glob(".partial/*")) < 3 * MIB
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.02)
         second = run(hub.url, "base", "--out", tmp_path)
         assert second.returncode == 1 and "another download" in second.stderr
@@ -213,7 +241,8 @@ def test_what_differs_from_the_checksum_is_removed(serve, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.json", "/tmp/evil.json", "a/../../evil.json", "C:evil.json", "..\\evil.json", "a//b.json"]
+    "name",
+    ["../evil.json", "/tmp/evil.json", "a/../../evil.json", "C:evil.json", "..\\evil.json", "a//b.json"],
 )
 def test_names_that_lead_elsewhere_are_refused(serve, tmp_path, name):
     hub = serve({**MODEL_FILES, name: b"evil"})
@@ -242,7 +271,9 @@ def test_above_one_gib_someone_must_agree(serve, tmp_path):
     assert result.returncode == 2 and "--yes" in result.stderr and "2.00 GiB to fetch" in result.stdout
     master, slave = pty.openpty()
     os.write(master, b"n\n")
-    refused = subprocess.run(**command(hub.url, "base", "--out", tmp_path), stdin=slave, capture_output=True, timeout=30)
+    refused = subprocess.run(
+        **command(hub.url, "base", "--out", tmp_path), stdin=slave, capture_output=True, timeout=30
+    )
     os.close(slave)
     os.close(master)
     assert refused.returncode == 2 and "Go on?" in refused.stdout
@@ -253,14 +284,24 @@ def test_above_one_gib_someone_must_agree(serve, tmp_path):
 
 
 def test_annotations_and_videos_come_without_the_repositorys_folder(serve, tmp_path):
-    files = {"annotations/a_val.json": b"[]", "videos/cap_1.mp4": b"video", "load.py": b"", "stats.json": b"{}"}
+    files = {
+        "annotations/a_val.json": b"[]",
+        "videos/cap_1.mp4": b"video",
+        "load.py": b"",
+        "stats.json": b"{}",
+    }
     hub = serve(files, "someone/crash-set")
     for kind, expected in (("annotations", {"a_val.json": b"[]"}), ("videos", {"cap_1.mp4": b"video"})):
         result = run(hub.url, kind, "--repo", "someone/crash-set", "--out", tmp_path / kind)
         assert result.returncode == 0, result.stderr
         assert files_in(tmp_path / kind) == expected
-    whole = run(hub.url, "annotations", "--repo", "someone/crash-set", "--folder", "", "--out", tmp_path / "all")
-    assert whole.returncode == 0 and set(files_in(tmp_path / "all")) == {"annotations/a_val.json", "stats.json"}
+    whole = run(
+        hub.url, "annotations", "--repo", "someone/crash-set", "--folder", "", "--out", tmp_path / "all"
+    )
+    assert whole.returncode == 0 and set(files_in(tmp_path / "all")) == {
+        "annotations/a_val.json",
+        "stats.json",
+    }
 
 
 def test_errors_say_what_to_do(serve, tmp_path):

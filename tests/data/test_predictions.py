@@ -7,7 +7,13 @@ import pytest
 
 from crashchat.config import ROOT
 from crashchat.data.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
-from crashchat.data.predictions import PredictionError, constant_answer, make_record, prediction_path, read_predictions
+from crashchat.data.predictions import (
+    PredictionError,
+    constant_answer,
+    make_record,
+    prediction_path,
+    read_predictions,
+)
 from crashchat.tasks import TASKS
 
 RECOGNITION, LOCALIZATION = TASKS["crash_recognition"], TASKS["crash_localization"]
@@ -23,7 +29,8 @@ def write(path: Path, value: object) -> Path:
 
 
 def test_path_is_the_released_one():
-    expected = "outputs/causal_reasoning_evaluation_results/m/crashchat_dada_video_total_causal_reasoning_test_predict.json"
+    name = "crashchat_dada_video_total_causal_reasoning_test_predict.json"
+    expected = f"outputs/causal_reasoning_evaluation_results/m/{name}"
     assert prediction_path("outputs", "causal_reasoning", "m") == Path(expected)
 
 
@@ -33,7 +40,9 @@ def test_record_has_the_fields_of_the_golden_files(task, shared, tmp_path):
     answer = {"crash_localization": "3.9 - 5.0 seconds", "pre_crash_localization": "2.4 seconds"}.get(
         task.name, task.negative_answer
     )
-    made = make_record(task, 0, golden["video_path"], "", golden["raw_response"], answer, source=golden["source"])
+    made = make_record(
+        task, 0, golden["video_path"], "", golden["raw_response"], answer, source=golden["source"]
+    )
     assert list(made) == list(golden)
     assert made == golden
     assert read_predictions(write(tmp_path / "p.json", [made]), task.name) == [made]
@@ -76,7 +85,10 @@ GOOD |= {"pred_start": None, "pred_end": 2.5}
         ([GOOD, {k: v for k, v in GOOD.items() if k != "pred_end"}], "record 1 .* lacks pred_end"),
         ([GOOD, GOOD], "data_ids occur more than once"),
         ([GOOD, {**GOOD, "data_id": 1}], "1 videos occur more than once"),
-        ([GOOD, {**GOOD, "data_id": 1, "video_path": "w.mp4", "prompt": "?"}], "mixes answers of several runs: 2 prompts"),
+        (
+            [GOOD, {**GOOD, "data_id": 1, "video_path": "w.mp4", "prompt": "?"}],
+            "mixes answers of several runs: 2 prompts",
+        ),
         (
             [{**GOOD, "model": "a"}, {**GOOD, "data_id": 1, "video_path": "w.mp4", "model": "b"}],
             "mixes answers of several runs: 2 models .*'a', 'b'",
@@ -91,7 +103,10 @@ GOOD |= {"pred_start": None, "pred_end": 2.5}
         ([{**GOOD, "gt_end": 10**400}], "gt_end = 1000.*, expected a number"),
         ([{**GOOD, "data_id": True}], "data_id"),
         ([{**GOOD, "prompt": 5}], "prompt = 5, expected a text"),
-        ([{**GOOD, "pred_end": "x" * 100_000}], r"pred_end = 'x{119}… \(100,002 characters\), expected a number"),
+        (
+            [{**GOOD, "pred_end": "x" * 100_000}],
+            r"pred_end = 'x{119}… \(100,002 characters\), expected a number",
+        ),
         ([record(0)], "holds crash_recognition predictions, expected crash_localization"),
     ],
 )
@@ -116,11 +131,16 @@ def test_a_partial_run_and_another_split_are_named(tiny_data, tmp_path):
     videos = [entry["video"][0] for entry in json.loads(annotations.read_text())]
     records = [{**record(n), "video_path": f"elsewhere/{video}"} for n, video in enumerate(videos)]
     assert read_predictions(write(tmp_path / "p.json", records), annotations=annotations) == records
-    with pytest.raises(PredictionError, match=f"a partial run: 1 of the questions in .*{Path(videos[-1]).name}"):
+    with pytest.raises(
+        PredictionError, match=f"a partial run: 1 of the questions in .*{Path(videos[-1]).name}"
+    ):
         read_predictions(write(tmp_path / "p.json", records[:-1]), annotations=annotations)
-    with pytest.raises(PredictionError, match="1 records are about videos not in .*another.mp4.*; another split"):
+    with pytest.raises(
+        PredictionError, match="1 records are about videos not in .*another.mp4.*; another split"
+    ):
         read_predictions(
-            write(tmp_path / "p.json", [*records, {**record(9), "video_path": "another.mp4"}]), annotations=annotations
+            write(tmp_path / "p.json", [*records, {**record(9), "video_path": "another.mp4"}]),
+            annotations=annotations,
         )
 
 

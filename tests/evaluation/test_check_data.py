@@ -16,7 +16,9 @@ from crashchat.tasks import FILE_PREFIX, TASKS
 def check(folder: Path, *options: str) -> tuple[int, str]:
     """Exit code and output of the tool."""
     command = [sys.executable, "-m", "crashchat", "check-data", str(folder), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr
 
@@ -59,7 +61,9 @@ class Copy:
 
     def calm(self) -> list[str]:
         """Train videos without one."""
-        return [r["video"][0] for r in self.records("crash_recognition") if r["video"][0] not in self.crashes()]
+        return [
+            r["video"][0] for r in self.records("crash_recognition") if r["video"][0] not in self.crashes()
+        ]
 
 
 @pytest.fixture
@@ -73,7 +77,10 @@ def test_released_files(shared):
     assert code == 0
     assert "note       6  start not before end" in output and "videos/dada_11_239.mp4" in output
     assert "0 errors, 6 notes" in output
-    assert "the source alone predicts recognition for 100.0% of 1838 videos (always the commonest label: 62.0%)" in output
+    assert (
+        "the source alone predicts recognition for 100.0% of 1838 videos (always the commonest label: 62.0%)"
+        in output
+    )
 
 
 def test_a_sound_set_passes(copy):
@@ -106,7 +113,9 @@ def test_faults_in_records(copy):
     records = copy.records("causal_reasoning")
     again = json.loads(json.dumps(records[0]))
     again["conversations"][1]["value"] = "Another cause altogether."
-    copy.write("causal_reasoning", [*records, again, records[1], "garbage", {**records[2], "conversations": []}])
+    copy.write(
+        "causal_reasoning", [*records, again, records[1], "garbage", {**records[2], "conversations": []}]
+    )
     copy.write("crash_localization", [r for r in copy.records("crash_localization") if r["video"] != [crash]])
     copy.write("prevention_reasoning", copy.records("prevention_reasoning")[1:])
     both = copy.records("crash_recognition", "val") + copy.records("crash_recognition", "train")[:1]
@@ -137,7 +146,9 @@ def test_files(copy):
     files = [copy.path(task, "test").name for task in ("crash_description", "causal_reasoning")]
     assert [f["where"] for f in kinds["missing or unusable file"]] == files
     assert len(kinds["not the file's prompt"]) == 6
-    assert [f["where"] for f in kinds["contradicting answers"]] == [f"{FILE_PREFIX}_heterogeneousl_val.json, record 0"]
+    assert [f["where"] for f in kinds["contradicting answers"]] == [
+        f"{FILE_PREFIX}_heterogeneousl_val.json, record 0"
+    ]
     assert found(copy.folder, "--no-videos", "--split", "train") == (0, {})
 
 

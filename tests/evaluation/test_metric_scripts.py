@@ -1,4 +1,6 @@
-"""The six metric scripts, run as users run them: what they find, what they print and write, what they refuse."""
+"""The six metric scripts, run as users run them: what they find, what they print and write, what they
+refuse.
+"""
 
 import csv
 import json
@@ -17,7 +19,9 @@ from crashchat.tasks import TASKS
 from tests.metrics.test_metrics import CRASHES, expected, golden
 
 
-def run_script(task_name: str, *arguments: str | Path, cwd: Path, **changed: str) -> subprocess.CompletedProcess:
+def run_script(
+    task_name: str, *arguments: str | Path, cwd: Path, **changed: str
+) -> subprocess.CompletedProcess:
     script = ROOT / "scripts/eval" / f"compute_{task_name}_metrics.py"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | changed
     command = [sys.executable, script, *arguments]
@@ -28,7 +32,8 @@ def some_predictions(task_name: str) -> list[dict]:
     task = TASKS[task_name]
     numbers = task.group == "perception"
     fields = dict.fromkeys(
-        (*task.gt_fields, *task.pred_fields), 1.5 if numbers else "No" if "label" in task.gt_fields[0] else "car hits a car"
+        (*task.gt_fields, *task.pred_fields),
+        1.5 if numbers else "No" if "label" in task.gt_fields[0] else "car hits a car",
     )
     common = {"prompt": "", "raw_response": "", "crash_start": 3.0}
     return [{"data_id": n, "video_path": f"data/videos/{n}.mp4", **common, **fields} for n in range(3)]
@@ -79,7 +84,9 @@ def test_script_scores_a_released_file_in_the_released_terms(shared, task_name, 
 def test_script_compares_two_models(tmp_path, capsys):
     records = some_predictions("crash_recognition")
     for name, answer in (("right", "No"), ("wrong", "Yes")):
-        (tmp_path / f"{name}.json").write_text(json.dumps([{**record, "pred_label": answer} for record in records]))
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps([{**record, "pred_label": answer} for record in records])
+        )
     (tmp_path / "fewer.json").write_text(json.dumps(records[:2]))
     words = ["--predictions", str(tmp_path / "right.json"), "--out", str(tmp_path / "out.json"), "--against"]
     assert main(["crash_recognition", *words, str(tmp_path / "wrong.json")]) == 0
@@ -92,8 +99,10 @@ def test_script_compares_two_models(tmp_path, capsys):
 
 def test_script_help_has_an_example(tmp_path):
     done = run_script("crash_recognition", "--help", cwd=tmp_path)
-    assert done.returncode == 0 and "example: python scripts/eval/compute_crash_recognition_metrics.py" in " ".join(
-        done.stdout.split()
+    assert (
+        done.returncode == 0
+        and "example: python scripts/eval/compute_crash_recognition_metrics.py"
+        in " ".join(done.stdout.split())
     )
 
 

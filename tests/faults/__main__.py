@@ -48,13 +48,21 @@ def table(rows: list[Row]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the campaigns, print the table; returns 1 where anything was lost."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.faults", description=tests.faults.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.faults",
+        description=tests.faults.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", choices=CAMPAIGNS, default=list(CAMPAIGNS), help="(default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other faults (default %(default)s)")
+    parser.add_argument(
+        "--only", nargs="+", choices=CAMPAIGNS, default=list(CAMPAIGNS), help="(default: all)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed, other faults (default %(default)s)"
+    )
     parser.add_argument("--share", type=float, default=1.0, help="of each campaign's cases (default: all)")
     parser.add_argument("--number", type=int, help="this case alone")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {DOCUMENT.relative_to(ROOT)}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"put the table into {DOCUMENT.relative_to(ROOT)}"
+    )
     arguments = parser.parse_args(argv)
     rows, start = [], time.monotonic()
     bench = Bench(Path(tempfile.mkdtemp(prefix="faults-")))
@@ -62,9 +70,15 @@ def main(argv: list[str] | None = None) -> int:
         for name in arguments.only:
             began, campaign = time.monotonic(), CAMPAIGNS[name]
             count = max(1, round(campaign.count * arguments.share))
-            row = campaign.run(bench, arguments.seed, range(count) if arguments.number is None else [arguments.number])
+            row = campaign.run(
+                bench, arguments.seed, range(count) if arguments.number is None else [arguments.number]
+            )
             rows.append(row)
-            print(f"{name}: {row.tried:,} tried, {len(row.losses):,} lost or wrong, {time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"{name}: {row.tried:,} tried, {len(row.losses):,} lost or wrong, "
+                f"{time.monotonic() - began:.0f} s",
+                flush=True,
+            )
             for number, loss in row.losses:
                 again = f"python -m tests.faults --only {name} --seed {arguments.seed} --number {number}"
                 print(f"    {loss}\n        {again}" if number is not None else f"    {loss}", flush=True)
@@ -77,7 +91,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\n{table(rows)}\n{(time.monotonic() - start) / 60:.0f} minutes, seed {arguments.seed}")
     if arguments.write:
         text = DOCUMENT.read_text(encoding="utf-8")
-        DOCUMENT.write_text(TABLE.sub(lambda found: found[1] + table(rows) + found[2], text), encoding="utf-8")
+        DOCUMENT.write_text(
+            TABLE.sub(lambda found: found[1] + table(rows) + found[2], text), encoding="utf-8"
+        )
     return 1 if any(row.losses for row in rows) else 0
 
 

@@ -1,4 +1,6 @@
-"""What the campaigns share: rows of the table, processes with an end, workers that may die, and a small set to work on."""
+"""What the campaigns share: rows of the table, processes with an end, workers that may die, and a small set
+to work on.
+"""
 
 import contextlib
 import io
@@ -24,14 +26,22 @@ from crashchat.synthetic.make import make_demo_set
 
 TINY_BASE = ROOT / "ckpt" / "tiny_base"
 MOST_MEMORY = 4 * 1024**3  # bytes; a process that takes more counts as lost
-SLOWEST = 600.0  # seconds until a process counts as hanging; this is far more than any needs, even on a busy machine
-ENVIRONMENT = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+SLOWEST = 600.0  # seconds until a process counts as hanging, far more than any needs on a busy machine
+ENVIRONMENT = {
+    "PYTHON": sys.executable,
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "DS_ACCELERATOR": "cpu",
+}
 MARK = "CRASHCHAT_FAULTS_RUN"  # environment variable by which all processes of one run are found, orphans too
 
 
 @dataclass
 class Row:
-    """One line of the table. kinds: how the cases that went as they should ended; losses: what went wrong, with its number."""
+    """One line of the table.
+
+    kinds: how the cases that went as they should ended; losses: what went wrong, with its number.
+    """
 
     what: str
     kinds: Counter[str] = field(default_factory=Counter)
@@ -60,9 +70,6 @@ def drawing(campaign: str, seed: int, number: int) -> random.Random:
     return random.Random(f"{campaign}/{seed}/{number}")
 
 
-# ------------------------------------------------------------------------------------------------------------- processes
-
-
 def peak(pid: int) -> int:
     """Most bytes that a process ever held; 0 where it has ended."""
     with contextlib.suppress(OSError):
@@ -73,7 +80,10 @@ def peak(pid: int) -> int:
 
 
 class Running:
-    """A real process at the project's root, its output in `log`. Whatever it starts is found by a mark, orphans too."""
+    """A real process at the project's root, its output in `log`.
+
+    Whatever it starts is found by a mark, orphans too.
+    """
 
     def __init__(self, words: Iterable[object], log: Path, **environment: str):
         self.log, self.mark = log, uuid.uuid4().hex
@@ -98,7 +108,11 @@ class Running:
 
     def alive(self) -> list[int]:
         """The processes of this run that have not ended."""
-        return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit() and self._holds(int(folder.name))]
+        return [
+            int(folder.name)
+            for folder in Path("/proc").iterdir()
+            if folder.name.isdigit() and self._holds(int(folder.name))
+        ]
 
     def strike(self, pid: int) -> None:
         """Kill one of its processes; nobody else who has got its number meanwhile."""
@@ -120,7 +134,10 @@ class Running:
         self.process.wait()
 
     def wait(self, seconds: float = SLOWEST) -> str:
-        """Wait for the end; returns what is wrong: that it hangs or takes too much memory. It is then killed."""
+        """Wait for the end; returns what is wrong: that it hangs or takes too much memory.
+
+        It is then killed.
+        """
         end = time.monotonic() + seconds
         while self.process.poll() is None:
             if peak(self.process.pid) > MOST_MEMORY:
@@ -143,7 +160,10 @@ class Running:
 
 
 def unclear(code: int, output: str) -> str:
-    """What is wrong with the end of a command that failed: no line says `error: …`, or a traceback does. Empty: nothing."""
+    """What is wrong with the end of a command that failed: no line says `error: …`, or a traceback does.
+
+    Empty: nothing.
+    """
     lines = output.strip().splitlines()
     if "Traceback (most recent call last)" in output:
         errors = re.findall(r"^[\w.]*(?:Error|Exception|Exit)\b.*", output, re.MULTILINE)
@@ -156,7 +176,8 @@ def unclear(code: int, output: str) -> str:
 
 
 def call(main: Callable[[], int], *words: str) -> tuple[int, str]:
-    """Call a command's main in this process, with these words for its command line: exit code and all that it said.
+    """Call a command's main in this process, with these words for its command line: exit code and all that it
+    said.
 
     A traceback is part of that, with exit code 1, as in a process of its own.
     """
@@ -175,8 +196,6 @@ def call(main: Callable[[], int], *words: str) -> tuple[int, str]:
         sys.argv = before
     return code or 0, said.getvalue()
 
-
-# --------------------------------------------------------------------------------------------------------------- workers
 
 Verdict = tuple[str, str]  # how a case ended, and what is wrong with that
 
@@ -202,8 +221,13 @@ class Workers:
     def __init__(self, folder: Path, count: int = 2):
         self.folder, self._slots = folder, [[None, None] for _ in range(count)]
 
-    def map(self, judge: Callable[..., Verdict], jobs: dict[int, tuple], seconds: float) -> Iterator[tuple[int, str, str]]:
-        """(number, how it ended, what is wrong) of each job {number: arguments}, in any order. seconds: a job's deadline."""
+    def map(
+        self, judge: Callable[..., Verdict], jobs: dict[int, tuple], seconds: float
+    ) -> Iterator[tuple[int, str, str]]:
+        """(number, how it ended, what is wrong) of each job {number: arguments}, in any order.
+
+        seconds: a job's deadline.
+        """
         waiting, done = queue.SimpleQueue(), queue.SimpleQueue()
         for item in jobs.items():
             waiting.put(item)
@@ -225,7 +249,9 @@ class Workers:
         if process is None or not process.is_alive():
             connection, there = multiprocessing.Pipe()
             spawn = multiprocessing.get_context("spawn")
-            process = spawn.Process(target=_serve, args=(there, str(self.folder / "workers.log")), daemon=True)
+            process = spawn.Process(
+                target=_serve, args=(there, str(self.folder / "workers.log")), daemon=True
+            )
             process.start()
             there.close()
             slot[:] = process, connection
@@ -258,24 +284,37 @@ class Workers:
                 process.join()
 
 
-# ------------------------------------------------------------------------------------------------------------- the bench
-
 TRAINING = (
-    "base_model=ckpt/tiny_base global_batch_size=6 max_steps=6 eval_steps=2 save_steps=2 lora_rank=4 num_workers=0 "
+    "base_model=ckpt/tiny_base global_batch_size=6 max_steps=6 eval_steps=2 save_steps=2 lora_rank=4 "
+    "num_workers=0 "
     "learning_rate=1e-3 projector_learning_rate=1e-3 gradient_checkpointing=false"
 ).split()
-ASKING = "max_new_tokens=16 num_workers=0 max_tokens_per_batch=1".split()  # each video alone: the same digits in any order
+ASKING = (
+    "max_new_tokens=16 num_workers=0 max_tokens_per_batch=1".split()
+)  # each video alone: the same digits in any order
 
 
 def training(data: Path, out: Path | str, processes: int = 1, *more: str) -> list[str]:
     """The words of a training."""
-    words = ["bash", "scripts/launch.sh", "crashchat.training.train", "configs/train/heterogeneous.yaml", str(processes)]
+    words = [
+        "bash",
+        "scripts/launch.sh",
+        "crashchat.training.train",
+        "configs/train/heterogeneous.yaml",
+        str(processes),
+    ]
     return [*words, *TRAINING, f"data_dir={data}", f"output_dir={out}", *more]
 
 
 def evaluation(data: Path, model: Path, out: Path | str, processes: int = 1, *more: str) -> list[str]:
     """The words of an evaluation."""
-    words = ["bash", "scripts/launch.sh", "crashchat.evaluation.evaluate", "configs/eval/all_tasks.yaml", str(processes)]
+    words = [
+        "bash",
+        "scripts/launch.sh",
+        "crashchat.evaluation.evaluate",
+        "configs/eval/all_tasks.yaml",
+        str(processes),
+    ]
     return [*words, *ASKING, f"model={model}", f"data_dir={data}", f"output_dir={out}", *more]
 
 
@@ -303,8 +342,13 @@ class Bench:
         if adapter and not self.adapter.is_dir():
             self.done(training(self.data, self.adapter, 1, "max_steps=2"), "adapter")
 
-    def done(self, words: Iterable[object], name: str, look: Callable[[Running], int] = lambda running: 0) -> int:
-        """Run what must succeed; returns what `look` says of it meanwhile. Raises RuntimeError where it fails."""
+    def done(
+        self, words: Iterable[object], name: str, look: Callable[[Running], int] = lambda running: 0
+    ) -> int:
+        """Run what must succeed; returns what `look` says of it meanwhile.
+
+        Raises RuntimeError where it fails.
+        """
         running = Running(words, self.folder / "logs" / f"{name}.log")
         seen = look(running)
         if wrong := running.wait() or (f"exit code {running.code}" if running.code else ""):

@@ -1,4 +1,6 @@
-"""Broken clips: read in a process that may die, and a folder of them beside good ones through `crashchat analyze`."""
+"""Broken clips: read in a process that may die, and a folder of them beside good ones through `crashchat
+analyze`.
+"""
 
 import json
 import os
@@ -36,8 +38,10 @@ GOOD = {
 }
 HUGE = (8_000, 12_000, 16_000)  # pixels a side
 NAMES = (
-    "not \udcff utf-8.mp4", "n" * 245 + ".mp4", "a" * 84 + "é" * 80 + ".mp4", "two\nlines.mp4", "quote\"'<b>&.mp4", "-rf.mp4",
-    "%s %n{}.mp4", "日本語 🚗.mp4", "concat:a|b.mp4", "http:__x.mp4", " .mp4", "\x1b[31mred.mp4", "x.mp4.mp4", "[0-9]*?.mp4",
+    "not \udcff utf-8.mp4", "n" * 245 + ".mp4", "a" * 84 + "é" * 80 + ".mp4", "two\nlines.mp4", "-rf.mp4",
+    "quote\"'<b>&.mp4", "%s %n{}.mp4", "日本語 🚗.mp4", "concat:a|b.mp4", "http:__x.mp4", " .mp4",
+    "\x1b[31mred.mp4",
+    "x.mp4.mp4", "[0-9]*?.mp4",
 )  # fmt: skip
 
 
@@ -46,12 +50,16 @@ def make_good(folder: Path) -> dict[str, Path]:
     folder.mkdir()
     for name, options in GOOD.items():
         ffmpeg(*SCENE, *options, folder / name)
-    return {name: folder / name for name in GOOD} | {"flash.mp4": write_video(folder / "flash.mp4", frames(90, 12, (5, 8)))}
+    return {name: folder / name for name in GOOD} | {
+        "flash.mp4": write_video(folder / "flash.mp4", frames(90, 12, (5, 8)))
+    }
 
 
 # Each takes bytes and says what it did to them.
 def _cut(data: bytearray, draw: random.Random) -> str:
-    at = draw.choice((draw.randrange(len(data)), draw.randrange(min(len(data), 4096)), len(data) - draw.randrange(1, 64)))
+    at = draw.choice(
+        (draw.randrange(len(data)), draw.randrange(min(len(data), 4096)), len(data) - draw.randrange(1, 64))
+    )
     del data[at:]
     return f"cut at {at}"
 
@@ -66,7 +74,9 @@ def _flip(data: bytearray, draw: random.Random) -> str:
 def _header(data: bytearray, draw: random.Random) -> str:
     count = 2 ** draw.randrange(5)
     for _ in range(count):
-        data[draw.randrange(min(len(data), 1500))] = draw.choice((0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256)))
+        data[draw.randrange(min(len(data), 1500))] = draw.choice(
+            (0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256))
+        )
     return f"{count} bytes of the header changed"
 
 
@@ -114,7 +124,9 @@ def _atoms(data: bytearray, draw: random.Random) -> str:
     return f"{len(pieces)} blocks in another order"
 
 
-BOXES = [name.encode() for name in "stts ctts stsz stco stsc stss elst mvhd mdhd tkhd avc1 avcC trun tfhd".split()]
+BOXES = [
+    name.encode() for name in "stts ctts stsz stco stsc stss elst mvhd mdhd tkhd avc1 avcC trun tfhd".split()
+]
 
 
 def _field(data: bytearray, draw: random.Random) -> str:
@@ -141,7 +153,11 @@ def _damage(data: bytearray, draw: random.Random) -> str:
 
 def _far(good: dict[str, Path], folder: Path, draw: random.Random) -> tuple[Path, str]:
     """The last packets of a Matroska file stand far behind the others."""
-    path, seconds, last = folder / draw.choice(("far.mkv", "far.webm")), 10 ** draw.uniform(1, 9.6), draw.randrange(1, 20)
+    path, seconds, last = (
+        folder / draw.choice(("far.mkv", "far.webm")),
+        10 ** draw.uniform(1, 9.6),
+        draw.randrange(1, 20),
+    )
     with av.open(str(good["vp9.webm"])) as source, av.open(str(path), "w") as target:
         stream = source.streams.video[0]
         copy = target.add_stream_from_template(stream)
@@ -157,14 +173,34 @@ def _far(good: dict[str, Path], folder: Path, draw: random.Random) -> tuple[Path
 def _huge(good: dict[str, Path], folder: Path, draw: random.Random) -> tuple[Path, str]:
     """Pictures of up to 256 million pixels in some kilobytes."""
     path, side, count = folder / "huge.mov", draw.choice(HUGE), draw.randrange(1, 3)
-    ffmpeg("-f", "lavfi", "-i", f"color=gray:size={side}x{side}:rate=1:duration={count}", "-c:v", "png", "-pix_fmt", "gray", path)
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        f"color=gray:size={side}x{side}:rate=1:duration={count}",
+        "-c:v",
+        "png",
+        "-pix_fmt",
+        "gray",
+        path,
+    )
     return path, f"{count} pictures of {side} x {side}"
 
 
 def _named(good: dict[str, Path], folder: Path, draw: random.Random) -> tuple[Path, str]:
     """Another container's suffix, or a name that few expect."""
     source = good[draw.choice(sorted(good))]
-    name = draw.choice((*NAMES, *(f"renamed{Path(other).suffix}" for other in GOOD), "list.m3u8", "x.sdp", "x.txt", "x.jpg", "x"))
+    name = draw.choice(
+        (
+            *NAMES,
+            *(f"renamed{Path(other).suffix}" for other in GOOD),
+            "list.m3u8",
+            "x.sdp",
+            "x.txt",
+            "x.jpg",
+            "x",
+        )
+    )
     path = folder / name
     path.write_bytes(source.read_bytes())
     return path, f"{source.name} as {name!r}"
@@ -226,7 +262,9 @@ def run(bench: Bench, seed: int, numbers: Iterable[int]) -> Row:
 
 
 def run_folders(bench: Bench, seed: int, numbers: Iterable[int], broken: int = 60) -> Row:
-    """Folders of broken clips and all good ones through `crashchat analyze`: each clip has a result, and there is a report."""
+    """Folders of broken clips and all good ones through `crashchat analyze`: each clip has a result, and
+    there is a report.
+    """
     row = Row(f"a folder of {broken} broken and {len(GOOD)} good clips, analyzed")
     good = make_good(bench.folder / "folders_good")
     for number in numbers:
@@ -242,12 +280,29 @@ def run_folders(bench: Bench, seed: int, numbers: Iterable[int], broken: int = 6
         for index in range(broken):
             scratch = folder / f"{index}"
             scratch.mkdir()
-            path, _ = (_named if index % 10 == 0 else _far if index % 15 == 1 else make_broken)(good, scratch, draw)
+            path, _ = (_named if index % 10 == 0 else _far if index % 15 == 1 else make_broken)(
+                good, scratch, draw
+            )
             if path.suffix not in (".gif", ".m3u8", ".sdp", ".txt", ".jpg", ""):
-                name = path.name if len(path.name.encode(errors="surrogateescape")) > 200 else f"{index} {path.name}"
+                name = (
+                    path.name
+                    if len(path.name.encode(errors="surrogateescape")) > 200
+                    else f"{index} {path.name}"
+                )
                 path.rename(clips / name)
                 names.append(name)
-        options = ["--model", TINY_BASE, "--max-new-tokens", "4", "--fps", "1", "--max-frames", "8", "--window", "8"]
+        options = [
+            "--model",
+            TINY_BASE,
+            "--max-new-tokens",
+            "4",
+            "--fps",
+            "1",
+            "--max-frames",
+            "8",
+            "--window",
+            "8",
+        ]
         words = [sys.executable, "-m", "crashchat", "analyze", clips, "--out", out, *options]
         running = Running(words, folder / "log")
         loss = running.wait()
@@ -261,9 +316,17 @@ def run_folders(bench: Bench, seed: int, numbers: Iterable[int], broken: int = 6
             loss = "no report"
         if not loss and len(results) != len(set(names)):
             loss = f"{len(results)} results of {len(set(names))} clips"
-        done = {Path(r["path"]).name for r in map(json.loads, (p.read_text() for p in results)) if r["status"] != "failed"}
+        done = {
+            Path(r["path"]).name
+            for r in map(json.loads, (p.read_text() for p in results))
+            if r["status"] != "failed"
+        }
         lost = [name for name in good if name != "moving.gif" and name not in done]
         if not loss and lost:
             loss = f"good clips failed: {lost}"
-        row.add(number, "with a report and a result for each clip", loss and f"{loss} (of {len(names)} clips; {clips})")
+        row.add(
+            number,
+            "with a report and a result for each clip",
+            loss and f"{loss} (of {len(names)} clips; {clips})",
+        )
     return row

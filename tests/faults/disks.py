@@ -1,6 +1,8 @@
-"""Full disks: every command that writes, on a disk that has no room for all of it, and then on the same disk with room.
+"""Full disks: every command that writes, on a disk that has no room for all of it, and then on the same disk
+with room.
 
-The disk is a tmpfs in a mount namespace of its own (`unshare`): it is gone with the command, whatever happens.
+The disk is a tmpfs in a mount namespace of its own (`unshare`): it is gone with the command, whatever
+happens.
 """
 
 import json
@@ -36,7 +38,11 @@ def _entry(name: str) -> str:
 
 def corrupt(folder: Path) -> str:
     """The first file under its final name that is not whole; a checkpoint that was not finished is none."""
-    unfinished = [path for path in folder.rglob("checkpoint-*") if path.is_dir() and not (path / "trainer_state.json").is_file()]
+    unfinished = [
+        path
+        for path in folder.rglob("checkpoint-*")
+        if path.is_dir() and not (path / "trainer_state.json").is_file()
+    ]
     for name, path in files_of(folder).items():
         hidden = any(part.startswith((".", "tmp")) for part in Path(name).parts)
         if hidden or any(path.is_relative_to(one) for one in unfinished):
@@ -68,7 +74,9 @@ def fill_once(bench: Bench, seed: int, number: int) -> tuple[str, str]:
         out = disk / "out"
         needed = sum(-(-path.stat().st_size // PAGE) + 1 for path in files_of(whole).values())
         size, words = PAGE * max(2, int(needed * draw.uniform(0.05, 0.9))), entry.words(bench, out, 1)
-    running = Running(["unshare", "-rm", "bash", "-c", SCRIPT, "disk", disk, size, folder, *words], folder / "log")
+    running = Running(
+        ["unshare", "-rm", "bash", "-c", SCRIPT, "disk", disk, size, folder, *words], folder / "log"
+    )
     wrong = running.wait()
     if not wrong and running.code == 90:
         wrong = f"the disk could not be mounted: {running.output().strip()}"
@@ -81,16 +89,27 @@ def fill_once(bench: Bench, seed: int, number: int) -> tuple[str, str]:
             wrong = f"exit code {codes[0]}: a cache that is full is no reason to end"
         room = "" if codes[0] == 0 and not entry.again else "room"
         if not wrong and room and codes[1]:
-            wrong = f"with room again it ends with {codes[1]}: {(folder / 'room.log').read_text().strip().splitlines()[-1:]}"
+            last = (folder / "room.log").read_text().strip().splitlines()[-1:]
+            wrong = f"with room again it ends with {codes[1]}: {last}"
         if not wrong:
             result = out if name == CACHE else folder / (room or "full") / "out"
             wrong = entry.compare(result, whole)
-        left = [] if name == CACHE else sorted(path.name for path in (folder / "room").iterdir() if path.name != "out")
+        left = (
+            []
+            if name == CACHE
+            else sorted(path.name for path in (folder / "room").iterdir() if path.name != "out")
+        )
         wrong = wrong or (f"left behind for ever: {left}" if left else "")
     if wrong:
         return "", f"{where}: {wrong}; see {folder}"
     shutil.rmtree(folder)
-    ending = "went on without" if name == CACHE else "said so and went on with room" if codes[0] else "had room enough"
+    ending = (
+        "went on without"
+        if name == CACHE
+        else "said so and went on with room"
+        if codes[0]
+        else "had room enough"
+    )
     return f"{name}: {ending}", ""
 
 
@@ -99,6 +118,8 @@ def run(bench: Bench, seed: int, numbers: Iterable[int]) -> Row:
     row, numbers = Row("full disk, then room again"), list(numbers)
     prepare(bench, {_entry(NAMES[number % len(NAMES)]) for number in numbers})
     with ThreadPoolExecutor(2) as pool:
-        for number, (kind, loss) in zip(numbers, pool.map(lambda number: fill_once(bench, seed, number), numbers), strict=True):
+        for number, (kind, loss) in zip(
+            numbers, pool.map(lambda number: fill_once(bench, seed, number), numbers), strict=True
+        ):
             row.add(number, kind, loss)
     return row

@@ -19,10 +19,18 @@ def exit_once(bench: Bench, number: int) -> tuple[str, str]:
     kind = KINDS[number % len(KINDS)]
     out = bench.folder / "exits" / str(number)
     if kind == "evaluation":
-        words, begun, result = evaluation(bench.data, TINY_BASE, out, 2, "limit=2"), "**/*.jsonl", "**/*_predict.json"
+        words, begun, result = (
+            evaluation(bench.data, TINY_BASE, out, 2, "limit=2"),
+            "**/*.jsonl",
+            "**/*_predict.json",
+        )
     else:
         stage = [f"deepspeed=configs/deepspeed/zero{kind[-1]}.json"] if "ZeRO" in kind else []
-        words, begun, result = training(bench.data, out, 2, *SHORT, *stage), "checkpoint-*", "adapter_model.safetensors"
+        words, begun, result = (
+            training(bench.data, out, 2, *SHORT, *stage),
+            "checkpoint-*",
+            "adapter_model.safetensors",
+        )
 
     def there(pattern: str) -> bool:
         return any(out.glob(pattern))
@@ -36,7 +44,11 @@ def exit_once(bench: Bench, number: int) -> tuple[str, str]:
         log = out.with_suffix(".log")
         log.write_text(done.stdout)
         abort = ", SIGABRT" if "Signal 6" in done.stdout or "terminate called" in done.stdout else ""
-        return "", f"{kind}: exit code {done.returncode}{abort}, its result is {'' if there(result) else 'not '}there; see {log}"
+        return (
+            "",
+            f"{kind}: exit code {done.returncode}{abort}, its result is "
+            f"{'' if there(result) else 'not '}there; see {log}",
+        )
     shutil.rmtree(out)
     return kind, ""
 
@@ -50,7 +62,11 @@ def run(bench: Bench, seed: int, numbers: Iterable[int]) -> Row:
     for core in sorted(os.sched_getaffinity(0))[:2]:
         cores.put(core)
     # A thread's affinity is its own, and what it starts inherits it.
-    with ThreadPoolExecutor(cores.qsize(), initializer=lambda: os.sched_setaffinity(0, {cores.get()})) as pool:
-        for number, (kind, loss) in zip(numbers, pool.map(lambda number: exit_once(bench, number), numbers), strict=True):
+    with ThreadPoolExecutor(
+        cores.qsize(), initializer=lambda: os.sched_setaffinity(0, {cores.get()})
+    ) as pool:
+        for number, (kind, loss) in zip(
+            numbers, pool.map(lambda number: exit_once(bench, number), numbers), strict=True
+        ):
             row.add(number, kind, loss)
     return row

@@ -1,4 +1,6 @@
-"""Damaged annotations, configs, predictions and checkpoint folders: an error line or a valid result, never a traceback."""
+"""Damaged annotations, configs, predictions and checkpoint folders: an error line or a valid result, never a
+traceback.
+"""
 
 import json
 import math
@@ -65,19 +67,29 @@ def _annotations(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, st
     text = mutate_json((data / name).read_text(), draw.randrange(2**32))
     what = _write(folder / name, text)
     (folder / "videos").symlink_to(data / "videos")
-    words = [f"tasks={task}", f"data_dir={folder}", f"model={TINY_BASE}", f"output_dir={folder / 'out'}", *ASKED]
+    words = [
+        f"tasks={task}",
+        f"data_dir={folder}",
+        f"model={TINY_BASE}",
+        f"output_dir={folder / 'out'}",
+        *ASKED,
+    ]
     code, said = call(evaluate.main, "configs/eval/all_tasks.yaml", *words)
     wrong = ""
     if code == 0:
         records = [json.dumps(record, sort_keys=True) for record in json.loads(text)]
-        if len(set(records)) < len(records) and not any(word in said for word in ("twice", "more than once", "again", "same")):
+        if len(set(records)) < len(records) and not any(
+            word in said for word in ("twice", "more than once", "again", "same")
+        ):
             wrong = "a record that is there twice is used once, without a word"
     return code, said, wrong, what
 
 
 def _configs(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, str, str, str]:
     """A training's settings. What is accepted ends at a folder without annotations, before anything slow."""
-    values = TrainConfig(output_dir=folder / "out", base_model=TINY_BASE, data_dir=data).model_dump(mode="json")
+    values = TrainConfig(output_dir=folder / "out", base_model=TINY_BASE, data_dir=data).model_dump(
+        mode="json"
+    )
     path = folder / "config.yaml"
     what = _write(path, mutate_yaml(yaml.safe_dump(values), draw.randrange(2**32)))
     overrides = [f"data_dir={folder / 'nowhere'}", f"output_dir={folder / 'out'}"]
@@ -99,7 +111,14 @@ def _predictions(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, st
         probability = 0.5 if task.name == "crash_recognition" else None
         records.append(
             make_record(
-                task, number, annotated["video"][0], task.prompt, answer, answer, crash_start=start, crash_probability=probability
+                task,
+                number,
+                annotated["video"][0],
+                task.prompt,
+                answer,
+                answer,
+                crash_start=start,
+                crash_probability=probability,
             )
         )
     path = folder / "predictions.json"
@@ -130,7 +149,9 @@ def _checkpoints(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, st
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(adapter / name, trained / name)
     use = draw.choice(("evaluate", "analyze", "convert", "merge", "evaluate with adapter", "convert adapter"))
-    on_adapter = use in ("evaluate with adapter", "convert adapter") or (use == "merge" and draw.random() < 0.5)
+    on_adapter = use in ("evaluate with adapter", "convert adapter") or (
+        use == "merge" and draw.random() < 0.5
+    )
     what = f"{use}: {damage_checkpoint(trained if on_adapter else base, draw.randrange(2**32))}"
     clip = sorted((data / "videos").glob("test_*"))[0]
     if use.startswith("evaluate"):
@@ -160,4 +181,9 @@ def _checkpoints(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, st
     return code, said, wrong, what
 
 
-JUDGES = {"annotations": _annotations, "configs": _configs, "predictions": _predictions, "checkpoints": _checkpoints}
+JUDGES = {
+    "annotations": _annotations,
+    "configs": _configs,
+    "predictions": _predictions,
+    "checkpoints": _checkpoints,
+}

@@ -1,4 +1,5 @@
-"""Kills: every entry point is ended by SIGKILL at a moment of its writing and started again; the result is the undisturbed one's.
+"""Kills: every entry point is ended by SIGKILL at a moment of its writing and started again; the result is
+the undisturbed one's.
 
 The moment is a change in the command's folder, drawn from those that an undisturbed run makes.
 """
@@ -25,9 +26,9 @@ POLL = 0.004  # seconds between looks at the folder
 class Entry:
     """A command that writes a result.
 
-    words: of the command, given the bench, the result's path and the number of processes. compare: (result, undisturbed result)
-    -> the difference, empty where there is none. processes: numbers that it runs on, before a kill and after. again: whether
-    the command is also given where the result is complete.
+    words: of the command, given the bench, the result's path and the number of processes. compare: (result,
+    undisturbed result) -> the difference, empty where there is none. processes: numbers that it runs on,
+    before a kill and after. again: whether the command is also given where the result is complete.
     """
 
     words: Callable[[Bench, Path, int], list]
@@ -54,18 +55,25 @@ def same_training(out: Path, whole: Path) -> str:
     """The adapter byte for byte, and each step logged once."""
     if (out / "adapter_model.safetensors").read_bytes() != (whole / "adapter_model.safetensors").read_bytes():
         return "adapter_model.safetensors differs"
-    state = max(out.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name.split("-")[1]))
+    state = max(
+        out.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name.split("-")[1])
+    )
     steps = [log["step"] for log in json.loads(state.read_text())["log_history"] if "loss" in log]
     return "" if steps == list(range(1, 7)) else f"steps {steps}"
 
 
 def same_predictions(out: Path, whole: Path) -> str:
     """All records; a probability may differ in its last digits."""
-    names = {str(path.relative_to(folder)) for folder in (out, whole) for path in folder.rglob("*_predict.json")}
+    names = {
+        str(path.relative_to(folder)) for folder in (out, whole) for path in folder.rglob("*_predict.json")
+    }
     if not names:
         return "no prediction file"
     for name in sorted(names):
-        pair = [json.loads((folder / name).read_text()) if (folder / name).is_file() else [] for folder in (out, whole)]
+        pair = [
+            json.loads((folder / name).read_text()) if (folder / name).is_file() else []
+            for folder in (out, whole)
+        ]
         if len(pair[0]) != len(pair[1]):
             return f"{name}: {len(pair[0])} records, expected {len(pair[1])}"
         for found, expected in zip(*pair, strict=True):
@@ -102,11 +110,34 @@ def _evaluate(bench: Bench, out: Path, processes: int) -> list:
 def _analyze(bench: Bench, out: Path, processes: int) -> list:
     clips = sorted((bench.data / "videos").glob("test_*"))[:4]
     windows = ["--fps", "2", "--max-frames", "4", "--whole-up-to", "3", "--max-new-tokens", "8", "--resume"]
-    return [sys.executable, "-m", "crashchat", "analyze", *clips, "--out", out, "--model", TINY_BASE, *windows]
+    return [
+        sys.executable,
+        "-m",
+        "crashchat",
+        "analyze",
+        *clips,
+        "--out",
+        out,
+        "--model",
+        TINY_BASE,
+        *windows,
+    ]
 
 
 def _merge(bench: Bench, out: Path, processes: int, *more: str) -> list:
-    return [sys.executable, "-m", "crashchat", "merge", "--base", TINY_BASE, "--adapter", bench.adapter, "--out", out, *more]
+    return [
+        sys.executable,
+        "-m",
+        "crashchat",
+        "merge",
+        "--base",
+        TINY_BASE,
+        "--adapter",
+        bench.adapter,
+        "--out",
+        out,
+        *more,
+    ]
 
 
 def _merge_local(bench: Bench, out: Path, processes: int) -> list:
@@ -166,20 +197,26 @@ def undisturbed(bench: Bench, name: str) -> tuple[Path, int]:
         shutil.rmtree(folder, ignore_errors=True)
         place = folder / "place"
         place.mkdir(parents=True)
-        changes = bench.done(entry.words(bench, place / "out", entry.processes[0]), name, lambda running: watch(running, place))
+        changes = bench.done(
+            entry.words(bench, place / "out", entry.processes[0]), name, lambda running: watch(running, place)
+        )
         count.write_text(str(changes))
     return folder / "place" / "out", int(count.read_text())
 
 
 def prepare(bench: Bench, names: set[str]) -> None:
     """Make the undisturbed results of some entry points, two at a time, and before them what they need."""
-    bench.prepare(adapter=bool(names - {"train", "train on 2 processes", "analyze --resume", "convert", "synthetic"}))
+    bench.prepare(
+        adapter=bool(names - {"train", "train on 2 processes", "analyze --resume", "convert", "synthetic"})
+    )
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda name: undisturbed(bench, name), sorted(names)))
 
 
 def _strike(running: Running, draw: random.Random, processes: int) -> tuple[str, str]:
-    """Kill the run, or of several processes one: who was killed, and what is wrong with how the others ended."""
+    """Kill the run, or of several processes one: who was killed, and what is wrong with how the others
+    ended.
+    """
     whom = draw.choice(("all", "all", "one process", "the launcher")) if processes > 1 else "all"
     if whom == "all":
         running.kill()
@@ -212,7 +249,9 @@ def kill_once(bench: Bench, seed: int, number: int) -> tuple[str, str]:
     watch(running, place, moment + 1)
     time.sleep(later)
     in_time = running.process.poll() is None
-    whom, wrong = _strike(running, draw, processes) if in_time else ("", unclear(running.code, running.output()))
+    whom, wrong = (
+        _strike(running, draw, processes) if in_time else ("", unclear(running.code, running.output()))
+    )
     where = f"{name}, {processes} process(es), {whom} killed at change {moment + 1} of {changes}"
     if not wrong and (entry.again or not out.exists()):
         processes = draw.choice(entry.processes)
@@ -236,6 +275,8 @@ def run(bench: Bench, seed: int, numbers: Iterable[int]) -> Row:
     row, numbers = Row("kill -9 at a moment of writing, then the same command"), list(numbers)
     prepare(bench, {TURNS[number % len(TURNS)] for number in numbers})
     with ThreadPoolExecutor(2) as pool:
-        for number, (kind, loss) in zip(numbers, pool.map(lambda number: kill_once(bench, seed, number), numbers), strict=True):
+        for number, (kind, loss) in zip(
+            numbers, pool.map(lambda number: kill_once(bench, seed, number), numbers), strict=True
+        ):
             row.add(number, kind, loss)
     return row

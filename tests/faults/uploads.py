@@ -1,4 +1,6 @@
-"""Uploads: twenty clients at once at a real server, good clips, broken ones and requests that are not meant well."""
+"""Uploads: twenty clients at once at a real server, good clips, broken ones and requests that are not meant
+well.
+"""
 
 import re
 import socket
@@ -18,7 +20,9 @@ MOST_MEMORY = 2.5e9  # bytes that the server may take
 NAMES = ("../../../etc/cron.d/x.mp4", '<script>".mp4', "a\\..\\b.mp4", "é" * 300 + ".mp4", "x.sh", "%00.mp4")
 ORIGINS = ("http://[evil", "http://example.org", "null", "//", "http://[::1")
 HOSTS = ("example.org", "127.0.0.1.example.org", "[", "localhost@x")
-TRACES = re.compile(rf"Traceback|File \"|{re.escape(str(ROOT))}|crashchat-[a-z0-9_]{{6}}")  # nothing of these in an answer
+TRACES = re.compile(
+    rf"Traceback|File \"|{re.escape(str(ROOT))}|crashchat-[a-z0-9_]{{6}}"
+)  # nothing of these in an answer
 
 
 def free_port() -> int:
@@ -35,7 +39,18 @@ class Crowd:
         (folder / "tmp").mkdir(parents=True)
         self.folder, self.url = folder, f"http://127.0.0.1:{free_port()}"
         self.good = write_video(folder / "good.mp4", frames(90, 12, (5, 8))).read_bytes()
-        options = ["--fps", "1", "--max-frames", "8", "--max-new-tokens", "4", "--max-mebibytes", "1", "--max-seconds", "60"]
+        options = [
+            "--fps",
+            "1",
+            "--max-frames",
+            "8",
+            "--max-new-tokens",
+            "4",
+            "--max-mebibytes",
+            "1",
+            "--max-seconds",
+            "60",
+        ]
         words = [
             sys.executable,
             "-m",
@@ -62,7 +77,9 @@ class Crowd:
             return False
 
     def _post(self, data: bytes, name: str, headers: dict[str, str]) -> httpx.Response:
-        return httpx.post(f"{self.url}/api/analyze", files={"file": (name, data)}, headers=headers, timeout=SLOWEST)
+        return httpx.post(
+            f"{self.url}/api/analyze", files={"file": (name, data)}, headers=headers, timeout=SLOWEST
+        )
 
     def send(self, seed: int, number: int) -> tuple[str, str]:
         """One upload, asked again as long as the server is full: how it was answered, and what is wrong."""
@@ -99,7 +116,10 @@ class Crowd:
             wrong = f"the answer holds {TRACES.search(answer.text)[0]!r}"
         elif answer.status_code == 200 and answer.json()["windows"] != self.expected:
             wrong = "the answer is another than alone"
-        return f"answered {answer.status_code}", wrong and f"{len(data):,} bytes as {name[:40]!r}, {headers}: {wrong}"
+        return (
+            f"answered {answer.status_code}",
+            wrong and f"{len(data):,} bytes as {name[:40]!r}, {headers}: {wrong}",
+        )
 
     def stop(self) -> str:
         """Stop the server; returns what it left, or how it ended."""
@@ -118,7 +138,9 @@ def run(bench: Bench, seed: int, numbers: Iterable[int]) -> Row:
     row, taken = Row(f"uploads from {CLIENTS} clients, asked again after a 503"), 0
     try:
         with ThreadPoolExecutor(CLIENTS) as pool:
-            for number, (kind, loss) in zip(numbers, pool.map(lambda number: crowd.send(seed, number), numbers), strict=True):
+            for number, (kind, loss) in zip(
+                numbers, pool.map(lambda number: crowd.send(seed, number), numbers), strict=True
+            ):
                 row.add(number, kind, loss)
         taken = peak(crowd.server.process.pid)
     finally:

@@ -25,4 +25,6 @@ def ffmpeg_frames(path: Path, fps: float, height: int, width: int) -> np.ndarray
 def difference(one, other) -> float:
     """Largest mean absolute difference of a frame, in grey levels."""
     assert one.shape == other.shape
-    return float(np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean(axis=(1, 2, 3)).max())
+    return float(
+        np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean(axis=(1, 2, 3)).max()
+    )

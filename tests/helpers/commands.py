@@ -12,8 +12,9 @@ from crashchat.config import ROOT
 
 TRAIN = "scripts/train/Heterogeneous_multitask_models_all_tasks.sh"
 SETTINGS = [
-    "base_model=ckpt/tiny_base", "max_steps=4", "eval_steps=2", "save_steps=2", "lora_rank=4", "lora_dropout=0",
-    "learning_rate=1e-3", "projector_learning_rate=1e-3", "gradient_checkpointing=false", "num_workers=0",
+    "base_model=ckpt/tiny_base", "max_steps=4", "eval_steps=2", "save_steps=2", "lora_rank=4",
+    "lora_dropout=0", "learning_rate=1e-3", "projector_learning_rate=1e-3",
+    "gradient_checkpointing=false", "num_workers=0",
 ]  # fmt: skip
 
 
@@ -21,8 +22,17 @@ ENVIRONMENT = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
 
 
 def run(*command: str | Path, ok: bool = True) -> str:
-    """Run a command at the project's root; returns what it printed, and fails the test if its exit code is not as hoped."""
-    done = subprocess.run([str(word) for word in command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
+    """Run a command at the project's root; returns what it printed, and fails the test if its exit code is
+    not as hoped.
+    """
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     output = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, output[-4000:]
     return output
@@ -31,7 +41,15 @@ def run(*command: str | Path, ok: bool = True) -> str:
 def train_command(tiny_data: Path, out: Path, *words: str | int) -> list[str]:
     """The heterogeneous training script: number of processes, then settings."""
     processes, *settings = words
-    return ["bash", TRAIN, str(processes), *SETTINGS, f"data_dir={tiny_data}", f"output_dir={out}", *map(str, settings)]
+    return [
+        "bash",
+        TRAIN,
+        str(processes),
+        *SETTINGS,
+        f"data_dir={tiny_data}",
+        f"output_dir={out}",
+        *map(str, settings),
+    ]
 
 
 def train(tiny_data: Path, out: Path, *words: str | int, ok: bool = True) -> str:

@@ -1,7 +1,8 @@
 """A world small enough to be learnt in seconds: grey videos, in which a crash is a red flash.
 
-Its two adapters on ckpt/tiny_base are really trained: the linguistic one says 'Yes' exactly where there is red, the perception
-one says always the same times. So tests know what must come out, on any machine, without the demo's models.
+Its two adapters on ckpt/tiny_base are really trained: the linguistic one says 'Yes' exactly where there is
+red, the perception one says always the same times. So tests know what must come out, on any machine, without
+the demo's models.
 """
 
 import random
@@ -52,8 +53,12 @@ def train_adapter(base: Path, out: Path, answers, steps: int, batch: int) -> Pat
     draw = random.Random(0)
     tokenizer = load_tokenizer(base)
     settings = load_video_settings(base, fps=FPS, max_frames=MAX_FRAMES)
-    model = add_adapter(load_model(base, tokenizer, torch.device("cpu")), rank=16, alpha=32, dropout=0.0).train()
-    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=5e-3)
+    model = add_adapter(
+        load_model(base, tokenizer, torch.device("cpu")), rank=16, alpha=32, dropout=0.0
+    ).train()
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=5e-3
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
     for _ in range(steps):
         visuals, sequences = [], []
@@ -64,7 +69,9 @@ def train_adapter(base: Path, out: Path, answers, steps: int, batch: int) -> Pat
                 flash = (count - flash[1], count - flash[0])
             pictures = torch.from_numpy(frames(draw.randrange(50, 150), count, flash)).permute(0, 3, 1, 2)
             visual = tokens_of_clip(Clip("", pictures, [float(second) for second in range(count)]), settings)
-            branches = [Branch(TASKS[task].prompt, answer) for task, answer in answers(flash is not None).items()]
+            branches = [
+                Branch(TASKS[task].prompt, answer) for task, answer in answers(flash is not None).items()
+            ]
             visuals.append(visual)
             sequences.append(build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, branches))
         output = model(**pack(sequences, visuals).as_dict())

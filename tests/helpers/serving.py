@@ -30,7 +30,9 @@ class Server:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp)} | environment
         self.log = tmp / "stderr"
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, stdout=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stderr=log, stdout=subprocess.DEVNULL
+            )
         deadline = time.monotonic() + 120
         while True:
             try:
@@ -53,16 +55,22 @@ class Server:
         self.process.wait(30)
 
     def analyze(self, clip: Path, **options) -> httpx.Response:
-        return httpx.post(f"{self.url}/api/analyze", files={"file": (clip.name, clip.read_bytes())}, timeout=120, **options)
+        return httpx.post(
+            f"{self.url}/api/analyze", files={"file": (clip.name, clip.read_bytes())}, timeout=120, **options
+        )
 
     def events(self) -> list[dict]:
         """What the page can ask of the server: id, inputs and outputs of each event."""
         text = httpx.get(self.url, timeout=60).text
-        return json.JSONDecoder().raw_decode(text, re.search(r"window.gradio_config = ", text).end())[0]["dependencies"]
+        return json.JSONDecoder().raw_decode(text, re.search(r"window.gradio_config = ", text).end())[0][
+            "dependencies"
+        ]
 
     def upload(self, clip: Path) -> str:
         """Upload a clip as the page does; returns the path under which it waits."""
-        answer = httpx.post(f"{self.url}/gradio_api/upload", files={"files": (clip.name, clip.read_bytes())}, timeout=60)
+        answer = httpx.post(
+            f"{self.url}/gradio_api/upload", files={"files": (clip.name, clip.read_bytes())}, timeout=60
+        )
         assert answer.status_code == 200, answer.text
         return answer.json()[0]
 

@@ -1,4 +1,6 @@
-"""A machine where gloo's threads get next to no time: what shows whether a process ends safely while they still hold tensors."""
+"""A machine where gloo's threads get next to no time: what shows whether a process ends safely while they
+still hold tensors.
+"""
 
 import os
 import subprocess
@@ -38,15 +40,22 @@ def _hold_back(pid: int, core: int) -> None:
                     os.setpriority(os.PRIO_PROCESS, int(thread.name), LOWEST)
 
 
-def run_starved(command: list[str], begin: Callable[[], bool], timeout: float, **how) -> subprocess.CompletedProcess:
-    """Run a command; once `begin` says so, all that it started shares one core with a busy loop, gloo's threads going last.
+def run_starved(
+    command: list[str], begin: Callable[[], bool], timeout: float, **how
+) -> subprocess.CompletedProcess:
+    """Run a command; once `begin` says so, all that it started shares one core with a busy loop, gloo's
+    threads going last.
 
-    how: for subprocess.Popen. Returns exit code, and both streams as its stdout. Raises TimeoutExpired after `timeout` seconds.
+    how: for subprocess.Popen. Returns exit code, and both streams as its stdout. Raises TimeoutExpired after
+    `timeout` seconds.
     """
     core = min(os.sched_getaffinity(0))
     busy: list[subprocess.Popen] = []
     deadline = time.monotonic() + timeout
-    with tempfile.TemporaryFile("w+") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **how) as process:
+    with (
+        tempfile.TemporaryFile("w+") as out,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **how) as process,
+    ):
         try:
             while process.poll() is None:
                 if time.monotonic() > deadline:

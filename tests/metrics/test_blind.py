@@ -22,7 +22,10 @@ from crashchat.tasks import TASKS
 
 
 def records(task: str, answers: list[str]) -> list[dict]:
-    return [make_record(TASKS[task], n, f"{n}.mp4", TASKS[task].prompt, "", answer) for n, answer in enumerate(answers)]
+    return [
+        make_record(TASKS[task], n, f"{n}.mp4", TASKS[task].prompt, "", answer)
+        for n, answer in enumerate(answers)
+    ]
 
 
 def said(rows: dict[str, list[dict]]) -> dict[str, list[str]]:
@@ -37,18 +40,29 @@ def test_constant_answers():
         MOST_FREQUENT: ["car hits car"] * 2,
     }
     task = TASKS["crash_localization"]
-    training = Training(["1.0 - 2.0 seconds", "1.0 - 2.0 seconds", "9.0 - 4.0 seconds"])  # the last one's ends are swapped
+    training = Training(
+        ["1.0 - 2.0 seconds", "1.0 - 2.0 seconds", "9.0 - 4.0 seconds"]
+    )  # the last one's ends are swapped
     rows = guesses(task, records(task.name, ["1.0 - 2.0 seconds"]), training, None, None)
-    assert said(rows) == {NO_ACCIDENT: [""], MOST_FREQUENT: ["1.0 - 2.0 seconds"], MEAN_TIMES: ["2.0 - 4.3 seconds"]}
+    assert said(rows) == {
+        NO_ACCIDENT: [""],
+        MOST_FREQUENT: ["1.0 - 2.0 seconds"],
+        MEAN_TIMES: ["2.0 - 4.3 seconds"],
+    }
     assert (rows[MEAN_TIMES][0]["pred_start"], rows[MEAN_TIMES][0]["pred_end"]) == (2.0, 4.3)
     assert list(guesses(task, records(task.name, ["1.0 - 2.0 seconds"]), None, ["x"], None)) == [NO_ACCIDENT]
 
 
 def test_the_source_gives_recognition_away_on_the_released_annotations(shared):
-    """docs/reference.md, Annotations: every crash video comes from MM-AU and every other one from Nexar or D2City."""
+    """docs/reference.md, Annotations: every crash video comes from MM-AU and every other one from Nexar or
+    D2City.
+    """
     task = TASKS["crash_recognition"]
     annotated = json.loads((shared / "annotations" / task.annotation_file("val")).read_text())
-    answers, sources = [entry["conversations"][1]["value"] for entry in annotated], [entry["source"] for entry in annotated]
+    answers, sources = (
+        [entry["conversations"][1]["value"] for entry in annotated],
+        [entry["source"] for entry in annotated],
+    )
     half = len(annotated) // 2
     training = Training(answers[:half], sources[:half])
     rows = guesses(task, records(task.name, answers[half:]), training, sources[half:], None)
@@ -66,24 +80,38 @@ def test_metadata_that_gives_the_answer_away_is_found(telling):
             "seconds": 10.0 + number % 5,
             "codec": "h264",
         }
-        return Metadata(**usual | ({telling: "hevc" if telling == "codec" else usual[telling] + 7} if crash else {}))
+        return Metadata(
+            **usual | ({telling: "hevc" if telling == "codec" else usual[telling] + 7} if crash else {})
+        )
 
     truths = [n % 3 == 0 for n in range(60)]
     answers = ["Yes" if crash else "No" for crash in truths]
     headers = [header(n, crash) for n, crash in enumerate(truths)]
     training = Training(answers[:40], metadata=headers[:40])
-    rows = guesses(TASKS["crash_recognition"], records("crash_recognition", answers[40:]), training, None, headers[40:])
+    rows = guesses(
+        TASKS["crash_recognition"], records("crash_recognition", answers[40:]), training, None, headers[40:]
+    )
     assert said(rows)[METADATA] == answers[40:]
     times = [f"{4.0 if crash else 1.0} seconds" for crash in truths]
     training = Training(times[:40], metadata=headers[:40])
-    rows = guesses(TASKS["pre_crash_localization"], records("pre_crash_localization", times[40:]), training, None, headers[40:])
+    rows = guesses(
+        TASKS["pre_crash_localization"],
+        records("pre_crash_localization", times[40:]),
+        training,
+        None,
+        headers[40:],
+    )
     assert said(rows)[METADATA] == times[40:]
 
 
 def test_metadata_that_tells_nothing_gives_the_most_frequent_answer():
     answers, same = ["Yes", "No", "No"] * 10, [Metadata(64, 64, 10.0, 3.0, "h264")] * 30
     rows = guesses(
-        TASKS["crash_recognition"], records("crash_recognition", answers), Training(answers, metadata=same), None, same
+        TASKS["crash_recognition"],
+        records("crash_recognition", answers),
+        Training(answers, metadata=same),
+        None,
+        same,
     )
     assert set(said(rows)[METADATA]) == {"No"} and SOURCE not in rows
 

@@ -33,7 +33,9 @@ def test_interval_of_a_share_is_the_binomial_ones():
 def test_questions_on_one_video_are_drawn_together():
     truths, answers = "YYYYNNNN" * 5, "YYNNNNYN" * 5
     single = recognition_sums(labels(truths, answers))
-    doubled = recognition_sums(labels("".join(c * 2 for c in truths), "".join(c * 2 for c in answers), per_video=2))
+    doubled = recognition_sums(
+        labels("".join(c * 2 for c in truths), "".join(c * 2 for c in answers), per_video=2)
+    )
     # Asking everything twice tells nothing new, so the interval must not shrink.
     assert intervals(single)["F1"] == pytest.approx(intervals(doubled)["F1"])
 
@@ -43,14 +45,18 @@ def test_resampled_bleu_is_the_bleu_of_the_resampled_texts():
     generator = np.random.default_rng(0)
     pairs = [(" ".join(generator.choice(words, 9)), " ".join(generator.choice(words, 8))) for _ in range(20)]
     sums = text_sums(
-        [{"video_path": f"{n:02}", "gt": truth, "pred": answer} for n, (truth, answer) in enumerate(pairs)], "gt", "pred"
+        [{"video_path": f"{n:02}", "gt": truth, "pred": answer} for n, (truth, answer) in enumerate(pairs)],
+        "gt",
+        "pred",
     )
     values = []
     for weights in draws(20, 50, seed=5):
         drawn = [pair for pair, times in zip(pairs, weights, strict=True) for _ in range(int(times))]
         references, answers = [[truth.split()] for truth, _ in drawn], [answer.split() for _, answer in drawn]
         values.append(corpus_bleu(references, answers, smoothing_function=SmoothingFunction().method1))
-    assert intervals(sums, resamples=50, seed=5)["BLEU"] == pytest.approx(tuple(np.quantile(values, (0.025, 0.975))), abs=1e-9)
+    assert intervals(sums, resamples=50, seed=5)["BLEU"] == pytest.approx(
+        tuple(np.quantile(values, (0.025, 0.975))), abs=1e-9
+    )
 
 
 def test_what_cannot_be_computed_has_no_interval():
@@ -61,7 +67,8 @@ def test_what_cannot_be_computed_has_no_interval():
     assert "METEOR" not in intervals(text) and intervals(text)["rouge1_f"] == (1, 1)
     # Where no answer has an error in seconds in some resamples, the others give the interval.
     times = [
-        {"video_path": n, "gt_start": 1.0, "gt_end": 2.0, "pred_start": s, "pred_end": s} for n, s in (("a", None), ("b", 1.5))
+        {"video_path": n, "gt_start": 1.0, "gt_end": 2.0, "pred_start": s, "pred_end": s}
+        for n, s in (("a", None), ("b", 1.5))
     ]
     assert intervals(crash_localization_sums(times))["start_MAE"] == (0.5, 0.5)
 
@@ -85,6 +92,10 @@ def test_p_values_of_equal_models_are_rarely_small():
     small = 0
     for _ in range(200):
         first, second = ("".join(generator.choice(["Y", "N"], 60)) for _ in "ab")
-        difference = paired(recognition_sums(labels("Y" * 60, first)), recognition_sums(labels("Y" * 60, second)), resamples=200)
+        difference = paired(
+            recognition_sums(labels("Y" * 60, first)),
+            recognition_sums(labels("Y" * 60, second)),
+            resamples=200,
+        )
         small += difference["Accuracy"].p < 0.05
     assert 2 <= small <= 22  # 10 expected of 200

@@ -6,9 +6,20 @@ from pathlib import Path
 import pytest
 
 from crashchat.config import ROOT
-from crashchat.data.predictions import PredictionError, constant_answer, read_crash_starts, read_predictions, video_name
+from crashchat.data.predictions import (
+    PredictionError,
+    constant_answer,
+    read_crash_starts,
+    read_predictions,
+    video_name,
+)
 from crashchat.evaluation.score import score_table, scores, task_sums
-from crashchat.metrics.localization import crash_localization_sums, first_sign_score, interval_iou, pre_crash_localization_sums
+from crashchat.metrics.localization import (
+    crash_localization_sums,
+    first_sign_score,
+    interval_iou,
+    pre_crash_localization_sums,
+)
 from crashchat.metrics.probability import probability_scores
 from crashchat.metrics.recognition import recognition_sums
 from crashchat.metrics.text import text_sums
@@ -32,7 +43,14 @@ def test_agrees_with_the_released_scripts(shared, task_name):
     metrics = task_sums(task_name, records, crash_starts).metrics("released")
     released = expected(shared)[task_name]
     assert {key: metrics[key] for key in released} == pytest.approx(released, abs=1e-9, rel=0)
-    left_out = ("num_scored", "num_unparsed", "num_failed", "num_no_truth", "missing_video_count", "bad_gt_tta_count")
+    left_out = (
+        "num_scored",
+        "num_unparsed",
+        "num_failed",
+        "num_no_truth",
+        "missing_video_count",
+        "bad_gt_tta_count",
+    )
     assert sum(metrics.get(key, 0) for key in left_out) == metrics["num_records"] == len(records)
 
 
@@ -53,7 +71,9 @@ def asked(count: int, truth: str, answer: str | None, **extra) -> list[dict]:
 
 def test_recognition_macro_is_the_papers():
     # The paper's heterogeneous row is the macro scores of this table (docs/reference.md, Metrics).
-    records = asked(1161, "Yes", "Yes") + asked(1, "Yes", "No") + asked(643, "No", "No") + asked(34, "No", "Yes")
+    records = (
+        asked(1161, "Yes", "Yes") + asked(1, "Yes", "No") + asked(643, "No", "No") + asked(34, "No", "Yes")
+    )
     metrics = recognition_sums(records).metrics()
     macro = [round(metrics[f"macro_{name}"], 4) for name in ("recall", "precision", "f1")]
     assert macro == [0.9745, 0.985, 0.9793]
@@ -75,17 +95,27 @@ def test_recognition_refusals_count_as_wrong_only_in_strict():
 
 
 def texts(*pairs: tuple[str, str | None], **extra) -> list[dict]:
-    return [{"video_path": f"{at}.mp4", "gt": truth, "pred": answer, **extra} for at, (truth, answer) in enumerate(pairs)]
+    return [
+        {"video_path": f"{at}.mp4", "gt": truth, "pred": answer, **extra}
+        for at, (truth, answer) in enumerate(pairs)
+    ]
 
 
 def test_nothing_scored_is_none_not_zero():
     sums = recognition_sums(asked(2, "Yes", None))
     assert sums.metrics("released")["F1"] is None and sums.metrics()["F1"] == 0.0
     sums = text_sums(texts(("a b", None)), "gt", "pred")
-    assert sums.metrics("released")["BLEU"] is None and sums.metrics()["BLEU"] == sums.metrics()["rougeL_f"] == 0.0
+    assert (
+        sums.metrics("released")["BLEU"] is None
+        and sums.metrics()["BLEU"] == sums.metrics()["rougeL_f"] == 0.0
+    )
     assert sums.metrics()["METEOR"] is None and sums.metrics()["BERTScore"] is None
     sums = crash_localization_sums([interval(1.0, 2.0, None, None)])
-    assert sums.metrics("released")["mIoU"] is None and sums.metrics()["start_MAE"] is None and sums.metrics()["mIoU"] == 0.0
+    assert (
+        sums.metrics("released")["mIoU"] is None
+        and sums.metrics()["start_MAE"] is None
+        and sums.metrics()["mIoU"] == 0.0
+    )
     assert "not computed" in score_table(scores(sums))
     assert crash_localization_sums([interval(None, None, 1.0, 2.0)]).metrics()["mIoU"] is None
     with pytest.raises(ValueError, match="protocol 'loose', expected one of strict, released"):
@@ -177,7 +207,12 @@ def test_metrics_import_no_torch():
 
 
 def test_video_name():
-    assert video_name("data/videos/x.mp4") == video_name("videos/x.mp4") == video_name("C:\\videos\\x.mp4") == "x.mp4"
+    assert (
+        video_name("data/videos/x.mp4")
+        == video_name("videos/x.mp4")
+        == video_name("C:\\videos\\x.mp4")
+        == "x.mp4"
+    )
 
 
 def test_crash_starts_of_one_name_twice(tmp_path):
@@ -187,9 +222,13 @@ def test_crash_starts_of_one_name_twice(tmp_path):
         return {"video": [video], "conversations": turns}
 
     path = tmp_path / "a.json"
-    path.write_text(json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/y.mp4", "3.0 - 4.0 seconds")]))
+    path.write_text(
+        json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/y.mp4", "3.0 - 4.0 seconds")])
+    )
     assert read_crash_starts(path) == {"x.mp4": 1.0, "y.mp4": 3.0}
-    path.write_text(json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/x.mp4", "3.0 - 4.0 seconds")]))
+    path.write_text(
+        json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/x.mp4", "3.0 - 4.0 seconds")])
+    )
     with pytest.raises(PredictionError, match="two videos are called x.mp4"):
         read_crash_starts(path)
 

@@ -17,7 +17,11 @@ from tests.metrics.test_metrics import texts
 
 def test_text_empty_answers():
     pairs = [("car hits car", "car hits car"), ("car hits car", " "), ("car hits truck", None), ("", "car")]
-    records = texts(*pairs) + texts(("car hits car", None), error="unreadable") + texts(("car hits bus", "car hits train"))
+    records = (
+        texts(*pairs)
+        + texts(("car hits car", None), error="unreadable")
+        + texts(("car hits bus", "car hits train"))
+    )
     sums = text_sums(records, "gt", "pred")
     metrics, released = sums.metrics(), sums.metrics("released")
     counts = ("num_records", "num_scored", "num_unparsed", "num_failed", "num_no_truth", "num_new")
@@ -47,7 +51,10 @@ def test_bleu_is_nltks(pairs):
 def test_meteor_is_pycocoevalcaps():
     pairs = [
         ("A truck hits the parked car at night.", "a truck hit parked cars in the night"),
-        ("the driver brakes", "The driver brakes"),  # no break between the words: its single chunk does not count
+        (
+            "the driver brakes",
+            "The driver brakes",
+        ),  # no break between the words: its single chunk does not count
         ("Pedestrian crosses suddenly", "nothing happens"),
         ("car hits car", ""),
     ]
@@ -58,7 +65,9 @@ def test_meteor_is_pycocoevalcaps():
     one_by_one = sums.figures(sums.columns)["METEOR"]
     assert one_by_one.tolist() == pytest.approx(each, abs=1e-12)
     # Line breaks and the program's own separator in an answer don't bring it out of step.
-    odd = text_sums(texts(("a car turns", "a ||| car\nturns"), ("a b", "a b")), "gt", "pred", Extras(meteor=True))
+    odd = text_sums(
+        texts(("a car turns", "a ||| car\nturns"), ("a b", "a b")), "gt", "pred", Extras(meteor=True)
+    )
     assert odd.figures(odd.columns)["METEOR"].tolist() == pytest.approx([1.0, 1.0])
 
 
@@ -97,7 +106,9 @@ def test_bertscore_is_greedy_matching_of_hidden_states(tiny_bert):
 
     def vectors(text: str) -> torch.Tensor:
         with torch.no_grad():
-            return model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[2][0]
+            return model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[2][
+                0
+            ]
 
     truth, answer = map(vectors, pairs[0])
     likeness = torch.cosine_similarity(answer[:, None], truth[None], dim=-1)

@@ -43,7 +43,9 @@ def reference(shared):
 def test_reference_features_losses_and_answers(reference):
     golden, tokenizer, model, visual, folder = reference
     with torch.no_grad():
-        features = model.model.projector(model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes))
+        features = model.model.projector(
+            model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes)
+        )
     assert np.abs(features.numpy() - np.load(folder / "projected_features.npy")).max() < 1e-5
     logits = np.load(folder / "logits_last64.npz")
     for case in golden["cases"]:
@@ -54,11 +56,15 @@ def test_reference_features_losses_and_answers(reference):
         batch = pack([sequence], [visual]).as_dict()
         with torch.no_grad():
             output = model(**batch)
-            kept = model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes)[visual.compression_mask]
+            kept = model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes)[
+                visual.compression_mask
+            ]
             names = ("input_ids", "position_ids", "branch_ids", "video_ids")
             hidden = model.hidden_states(*(batch[name] for name in names), kept)
         assert abs(float(output.loss_sum / output.num_labels) - case["loss"]) < 1e-5, case["task"]
-        assert np.abs(model.lm_head(hidden)[0, -64:].detach().numpy() - logits[f"{case['task']}_0"]).max() < 1e-4
+        assert (
+            np.abs(model.lm_head(hidden)[0, -64:].detach().numpy() - logits[f"{case['task']}_0"]).max() < 1e-4
+        )
     questions = [question_text(case["question"]) for case in golden["cases"]]
     (answers,) = answer_questions(model, tokenizer, [visual], [questions], max_new_tokens=24)
     assert answers == [case["generated_ids"] for case in golden["cases"]]
@@ -96,16 +102,22 @@ def loss_and_gradients(model, batches) -> tuple[float, dict[str, torch.Tensor]]:
     outputs = [model(**batch.as_dict()) for batch in batches]
     loss = sum(output.loss_sum for output in outputs) / sum(output.num_labels for output in outputs)
     loss.backward()
-    return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
 
 
 ANSWERS = ["Yes", "ego-car hits a car", "It brakes late.", "Keep away.", "1.9 - 4.0 seconds", "1.0 seconds"]
-BRANCHES = {name: Branch(task.prompt, answer) for (name, task), answer in zip(TASKS.items(), ANSWERS, strict=True)}
+BRANCHES = {
+    name: Branch(task.prompt, answer) for (name, task), answer in zip(TASKS.items(), ANSWERS, strict=True)
+}
 STRATEGIES = {**{name: [name] for name in TASKS}, **GROUPS, "heterogeneous": list(TASKS)}
 
 
 def samples(tasks: Iterable[str] = TASKS) -> list[tuple[VisualTokens, list[Branch]]]:
-    """Three videos of different sizes, with all of the questions, the last two and one; tokens dropped from two videos."""
+    """Three videos of different sizes, with all of the questions, the last two and one; tokens dropped from
+    two videos.
+    """
     torch.manual_seed(0)
     branches = [BRANCHES[name] for name in tasks]
     long, short, other = visual_of(5, 2), visual_of(3, 2), visual_of(4, 3)
@@ -116,7 +128,9 @@ def samples(tasks: Iterable[str] = TASKS) -> list[tuple[VisualTokens, list[Branc
 
 def packed_of(tokenizer, videos: list[tuple[VisualTokens, list[Branch]]]) -> PackedBatch:
     """Videos with their questions in one batch."""
-    sequences = [build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, asked) for visual, asked in videos]
+    sequences = [
+        build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, asked) for visual, asked in videos
+    ]
     return pack(sequences, [visual for visual, _ in videos])
 
 
@@ -124,7 +138,9 @@ def packed_of(tokenizer, videos: list[tuple[VisualTokens, list[Branch]]]) -> Pac
 def test_branches_give_the_losses_and_gradients_of_separate_samples(adapted, tiny_tokenizer, strategy):
     videos = samples(STRATEGIES[strategy])
     together = [packed_of(tiny_tokenizer, videos)]
-    apart = [packed_of(tiny_tokenizer, [(visual, [branch])]) for visual, branches in videos for branch in branches]
+    apart = [
+        packed_of(tiny_tokenizer, [(visual, [branch])]) for visual, branches in videos for branch in branches
+    ]
     loss, gradients = loss_and_gradients(adapted, together)
     expected_loss, expected = loss_and_gradients(adapted, apart)
     assert abs(loss - expected_loss) < 1e-5
@@ -133,7 +149,9 @@ def test_branches_give_the_losses_and_gradients_of_separate_samples(adapted, tin
 
 
 def test_a_leak_between_branches_is_caught(adapted, tiny_tokenizer, monkeypatch):
-    """The check above must be able to fail: branches that see each other, as in a plain causal row, change the loss."""
+    """The check above must be able to fail: branches that see each other, as in a plain causal row, change
+    the loss.
+    """
     batch = packed_of(tiny_tokenizer, samples()[:1])
     right, _ = loss_and_gradients(adapted, [batch])
     monkeypatch.setattr("crashchat.model.videollama3.parts_of", lambda videos, branches: None)
@@ -152,12 +170,17 @@ def test_every_attention_gives_the_same_loss(adapted, tiny_tokenizer, monkeypatc
         assert abs(float(adapted(**batch.as_dict()).loss_sum) - expected) < 1e-5 * expected
 
 
-def test_checkpointing_recomputes_the_language_model_alone_and_logits_are_of_labels_alone(adapted, tiny_tokenizer):
+def test_checkpointing_recomputes_the_language_model_alone_and_logits_are_of_labels_alone(
+    adapted, tiny_tokenizer
+):
     batch = packed_of(tiny_tokenizer, samples())
     base = adapted.get_base_model()
     runs = {"vision": 0, "language": 0}
     shapes = []
-    for name, layer in (("vision", base.model.vision_model.encoder.layers[0]), ("language", base.model.language_model.layers[0])):
+    for name, layer in (
+        ("vision", base.model.vision_model.encoder.layers[0]),
+        ("language", base.model.language_model.layers[0]),
+    ):
         layer.mlp.register_forward_pre_hook(lambda *_, name=name: runs.update({name: runs[name] + 1}))
     base.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
     adapted.train()
@@ -166,7 +189,9 @@ def test_checkpointing_recomputes_the_language_model_alone_and_logits_are_of_lab
     adapted.gradient_checkpointing_enable({"use_reentrant": False})
     checkpointed, same = loss_and_gradients(adapted, [batch])
     assert runs == {"vision": 4, "language": 3}
-    assert plain == pytest.approx(checkpointed) and all(torch.allclose(same[name], gradients[name]) for name in gradients)
+    assert plain == pytest.approx(checkpointed) and all(
+        torch.allclose(same[name], gradients[name]) for name in gradients
+    )
     labelled = int((batch.labels != IGNORED).sum())
     assert shapes == [(labelled, base.config.text_config.vocab_size)] * 2
 
@@ -206,7 +231,9 @@ def test_answers_together_are_the_answers_one_by_one(tiny_base, tiny_tokenizer, 
     prompts = [task.prompt for task in TASKS.values()]
     questions = [prompts, prompts[:1], prompts[2:5], prompts[::-1]]
     together = answer_questions(model, tiny_tokenizer, visuals, questions, max_new_tokens=32)
-    assert len({len(answer) for answers in together for answer in answers}) > 2  # branches end at different steps
+    assert (
+        len({len(answer) for answers in together for answer in answers}) > 2
+    )  # branches end at different steps
     for visual, asked, answers in zip(visuals, questions, together, strict=True):
         assert answers == [plain_answer(model, tiny_tokenizer, visual, question, 32) for question in asked]
 
@@ -219,7 +246,9 @@ def plain_answer(model, tokenizer, visual: VisualTokens, question: str, most: in
     columns = {name: batch[name] for name in names}
     answer: list[int] = []
     with torch.no_grad():
-        kept = model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes)[visual.compression_mask]
+        kept = model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes)[
+            visual.compression_mask
+        ]
         while len(answer) < most:
             token = int(model.lm_head(model.hidden_states(**columns, kept_features=kept)[0, -1]).argmax())
             if token == tokenizer.eos_token_id:
@@ -237,17 +266,27 @@ def test_a_prefix_answers_again_and_again_from_features_computed_once(tiny_base,
     questions = [TASKS["crash_description"].prompt, "Is there a car?"]
     prefix = prefill(model, tiny_tokenizer, [visual], encode(model, [visual]))
     (first,), (logits,) = answer_from_prefix(model, tiny_tokenizer, prefix, [questions], 16)
-    again = [answer_from_prefix(model, tiny_tokenizer, prefix, [[question]], 16)[0][0][0] for question in questions]
+    again = [
+        answer_from_prefix(model, tiny_tokenizer, prefix, [[question]], 16)[0][0][0] for question in questions
+    ]
     assert [first] == [again] == answer_questions(model, tiny_tokenizer, [visual], [questions], 16)
     assert [int(row.argmax()) for row in logits] == [answer[0] for answer in first]
 
 
 def test_the_merge_size_is_the_videos_own(tiny_base, tiny_tokenizer):
-    """A token of one patch, of 2 x 2 and of 4 x 4: as many features come out as the video's settings say tokens."""
+    """A token of one patch, of 2 x 2 and of 4 x 4: as many features come out as the video's settings say
+    tokens.
+    """
     model = load_model(tiny_base, tiny_tokenizer, CPU)
-    frames = torch.randint(0, 255, (2, 3, 56, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    videos = [visual_tokens(Clip("", frames, [0.0, 1.0]), VisionSettings(merge_size=merge)) for merge in (1, 2, 4)]
+    frames = torch.randint(
+        0, 255, (2, 3, 56, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    videos = [
+        visual_tokens(Clip("", frames, [0.0, 1.0]), VisionSettings(merge_size=merge)) for merge in (1, 2, 4)
+    ]
     names = ("pixel_values", "grid_thw", "merge_sizes")
     with torch.no_grad():
-        features = model.encode_videos(*(torch.cat([getattr(video, name) for video in videos]) for name in names))
+        features = model.encode_videos(
+            *(torch.cat([getattr(video, name) for video in videos]) for name in names)
+        )
     assert [len(video.compression_mask) for video in videos] == [64, 16, 4] and len(features) == 64 + 16 + 4

@@ -28,7 +28,11 @@ def test_reference_token_ids_and_labels(shared):
 
 
 def test_each_branch_is_the_ordinary_sample(tiny_tokenizer):
-    branches = [Branch("What is ahead?", "a car"), Branch("When does it stop?", "2.5 seconds"), Branch("Is it red?", "No")]
+    branches = [
+        Branch("What is ahead?", "a car"),
+        Branch("When does it stop?", "2.5 seconds"),
+        Branch("Is it red?", "No"),
+    ]
     whole = build_sequence(tiny_tokenizer, [0.0, 0.5], [2, 1], branches)
     prefix = whole.branch_ids == 0
     assert whole.input_ids[prefix].tolist() == prefix_ids(tiny_tokenizer, [0.0, 0.5], [2, 1])
@@ -81,7 +85,9 @@ def test_the_packings_drawing_is_the_packing():
 
 
 def test_the_attentions_drawing_is_its_parts_and_they_are_the_rule():
-    """Each part is causal towards the end of its keys; together they are what the rule lets see, each pair once."""
+    """Each part is causal towards the end of its keys; together they are what the rule lets see, each pair
+    once.
+    """
     video_ids, branch_ids = packed_ids([[2, 2, 2]], 6)
     lines = [line[10:21] for line in attention.__doc__.splitlines() if line.startswith("    ")][1:7]
     drawn = [[bool(line[2 * column : 2 * column + 1].strip()) for column in range(6)] for line in lines]
@@ -94,7 +100,9 @@ def test_the_attentions_drawing_is_its_parts_and_they_are_the_rule():
     query, key, value = torch.randn(3, 1, 4, 21, 8)
     module = torch.nn.Module()
     found, _ = attention.branch_attention(module, query, key, value, parts)
-    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=dense_mask(video_ids, branch_ids))
+    dense = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=dense_mask(video_ids, branch_ids)
+    )
     assert torch.allclose(found.transpose(1, 2), dense, atol=1e-6)
     with pytest.raises(ValueError, match="one row without padding"):
         attention.parts_of(*packed_ids([[2, 2]], 6))
@@ -124,13 +132,16 @@ def test_dense_and_block_mask_are_one_rule(videos, length):
     dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     flex = flex_attention(query, key, value, block_mask=blocks)
     assert torch.allclose(dense, flex, atol=1e-5)
-    # Full blocks are not looked at token by token, and what is left out is not looked at at all: both must be so.
+    # Full blocks are not looked at token by token, and what is left out is not looked at at all: both must be
+    # so.
     side = -(-length // BLOCK)
     rest = side * BLOCK - length
     partial, full = (found[0, 0] for found in masks._blocks(video_ids, branch_ids))
 
     def by_block(padded_with: bool) -> torch.Tensor:
-        return torch.nn.functional.pad(mask[0, 0], (0, rest, 0, rest), value=padded_with).view(side, BLOCK, side, BLOCK)
+        return torch.nn.functional.pad(mask[0, 0], (0, rest, 0, rest), value=padded_with).view(
+            side, BLOCK, side, BLOCK
+        )
 
     assert not by_block(False).any(3).any(1)[~(partial | full)].any()
     assert by_block(True).all(3).all(1)[full].all()

@@ -21,7 +21,13 @@ from crashchat.reporting.compare import loss_picture, main, write_report
 from crashchat.reporting.comparison import make_comparison, sum_rows
 from crashchat.reporting.runs import ReportError, collect, parse_rows
 from crashchat.reporting.table_text import as_markdown, as_text
-from crashchat.reporting.tables import breakdown_tables, difference_tables, published_tables, read_published, strategy_tables
+from crashchat.reporting.tables import (
+    breakdown_tables,
+    difference_tables,
+    published_tables,
+    read_published,
+    strategy_tables,
+)
 from crashchat.tasks import TASKS
 
 
@@ -85,7 +91,9 @@ def scored(records: dict) -> dict:
 def table_lines(page: str, number: int) -> dict[str, list[str]]:
     """{row: its figures} of a table of the page, bold ones in their tags."""
     lines = re.findall(
-        r"<tr class[^>]*><th>(.*?)</th>\n(.*?)</tr>", page.split("<tbody>")[1 + number].split("</tbody>")[0], re.DOTALL
+        r"<tr class[^>]*><th>(.*?)</th>\n(.*?)</tr>",
+        page.split("<tbody>")[1 + number].split("</tbody>")[0],
+        re.DOTALL,
     )
     return {name: re.findall(r"<td[^>]*>(.*?)(?:<small>.*?)?</td>", line) for name, line in lines}
 
@@ -108,7 +116,11 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     assert figures["mute"]["crash_localization"]["released"]["mIoU"] is None
     assert figures["mute"]["crash_localization"]["num_unparsed"] == 2
     assert figures[NO_ACCIDENT]["crash_recognition"]["Accuracy"] == 0.5
-    assert set(figures["partial"]) == set(figures[MEAN_TIMES]) == {"crash_localization", "pre_crash_localization"}
+    assert (
+        set(figures["partial"])
+        == set(figures[MEAN_TIMES])
+        == {"crash_localization", "pre_crash_localization"}
+    )
     assert set(figures[SOURCE]) == set(figures[METADATA]) == set(figures[MOST_FREQUENT]) == set(TASKS)
 
     page = (out / "report.html").read_text()
@@ -116,15 +128,22 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     assert page.count("data:image/jpeg") == 4 and page.count("data:image/png") == 3
     links = re.findall(r'href="([^"]*)"', page)
     assert len(links) == 4 and all((out / link).resolve().is_file() for link in links)
-    assert "the source of a video alone gives recognition away" in page and "the source of a video alone" in done.stdout
+    assert (
+        "the source of a video alone gives recognition away" in page
+        and "the source of a video alone" in done.stdout
+    )
 
     linguistic, perception = table_lines(page, 0), table_lines(page, 1)
     assert list(linguistic) == ["mute", "perfect", *(name for name in LOOKFREE if name != MEAN_TIMES)]
     assert list(perception) == list(figures)
-    # Corpus BLEU-4 of very short texts stays below 1 even where all are right: two words hold no four in a row.
+    # Corpus BLEU-4 of very short texts stays below 1 even where all are right: two words hold no four in a
+    # row.
     bleu = [f"<b>{figures['perfect'][task]['BLEU']:.3f}</b>" for task in list(TASKS)[1:4]]
     assert bleu[1:] == ["<b>1.000</b>"] * 2
-    assert linguistic["perfect"] == ["<b>1.000</b>"] * 3 + ["0", *[text for one in bleu for text in (one, "<b>1.000</b>", "0")]]
+    assert linguistic["perfect"] == ["<b>1.000</b>"] * 3 + [
+        "0",
+        *[text for one in bleu for text in (one, "<b>1.000</b>", "0")],
+    ]
     assert linguistic["mute"] == ["0.000"] * 3 + ["4"] + ["0.000", "0.000", "4"] * 3
     assert perception["partial"] == perception["perfect"] == (["<b>1.000</b>"] * 4 + ["0"]) * 2
 
@@ -134,11 +153,24 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
         and "*CrashChat-7B heterogeneous (published)*" in markdown
     )
     lines = list(csv.DictReader((out / "comparison.csv").open()))
-    (line,) = [at for at in lines if (at["table"], at["row"], at["metric"]) == ("perception tasks", "perfect", "AP@70")][:1]
-    assert (line["value"], line["low"], line["high"], line["best"], line["kind"]) == ("1.0", "1.0", "1.0", "1", "model")
+    (line,) = [
+        at
+        for at in lines
+        if (at["table"], at["row"], at["metric"]) == ("perception tasks", "perfect", "AP@70")
+    ][:1]
+    assert (line["value"], line["low"], line["high"], line["best"], line["kind"]) == (
+        "1.0",
+        "1.0",
+        "1.0",
+        "1",
+        "model",
+    )
     assert {at["kind"] for at in lines} == {"model", "look-free", "published"}
     terminal = [line for line in done.stdout.splitlines() if line.startswith("perfect")]
-    assert terminal[0].count("1.000*") == 3 and max(map(len, done.stdout.split("\n\n* best")[0].splitlines())) <= 150
+    assert (
+        terminal[0].count("1.000*") == 3
+        and max(map(len, done.stdout.split("\n\n* best")[0].splitlines())) <= 150
+    )
 
 
 def test_a_row_that_lacks_some_tasks_of_a_table_has_dashes_there(rows, tiny_data, tmp_path):
@@ -161,19 +193,43 @@ def test_the_best_is_marked_only_where_there_is_a_better_and_a_worse():
         "num_unparsed": (1, 2),
     }
     best = {key: best_rows(dict(zip("ab", pair, strict=True)), key) for key, pair in figures.items()}
-    assert best == {"TTA_MAE": {"b"}, "mTTA_pred": set(), "mIoU": set(), "AP@50": set(), "AP@30": {"b"}, "num_unparsed": set()}
+    assert best == {
+        "TTA_MAE": {"b"},
+        "mTTA_pred": set(),
+        "mIoU": set(),
+        "AP@50": set(),
+        "AP@30": {"b"},
+        "num_unparsed": set(),
+    }
 
 
 def test_published_figures_stand_beside_ours_and_are_marked(rows, shared):
     assert read_published() == json.loads((shared / "published_results.json").read_text())
     linguistic, perception = published_tables(scored(collect({"perfect": rows["perfect"]})))
     kinds = {row.name: row.kind for row in perception.rows}
-    assert kinds.pop("perfect") == "model" and set(kinds.values()) == {"published"} and "WSAL (published)" in kinds
-    heterogeneous = next(row for row in linguistic.rows if row.name == "CrashChat-7B heterogeneous (published)")
-    assert [column[1] for column in linguistic.columns[:6]] == ["macro P", "macro R", "macro F1", "BLEU", "ROUGE-L", "BERTScore"]
+    assert (
+        kinds.pop("perfect") == "model"
+        and set(kinds.values()) == {"published"}
+        and "WSAL (published)" in kinds
+    )
+    heterogeneous = next(
+        row for row in linguistic.rows if row.name == "CrashChat-7B heterogeneous (published)"
+    )
+    assert [column[1] for column in linguistic.columns[:6]] == [
+        "macro P",
+        "macro R",
+        "macro F1",
+        "BLEU",
+        "ROUGE-L",
+        "BERTScore",
+    ]
     assert [cell.value for cell in heterogeneous.cells[:6]] == [0.985, 0.9745, 0.9793, 0.4608, 0.8535, 0.9783]
     ours = next(row for row in linguistic.rows if row.name == "perfect")
-    assert ours.cells[2].best and ours.cells[2].interval == "0.500–1.000" and ours.cells[5].text == "not computed"
+    assert (
+        ours.cells[2].best
+        and ours.cells[2].interval == "0.500–1.000"
+        and ours.cells[5].text == "not computed"
+    )
 
 
 def test_differences_and_breakdowns(rows):
@@ -182,11 +238,18 @@ def test_differences_and_breakdowns(rows):
     sums = sum_rows(collect(rows))
     between = {"perfect": {task: paired(sums["mute"][task], sums["perfect"][task]) for task in TASKS}}
     table = difference_tables(between, "mute")[0]
-    assert table.rows[0].cells[2].text == "+1.000" and table.rows[0].cells[2].behind == "[0.500–1.000] p 0.002"
+    assert (
+        table.rows[0].cells[2].text == "+1.000" and table.rows[0].cells[2].behind == "[0.500–1.000] p 0.002"
+    )
     videos = sums["mute"]["crash_recognition"].videos
-    recognition, *_ = breakdown_tables(sums, dict(zip(videos, ["x", "x", "y", "z"], strict=True)), "letter", most=2)
+    recognition, *_ = breakdown_tables(
+        sums, dict(zip(videos, ["x", "x", "y", "z"], strict=True)), "letter", most=2
+    )
     assert [column[1] for column in recognition.columns] == ["x (2)", "others (2)"]
-    assert {row.name: [cell.value for cell in row.cells] for row in recognition.rows} == {"mute": [0, 0], "perfect": [1, 1]}
+    assert {row.name: [cell.value for cell in row.cells] for row in recognition.rows} == {
+        "mute": [0, 0],
+        "perfect": [1, 1],
+    }
     assert breakdown_tables(sums, dict.fromkeys(videos, "x"), "letter") == []
 
 
@@ -201,7 +264,9 @@ def test_rows_that_do_not_look_say_what_they_lack(rows, tiny_data, tmp_path):
     assert list(blind) == [NO_ACCIDENT] and "No training annotations in" in notes[0]
     for task in TASKS.values():
         shutil.copy(tiny_data / task.annotation_file("train"), tmp_path)
-    shutil.copy(tiny_data / TASKS["crash_recognition"].annotation_file("test"), tmp_path)  # it names the sources
+    shutil.copy(
+        tiny_data / TASKS["crash_recognition"].annotation_file("test"), tmp_path
+    )  # it names the sources
     blind, notes = blind_of(tmp_path)
     assert METADATA not in blind and SOURCE in blind and "Not every video can be opened" in notes[0]
 
@@ -216,7 +281,11 @@ def test_partial_runs_are_named(rows, tiny_data):
 
 
 def test_best_worst_and_random_clips_with_answers_as_text(rows, tiny_data, tmp_path):
-    odd = write_row(tmp_path / "odd", tiny_data, lambda task, truth: "<b>maybe</b> 1.0 - 2.0" if "local" in task.name else "No")
+    odd = write_row(
+        tmp_path / "odd",
+        tiny_data,
+        lambda task, truth: "<b>maybe</b> 1.0 - 2.0" if "local" in task.name else "No",
+    )
     records = collect({"mute": rows["mute"], "odd": odd})
     sums = sum_rows(records)
     cards, judged = clip_cards(records, sums, tiny_data, tmp_path / "out")
@@ -234,7 +303,10 @@ def test_best_worst_and_random_clips_with_answers_as_text(rows, tiny_data, tmp_p
 
 def test_one_prediction_file_without_its_clips_is_compared(rows, tmp_path):
     path = prediction_path(rows["mute"], "crash_recognition", "model")
-    records = [record | {"video_path": f"gone/{Path(record['video_path']).name}"} for record in json.loads(path.read_text())]
+    records = [
+        record | {"video_path": f"gone/{Path(record['video_path']).name}"}
+        for record in json.loads(path.read_text())
+    ]
     only = tmp_path / "model" / "predictions.json"
     write_json_atomic(only, records)
     words = ["compare", str(only), "--data-dir", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
@@ -247,12 +319,20 @@ def test_one_prediction_file_without_its_clips_is_compared(rows, tmp_path):
 
 def test_crash_starts_come_from_the_annotations_where_predictions_carry_none(rows, tiny_data):
     path = prediction_path(rows["perfect"], "pre_crash_localization", "model")
-    released = [{key: value for key, value in record.items() if key != "crash_start"} for record in json.loads(path.read_text())]
+    released = [
+        {key: value for key, value in record.items() if key != "crash_start"}
+        for record in json.loads(path.read_text())
+    ]
     write_json_atomic(path, released)
     records = collect({"perfect": rows["perfect"]})
     annotations = tiny_data / TASKS["crash_localization"].annotation_file("test")
     assert sum_rows(records)["perfect"]["pre_crash_localization"].metrics()["missing_video_count"] == 2
-    assert sum_rows(records, read_crash_starts(annotations))["perfect"]["pre_crash_localization"].metrics()["mIoU"] == 1
+    assert (
+        sum_rows(records, read_crash_starts(annotations))["perfect"]["pre_crash_localization"].metrics()[
+            "mIoU"
+        ]
+        == 1
+    )
 
 
 def test_what_cannot_be_compared_is_refused(rows, tiny_data, tmp_path):

@@ -1,4 +1,6 @@
-"""The gate and the connections of `crashchat serve`, a real server around a small app, with limits that a test can wait for."""
+"""The gate and the connections of `crashchat serve`, a real server around a small app, with limits that a
+test can wait for.
+"""
 
 import asyncio
 import base64
@@ -123,9 +125,13 @@ def test_guessing_a_password_is_slowed_for_the_guesser_alone():
             return client.get(f"{url}/api/health", auth=("", password), headers=headers)
 
     with serving(password="right") as (url, _):
-        assert {httpx.get(f"{url}/api/health").status_code for _ in range(20)} == {401}  # who says none has not guessed
+        assert {httpx.get(f"{url}/api/health").status_code for _ in range(20)} == {
+            401
+        }  # who says none has not guessed
         assert ask(url, "right").status_code == 200
-        answers = [ask(url, f"guess {number}", **{"X-Forwarded-For": f"10.0.0.{number}"}) for number in range(8)]
+        answers = [
+            ask(url, f"guess {number}", **{"X-Forwarded-For": f"10.0.0.{number}"}) for number in range(8)
+        ]
         assert [answer.status_code for answer in answers[:5]] == [401] * 5 and answers[7].status_code == 429
         assert int(answers[7].headers["Retry-After"]) >= 1
         assert ask(url, "right", "127.0.0.2").status_code == 200

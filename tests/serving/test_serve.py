@@ -45,20 +45,45 @@ def test_what_it_does_not_take_is_told(server, clips, tmp_path):
     assert server.analyze(clips["calm"], headers={"Origin": "http://example.org"}).status_code == 403
     assert server.analyze(clips["calm"], headers={"Host": "example.org"}).status_code == 400
     chunked = http.client.HTTPConnection("127.0.0.1", server.port)
-    chunked.request("POST", "/api/analyze", iter([b"x"] * 3), {"Transfer-Encoding": "chunked"}, encode_chunked=True)
+    chunked.request(
+        "POST", "/api/analyze", iter([b"x"] * 3), {"Transfer-Encoding": "chunked"}, encode_chunked=True
+    )
     assert chunked.getresponse().status == 411
     assert httpx.get(f"{server.url}/clips/guess").status_code == 404
     missing = httpx.post(f"{server.url}/api/analyze", files={"other": ("clip.mp4", b"x")})
-    assert missing.status_code == 422 and [fault["loc"] for fault in missing.json()["detail"]] == [["body", "file"]]
+    assert missing.status_code == 422 and [fault["loc"] for fault in missing.json()["detail"]] == [
+        ["body", "file"]
+    ]
     assert server.clips() == []
 
 
 def test_what_gradio_has_besides_the_page_is_closed(server):
-    closed = ("config", "openapi.json", "docs", "monitoring", "login", "gradio_api/info", "gradio_api/openapi.json")
-    closed += ("gradio_api/dev/reload", "gradio_api/queue/status", "gradio_api/deep_link?session_hash=a", "gradio_api/vibe-code/")
-    closed += ("gradio_api/run-history/buckets", "gradio_api/proxy=https://example.hf.space/", "gradio_api/runs")
-    closed += tuple(f"gradio_api/file={path}" for path in ("/etc/passwd", "README.md", server.private_folder() / IN_USE))
-    assert {path: httpx.get(f"{server.url}/{path}", timeout=60).status_code for path in closed} == dict.fromkeys(closed, 404)
+    closed = (
+        "config",
+        "openapi.json",
+        "docs",
+        "monitoring",
+        "login",
+        "gradio_api/info",
+        "gradio_api/openapi.json",
+    )
+    closed += (
+        "gradio_api/dev/reload",
+        "gradio_api/queue/status",
+        "gradio_api/deep_link?session_hash=a",
+        "gradio_api/vibe-code/",
+    )
+    closed += (
+        "gradio_api/run-history/buckets",
+        "gradio_api/proxy=https://example.hf.space/",
+        "gradio_api/runs",
+    )
+    closed += tuple(
+        f"gradio_api/file={path}" for path in ("/etc/passwd", "README.md", server.private_folder() / IN_USE)
+    )
+    assert {
+        path: httpx.get(f"{server.url}/{path}", timeout=60).status_code for path in closed
+    } == dict.fromkeys(closed, 404)
     for path in (
         "login",
         "gradio_api/run/guarded",
@@ -99,11 +124,16 @@ def test_the_page_shows_the_card_and_answers_questions(server, clips, browser):
     assert all(text.strip() for text in page.locator("#chat [data-testid=bot]").all_inner_texts())
     page.click(".cc-strip")
     page.wait_for_timeout(1000)
-    at, error = page.evaluate("(video => [video.currentTime, video.error?.code ?? 0])(document.querySelector('.cc-video video'))")
+    at, error = page.evaluate(
+        "(video => [video.currentTime, video.error?.code ?? 0])(document.querySelector('.cc-video video'))"
+    )
     assert at >= 8.0 or error == 4  # a browser may lack the codec
 
     # A broken clip tells what is wrong with it, the one before is deleted, and the next is looked at.
-    page.click("#clip button[aria-label='Clear'], #clip button[aria-label='Remove this file'], #clip button[title='Clear']")
+    page.click(
+        "#clip button[aria-label='Clear'], #clip button[aria-label='Remove this file'], #clip "
+        "button[title='Clear']"
+    )
     page.wait_for_selector(".cc-clip", state="detached")
     page.set_input_files("#clip input[type=file]", clips["broken"])
     page.wait_for_selector(".cc-clip[data-status=failed]", timeout=60000)

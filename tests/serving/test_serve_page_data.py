@@ -1,4 +1,6 @@
-"""What a client may say to the page's events: texts and its own uploads, never a file of the machine or an address."""
+"""What a client may say to the page's events: texts and its own uploads, never a file of the machine or an
+address.
+"""
 
 import json
 import socket
@@ -16,7 +18,9 @@ FILE = {"meta": {"_type": "gradio.FileData"}}
 
 @pytest.fixture(scope="module")
 def server(tiny_base, tmp_path_factory):
-    running = Server(tmp_path_factory.mktemp("serve"), *MODEL, "--model", str(tiny_base), "--max-mebibytes", "1")
+    running = Server(
+        tmp_path_factory.mktemp("serve"), *MODEL, "--model", str(tiny_base), "--max-mebibytes", "1"
+    )
     yield running
     running.stop()
 
@@ -31,7 +35,11 @@ def secret(tmp_path):
 
 def copies(server) -> list:
     """Files in the server's private folder that hold the secret."""
-    return [path for path in server.private_folder().rglob("*") if path.is_file() and MARK.encode() in path.read_bytes()]
+    return [
+        path
+        for path in server.private_folder().rglob("*")
+        if path.is_file() and MARK.encode() in path.read_bytes()
+    ]
 
 
 def in_a_message(path: str) -> list[dict]:
@@ -42,7 +50,11 @@ def in_a_message(path: str) -> list[dict]:
 
 def test_a_file_of_the_machine_is_not_read_through_the_chat(server, secret, clips):
     (asking,) = [event for event in server.events() if len(event["inputs"]) > 1]
-    chats = [["hi", in_a_message(str(secret)), ""], ["hi", "", in_a_message(str(secret))], [in_a_message(str(secret)), "", ""]]
+    chats = [
+        ["hi", in_a_message(str(secret)), ""],
+        ["hi", "", in_a_message(str(secret))],
+        [in_a_message(str(secret)), "", ""],
+    ]
     for number, data in enumerate(chats):
         message = server.send(asking["id"], data, f"chat{number}")
         assert "secret" not in json.dumps(message) and copies(server) == []
@@ -80,15 +92,21 @@ def test_no_event_of_the_page_takes_a_path_or_fetches_an_address(server, secret)
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/clip.mp4"
         payloads = [{"path": place} | FILE for place in (str(secret), "/etc/passwd", address)]
         payloads += [{"path": "clip.mp4", "url": address} | FILE, {"path": address, "is_stream": True} | FILE]
-        payloads += [[payload] for payload in payloads] + [in_a_message(payload["path"]) for payload in payloads[:3]]
+        payloads += [[payload] for payload in payloads] + [
+            in_a_message(payload["path"]) for payload in payloads[:3]
+        ]
         payloads += [{"value": payload} for payload in payloads[:3]]
         events = server.events()
         assert len(events) >= 3
         for event in events:
             for number, payload in enumerate(payloads):
-                message = server.send(event["id"], [payload] * len(event["inputs"]), f"e{event['id']}n{number}")
+                message = server.send(
+                    event["id"], [payload] * len(event["inputs"]), f"e{event['id']}n{number}"
+                )
                 if event["inputs"]:
-                    assert not message["success"] and "nothing that the page takes" in json.dumps(message["output"])
+                    assert not message["success"] and "nothing that the page takes" in json.dumps(
+                        message["output"]
+                    )
         listening.shutdown(socket.SHUT_RDWR)
         listener.join()
     assert asked == [] and copies(server) == []

@@ -54,7 +54,9 @@ def test_epochs_differ_and_seeds_repeat():
 @pytest.fixture
 def dataset(tiny_data, tiny_base, tiny_tokenizer):
     videos = load_annotations(annotation_paths(tiny_data, TASKS, "train"), tiny_data)
-    return QuestionDataset(videos, tiny_tokenizer, load_video_settings(tiny_base), max_length=4096, cache_videos=1)
+    return QuestionDataset(
+        videos, tiny_tokenizer, load_video_settings(tiny_base), max_length=4096, cache_videos=1
+    )
 
 
 def test_a_fetch_decodes_each_video_once_and_asks_what_was_wanted(dataset, tiny_tokenizer):

@@ -1,4 +1,6 @@
-"""What befalls runs: starved threads, two in one folder, a killed launcher, damaged and foreign checkpoints."""
+"""What befalls runs: starved threads, two in one folder, a killed launcher, damaged and foreign
+checkpoints.
+"""
 
 import json
 import os
@@ -25,7 +27,9 @@ DEADLINE = 600  # seconds; on an idle machine these take ten
 
 @pytest.fixture(scope="module")
 def zero3(tiny_data, tmp_path_factory) -> Path:
-    """The output folder of a ZeRO-3 run of two processes, whose gloo threads were starved from its last checkpoint on."""
+    """The output folder of a ZeRO-3 run of two processes, whose gloo threads were starved from its last
+    checkpoint on.
+    """
     out = tmp_path_factory.mktemp("zero3") / "out"
     command = train_command(tiny_data, out, 2, *QUICK, ZERO3)
     done = run_starved(command, lambda: (out / "checkpoint-2").is_dir(), DEADLINE, cwd=ROOT, env=ENVIRONMENT)
@@ -65,8 +69,10 @@ def fail(error):
         print("at work")
         raise error
     return main
-mains = {"done": lambda: 0, "error": lambda: 1, "usage": fail(SystemExit(2)), "word": fail(SystemExit("stopped")),
-         "plain": fail(SystemExit()), "interrupt": fail(KeyboardInterrupt()), "bug": fail(ValueError("a bug"))}
+mains = {"done": lambda: 0, "error": lambda: 1, "usage": fail(SystemExit(2)), "word":
+fail(SystemExit("stopped")),
+         "plain": fail(SystemExit()), "interrupt": fail(KeyboardInterrupt()), "bug": fail(ValueError("a
+         bug"))}
 codes = {}
 for where in ("alone", "torchrun", "orphan"):
     for name, main in mains.items():
@@ -84,9 +90,16 @@ print(json.dumps(codes))
 
 
 def test_exit_codes_are_right_and_nothing_printed_is_lost():
-    environment = {key: value for key, value in ENVIRONMENT.items() if key not in ("WORLD_SIZE", "CRASHCHAT_LAUNCHER")}
+    environment = {
+        key: value for key, value in ENVIRONMENT.items() if key not in ("WORLD_SIZE", "CRASHCHAT_LAUNCHER")
+    }
     done = subprocess.run(
-        [sys.executable, "-c", EXITS], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=DEADLINE
+        [sys.executable, "-c", EXITS],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
     )
     codes = json.loads(done.stdout.splitlines()[-1])
     expected = {"done": 0, "error": 1, "usage": 2, "word": 1, "plain": 0, "interrupt": 130, "bug": 1}
@@ -102,14 +115,29 @@ def test_a_folder_or_prediction_file_in_use_is_refused(tiny_data, tmp_path):
     out = tmp_path / "out"
     with held(out / ".lock", "test"):
         output = train(tiny_data, out, 1, ok=False)
-        assert f"error: output_dir {out} is in use by process {os.getpid()} on " in output and "Traceback" not in output
+        assert (
+            f"error: output_dir {out} is in use by process {os.getpid()} on " in output
+            and "Traceback" not in output
+        )
     results = out / "crash_recognition_evaluation_results" / "tiny_base"
     name = "crashchat_dada_video_total_crash_recognition_test_predict.json"
-    words = ["model=ckpt/tiny_base", f"data_dir={tiny_data}", f"output_dir={out}", "max_new_tokens=2", "num_workers=0", "limit=1"]
+    words = [
+        "model=ckpt/tiny_base",
+        f"data_dir={tiny_data}",
+        f"output_dir={out}",
+        "max_new_tokens=2",
+        "num_workers=0",
+        "limit=1",
+    ]
     with held(results / f".{name}.lock", "test"):
         output = run("bash", "scripts/eval/eval_video_crash_recognition.sh", *words, ok=False)
-        assert f"error: {results / name} is in use by process {os.getpid()} on " in output and "Traceback" not in output
-        run("bash", "scripts/eval/eval_video_crash_localization.sh", *words)  # another task into the same output_dir
+        assert (
+            f"error: {results / name} is in use by process {os.getpid()} on " in output
+            and "Traceback" not in output
+        )
+        run(
+            "bash", "scripts/eval/eval_video_crash_localization.sh", *words
+        )  # another task into the same output_dir
     assert "another" not in run("bash", "scripts/eval/eval_video_crash_recognition.sh", *words)
     (tmp_path / "file").write_text("")
     assert "cannot be written to" in train(tiny_data, tmp_path / "file", 1, ok=False)
@@ -133,12 +161,17 @@ def wait_until(condition, what: str) -> None:
 
 def test_no_process_goes_on_when_the_launcher_is_killed(tiny_data, tmp_path):
     out = tmp_path / "out"
-    command = train_command(tiny_data, out, 2, *QUICK, "max_steps=1000000", "eval_steps=1000000", "save_steps=1000000")
+    command = train_command(
+        tiny_data, out, 2, *QUICK, "max_steps=1000000", "eval_steps=1000000", "save_steps=1000000"
+    )
     with open(tmp_path / "log", "w") as log, subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT
     ) as launcher:  # fmt: skip
         try:
-            wait_until(lambda: (out / "train_config.yaml").is_file() or launcher.poll() is not None, "it does not begin")
+            wait_until(
+                lambda: (out / "train_config.yaml").is_file() or launcher.poll() is not None,
+                "it does not begin",
+            )
             started = descendants(launcher.pid)
             assert len(started) >= 2, (tmp_path / "log").read_text()
         finally:
@@ -207,7 +240,10 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(plain, tiny_dat
     out = unfinished(plain, tmp_path / "out")
     cut(out / "checkpoint-2" / "optimizer.pt")
     output = train(tiny_data, out, 2, *QUICK)
-    assert f"{out}/checkpoint-2 is damaged and now named damaged-checkpoint-2: optimizer.pt cannot be read" in output
+    assert (
+        f"{out}/checkpoint-2 is damaged and now named damaged-checkpoint-2: optimizer.pt cannot be read"
+        in output
+    )
     assert output.count(f"going on from {out}/checkpoint-1") == 1 and "Traceback" not in output
     assert distance(plain, out) < 1e-6
 
@@ -246,7 +282,14 @@ def test_a_deepspeed_checkpoint_that_others_could_have_written_is_not_loaded(zer
 
 @pytest.mark.parametrize("words", [["-1"], ["epochs=2", "4"], ["2", "3"], ["epochs"], ["--epochs=2"]])
 def test_words_that_the_launcher_does_not_know_are_named(words):
-    output = run("bash", "scripts/launch.sh", "crashchat.training.train", "configs/train/heterogeneous.yaml", *words, ok=False)
+    output = run(
+        "bash",
+        "scripts/launch.sh",
+        "crashchat.training.train",
+        "configs/train/heterogeneous.yaml",
+        *words,
+        ok=False,
+    )
     assert f"error: found '{words[-1]}', expected key=value" in output
 
 

@@ -1,4 +1,6 @@
-"""A feature cache that cannot be written or read: the same predictions as without it, and no video blamed for it."""
+"""A feature cache that cannot be written or read: the same predictions as without it, and no video blamed for
+it.
+"""
 
 import json
 import os
@@ -59,7 +61,9 @@ def test_a_full_disk_changes_no_answer(without, tiny_base, tiny_data, full_disk,
 
 def test_a_folder_that_cannot_be_made_changes_no_answer(without, tiny_base, tiny_data, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    records, said = evaluate(tmp_path / "out", tiny_base, tiny_data, f"feature_cache={tmp_path / 'file' / 'cache'}")
+    records, said = evaluate(
+        tmp_path / "out", tiny_base, tiny_data, f"feature_cache={tmp_path / 'file' / 'cache'}"
+    )
     assert records == without
     assert said.count("no feature cache can be made there") == 1
 
@@ -71,7 +75,9 @@ def answers(records: list[dict]) -> list[tuple]:
 
 def test_a_video_that_could_not_be_read_is_asked_again(without, tiny_base, tiny_data, tmp_path):
     data = shutil.copytree(tiny_data, tmp_path / "data")
-    without = [record | {"video_path": record["video_path"].replace(str(tiny_data), str(data))} for record in without]
+    without = [
+        record | {"video_path": record["video_path"].replace(str(tiny_data), str(data))} for record in without
+    ]
     video = Path(without[0]["video_path"])
     video.rename(tmp_path / "away.mp4")
     records, said = evaluate(tmp_path / "out", tiny_base, data)
@@ -84,7 +90,11 @@ def test_a_video_that_could_not_be_read_is_asked_again(without, tiny_base, tiny_
     assert again == records and f"{len(records) - 1} answered before" in said
     (tmp_path / "away.mp4").rename(video)
     records, said = evaluate(tmp_path / "out", tiny_base, data)
-    assert answers(records) == answers(without) and "error" not in records[0] and "0 of videos that cannot be read" in said
+    assert (
+        answers(records) == answers(without)
+        and "error" not in records[0]
+        and "0 of videos that cannot be read" in said
+    )
 
 
 ERROR, ANSWER = {"data_id": 1, "error": "away"}, {"data_id": 1, "pred": "Yes"}
@@ -139,7 +149,9 @@ def remove(folder: Path, key: str) -> None:
 @pytest.mark.parametrize("block", [block_with_folders, block_with_files, remove])
 def test_what_lies_in_the_way_is_warned_about_once(block, tiny_base, tiny_tokenizer, tiny_data, tmp_path):
     settings = VideoSettings()
-    cache = open_feature_cache(tmp_path / "cache", 1, load_model(tiny_base, tiny_tokenizer, CPU).model.vision_model, settings)
+    cache = open_feature_cache(
+        tmp_path / "cache", 1, load_model(tiny_base, tiny_tokenizer, CPU).model.vision_model, settings
+    )
     videos = sorted((tiny_data / "videos").iterdir())[:2]
     keys = [cache.key(video) for video in videos]
     block(cache.folder, entry(1)[0])

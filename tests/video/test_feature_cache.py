@@ -1,4 +1,6 @@
-"""Vision features on disk: the same losses and answers, for one process or many, whatever happens to the files."""
+"""Vision features on disk: the same losses and answers, for one process or many, whatever happens to the
+files.
+"""
 
 import multiprocessing
 import shutil
@@ -50,7 +52,11 @@ def run(model, dataset, batch: dict, videos: list | None) -> tuple[float, torch.
     output.loss_sum.backward()
     if videos is not None:
         dataset.feature_cache.store_new(videos, output.vision_features)
-    projector = next(weight for name, weight in model.named_parameters() if "modules_to_save.default.readout.0.weight" in name)
+    projector = next(
+        weight
+        for name, weight in model.named_parameters()
+        if "modules_to_save.default.readout.0.weight" in name
+    )
     return float(output.loss_sum.detach()), projector.grad.clone()
 
 
@@ -59,7 +65,11 @@ def test_losses_are_the_same_without_cold_mixed_and_warm(dataset, tiny_base, tin
     model = load_model(tiny_base, tiny_tokenizer, CPU).requires_grad_(False)
     model = add_adapter(model, rank=4, alpha=8, dropout=0.0)
     first, second, third = (numbers[:2] for numbers in dataset.numbers[:3])
-    question_lists = [[*first, *third], [*first, *second, *third], [*first, *second, *third]]  # cold, mixed, warm
+    question_lists = [
+        [*first, *third],
+        [*first, *second, *third],
+        [*first, *second, *third],
+    ]  # cold, mixed, warm
     cache, results = dataset.feature_cache, {}
     for name in ("without", "with"):
         dataset.feature_cache = cache if name == "with" else None
@@ -67,7 +77,9 @@ def test_losses_are_the_same_without_cold_mixed_and_warm(dataset, tiny_base, tin
             fetched = next(iter(QuestionLoader(dataset, [numbers], workers)))
             (batch,), (videos,) = fetched["batches"], fetched["videos"]
             cached = batch.get("video_cached")
-            expected = [[False, False], [True, False, True], [True, True, True]][index] if name == "with" else None
+            expected = (
+                [[False, False], [True, False, True], [True, True, True]][index] if name == "with" else None
+            )
             assert (cached.tolist() if cached is not None else None) == expected
             assert (len(batch["pixel_values_videos"]) == 0) == (name == "with" and index == 2)
             results[name, index] = run(model, dataset, batch, videos)
@@ -78,7 +90,9 @@ def test_losses_are_the_same_without_cold_mixed_and_warm(dataset, tiny_base, tin
         assert torch.allclose(gradient, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
 
 
-def test_answers_are_the_same_and_nothing_is_decoded(model, settings, tiny_tokenizer, tiny_data, tmp_path, monkeypatch):
+def test_answers_are_the_same_and_nothing_is_decoded(
+    model, settings, tiny_tokenizer, tiny_data, tmp_path, monkeypatch
+):
     cache = open_feature_cache(tmp_path / "cache", 1, model.model.vision_model, settings)
     questions = [task.prompt for task in TASKS.values()]
     clips = sorted((tiny_data / "videos").iterdir())[:3]
@@ -95,7 +109,9 @@ def test_answers_are_the_same_and_nothing_is_decoded(model, settings, tiny_token
         assert answer_questions(model, tiny_tokenizer, [visual], [questions], 16)[0] == answers
 
 
-def test_the_key_is_content_settings_and_encoder(model, settings, tiny_base, tiny_tokenizer, tiny_data, tmp_path):
+def test_the_key_is_content_settings_and_encoder(
+    model, settings, tiny_base, tiny_tokenizer, tiny_data, tmp_path
+):
     first, second = sorted((tiny_data / "videos").iterdir())[:2]
     video = Path(shutil.copy(first, tmp_path / "video.mp4"))
     cache = open_feature_cache(tmp_path / "cache", 1, model.model.vision_model, settings)
@@ -152,7 +168,9 @@ def holds(cache: FeatureCache, number: int) -> bool:
     if found is None:
         return False
     assert torch.equal(found.features, features) and found.seconds == visual.seconds
-    assert torch.equal(found.grid_thw, visual.grid_thw) and torch.equal(found.compression_mask, visual.compression_mask)
+    assert torch.equal(found.grid_thw, visual.grid_thw) and torch.equal(
+        found.compression_mask, visual.compression_mask
+    )
     return True
 
 
@@ -229,7 +247,9 @@ def hammer(folder: Path, seed: int, hits) -> None:
 def test_several_processes_at_once_under_a_small_limit(tmp_path):
     context = multiprocessing.get_context("spawn")
     counters = [context.Value("i", 0) for _ in range(4)]
-    workers = [context.Process(target=hammer, args=(tmp_path, seed, hits)) for seed, hits in enumerate(counters)]
+    workers = [
+        context.Process(target=hammer, args=(tmp_path, seed, hits)) for seed, hits in enumerate(counters)
+    ]
     for worker in workers:
         worker.start()
     most = 0

@@ -70,12 +70,39 @@ ODD = {
     "vp9.webm": ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-pix_fmt", "yuv420p"),
     "moving.gif": ("-vf", "fps=10"),
     "av1.mp4": ("-c:v", "libaom-av1", "-cpu-used", "8", "-usage", "realtime", "-pix_fmt", "yuv420p"),
-    "hevc.mp4": ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error", "-pix_fmt", "yuv420p"),
+    "hevc.mp4": (
+        "-c:v",
+        "libx265",
+        "-preset",
+        "ultrafast",
+        "-x265-params",
+        "log-level=error",
+        "-pix_fmt",
+        "yuv420p",
+    ),
     "open_gop.mkv": (
-        *("-c:v", "libx265", "-x265-params", "log-level=error:open-gop=1:keyint=20:bframes=3", "-pix_fmt", "yuv420p"),
+        *(
+            "-c:v",
+            "libx265",
+            "-x265-params",
+            "log-level=error:open-gop=1:keyint=20:bframes=3",
+            "-pix_fmt",
+            "yuv420p",
+        ),
     ),
     "b_frames.mp4": ("-c:v", "mpeg4", "-bf", "2", "-g", "20"),
-    "hevc10.mp4": (*("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error", "-pix_fmt", "yuv420p10le"),),
+    "hevc10.mp4": (
+        *(
+            "-c:v",
+            "libx265",
+            "-preset",
+            "ultrafast",
+            "-x265-params",
+            "log-level=error",
+            "-pix_fmt",
+            "yuv420p10le",
+        ),
+    ),
     "variable.mp4": (*("-vf", "select='not(mod(floor(n*n/3),3))'", "-fps_mode", "vfr"), *H264),
 }
 
@@ -87,7 +114,8 @@ def test_odd_files_give_what_ffmpeg_gives(name, tmp_path):
     clip = read_clip(path, 10, 96)
     expected = ffmpeg_frames(path, 10, 96, 160)
     assert clip.seconds == [k / 10 for k in range(len(expected))]
-    # 10-bit colours are blown up by another version's scaler, which differs at the test card's hard colour edges.
+    # 10-bit colours are blown up by another version's scaler, which differs at the test card's hard colour
+    # edges.
     assert difference(clip.frames.numpy(), expected) < (6.0 if name == "hevc10.mp4" else 0.5)
     means = clip.frames.float().mean(dim=(2, 3)).numpy()
     assert np.abs(means - expected.mean(axis=(2, 3))).max() < 1.0
@@ -125,7 +153,17 @@ def test_leaving_out_what_nobody_needs_changes_no_pixel(groups, suffix, tmp_path
 
 
 def test_what_can_be_dropped():
-    packets = [(0, True), (3, False), (1, False), (2, False), (4, True), (7, False), (5, False), (8, True), (9, False)]
+    packets = [
+        (0, True),
+        (3, False),
+        (1, False),
+        (2, False),
+        (4, True),
+        (7, False),
+        (5, False),
+        (8, True),
+        (9, False),
+    ]
     assert _droppable(packets, {1, 9}) == {3, 4, 5, 6}
     # With a frame shown before its key frame, the second group leans on the first.
     assert _droppable([(0, True), (2, False), (1, False), (4, True), (3, False)], {3}) == set()
@@ -141,7 +179,9 @@ def test_resizing_on_the_way_is_resizing_afterwards(plain, tmp_path):
     ffmpeg(*SCENE, *ODD["hevc.mp4"], hevc)
     ffmpeg(*SCENE, "-vf", "fps=10", other)
     for path in (plain, hevc, other):
-        assert torch.equal(read_clip(path, 10, 96, resize=halve).frames, read_clip(path, 10, 96).frames[:, :, ::2, ::2])
+        assert torch.equal(
+            read_clip(path, 10, 96, resize=halve).frames, read_clip(path, 10, 96).frames[:, :, ::2, ::2]
+        )
 
 
 def test_avi_which_stores_no_presentation_times(plain, tmp_path):
@@ -203,7 +243,19 @@ def damage(kind: str, plain: Path, folder: Path) -> Path:
     elif kind == "cover art":
         path = folder / "song.m4a"
         picture = ("-f", "lavfi", "-i", "color=red:size=64x64:duration=1:rate=1")
-        ffmpeg(*TONE, *picture, "-map", "0", "-map", "1", "-c:v", "mjpeg", "-disposition:v:0", "attached_pic", path)
+        ffmpeg(
+            *TONE,
+            *picture,
+            "-map",
+            "0",
+            "-map",
+            "1",
+            "-c:v",
+            "mjpeg",
+            "-disposition:v:0",
+            "attached_pic",
+            path,
+        )
     elif kind == "text":
         path = folder / "bad.txt"
         path.write_text("not a video\n" * 100)
@@ -270,7 +322,11 @@ def test_worker_threads_and_forked_processes(plain, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, text", [("list.m3u8", "#EXTM3U\n#EXTINF:3,\nplain.mp4\n"), ("list.mp4", "ffconcat version 1.0\nfile plain.mp4\n")]
+    "name, text",
+    [
+        ("list.m3u8", "#EXTM3U\n#EXTINF:3,\nplain.mp4\n"),
+        ("list.mp4", "ffconcat version 1.0\nfile plain.mp4\n"),
+    ],
 )
 def test_a_list_of_other_files_is_no_video(plain, tmp_path, name, text):
     (tmp_path / "plain.mp4").write_bytes(plain.read_bytes())

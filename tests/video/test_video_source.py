@@ -7,7 +7,8 @@ from crashchat.video.source import sample_indices
 
 
 def test_last_frame_before_the_next_slot():
-    # 25 fps at 10 fps: slot 0 shows the frame at 0.08 s, slot 1 the one at 0.16 s, as 0.2 s belongs to slot 2.
+    # 25 fps at 10 fps: slot 0 shows the frame at 0.08 s, slot 1 the one at 0.16 s, as 0.2 s belongs to slot
+    # 2.
     pts = [n / 25 for n in range(25)]
     indices, seconds = sample_indices(pts, 1.0, 10, 96)
     assert indices == [2, 4, 7, 9, 12, 14, 17, 19, 22, 24]
@@ -39,7 +40,9 @@ def test_a_step_back_in_time_shows_the_later_frame():
     assert sample_indices([0.0, 0.1, 0.25, 0.19, 0.3], 0.4, 10, 96)[0] == [0, 1, 3, 4]
 
 
-@pytest.mark.parametrize("pts, fps, limit", [([], 10, 96), ([0.0], 0, 96), ([0.0], float("nan"), 96), ([0.0], 10, 0)])
+@pytest.mark.parametrize(
+    "pts, fps, limit", [([], 10, 96), ([0.0], 0, 96), ([0.0], float("nan"), 96), ([0.0], 10, 0)]
+)
 def test_senseless_sampling_is_an_error(pts, fps, limit):
     with pytest.raises(ValueError):
         sample_indices(pts, 1.0, fps, limit)

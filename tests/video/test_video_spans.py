@@ -12,7 +12,10 @@ from tests.helpers.clips import H264, SCENE, difference, ffmpeg
     [
         ("gop.mp4", (*H264, "-g", "30", "-sc_threshold", "0")),
         ("open.mkv", ("-c:v", "libx265", "-x265-params", "log-level=error:open-gop=1:keyint=20:bframes=3")),
-        ("open.mp4", ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-x264-params", "open-gop=1:keyint=20:bframes=3")),
+        (
+            "open.mp4",
+            ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-x264-params", "open-gop=1:keyint=20:bframes=3"),
+        ),
         ("stream.ts", (*H264, "-g", "20", "-output_ts_offset", "5")),
         ("frames.avi", ("-c:v", "mjpeg", "-q:v", "2")),
         ("late.avi", ("-c:v", "mpeg4", "-bf", "2", "-g", "25")),

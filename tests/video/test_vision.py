@@ -122,7 +122,9 @@ def test_threshold_is_a_mean_over_the_token():
 
 
 def test_threshold_is_exact():
-    """117 grey levels over a token's 2,352 values are 0.0995 of change, dropped; 118 are 0.1003, kept; up and down alike."""
+    """117 grey levels over a token's 2,352 values are 0.0995 of change, dropped; 118 are 0.1003, kept; up and
+    down alike.
+    """
     frames = torch.full((3, 3, 112, 112), 100, dtype=torch.uint8)
     frames[1, 0, 30, 28:46] = torch.tensor([107] * 9 + [94] * 9, dtype=torch.uint8)  # 9 x 7 + 9 x 6 = 117
     frames[2] = frames[1]
@@ -135,7 +137,9 @@ def test_the_mask_in_bytes_is_the_rule_on_normalised_pixels():
     """docs/reference.md, Compression, word for word in double precision, on changes around the threshold."""
     generator = torch.Generator().manual_seed(0)
     frames = random_clip(1, 280, 280).frames.repeat(20, 1, 1, 1)
-    noise = torch.rand(frames.shape, generator=generator) < 0.025  # some 117 of a token's 2,352 values, over two frames
+    noise = (
+        torch.rand(frames.shape, generator=generator) < 0.025
+    )  # some 117 of a token's 2,352 values, over two frames
     tokens = visual_tokens(clip_of(frames ^ noise.to(torch.uint8)), VisionSettings())
     pixels = normalise(tokens.pixel_values).double().view(20, 100, 4 * 588)
     kept = (pixels.diff(dim=0).abs().mean(dim=-1) * 255) > 0.1
