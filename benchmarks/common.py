@@ -126,7 +126,7 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
     return made
 
 
-def make_tokenizer(size: Size) -> PreTrainedTokenizerBase:
+def make_tokenizer() -> PreTrainedTokenizerBase:
     """ckpt/tiny_base's tokenizer: its ids are valid in every size's vocabulary."""
     return load_tokenizer(ROOT / "ckpt" / "tiny_base")
 

@@ -67,7 +67,7 @@ def main() -> int:
     )
     arguments = made.parse_args()
     size = SIZES[arguments.size]
-    tokenizer = make_tokenizer(size)
+    tokenizer = make_tokenizer()
     model = make_model(size, tokenizer, adapter=False)
     tokenizer.eos_token_id = None  # no answer ends by itself, in neither way
     answers: dict[str, list[list[int]]] = {}

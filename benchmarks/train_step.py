@@ -121,7 +121,7 @@ def main() -> int:
     )
     arguments = made.parse_args()
     size = SIZES[arguments.size]
-    tokenizer = make_tokenizer(size)
+    tokenizer = make_tokenizer()
     model = make_model(size, tokenizer, adapter=True, attention=arguments.attention)
     model.train()
     if arguments.size in ("2b", "7b"):

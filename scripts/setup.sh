@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Makes everything ready to run: a virtual environment in .venv (unless one is active) with requirements.txt installed.
+# Makes everything ready to run: a virtual environment in .venv (unless one is active) with this project and all it needs.
 # Run it, or source it to get PYTHON, the interpreter to use. A second run only checks that nothing has changed.
 set -euo pipefail
+if [[ "${BASH_SOURCE[0]}" == "$0" && $# -gt 0 ]]; then
+    [[ "$1" == "-h" || "$1" == "--help" ]] && { sed -n '2,3s/^# \{0,1\}//p' "$0"; exit 0; }
+    echo "error: found '$1'; setup.sh takes no words" >&2
+    exit 2
+fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 environment=${VIRTUAL_ENV:-$root/.venv}
 if [[ ! -x "$environment/bin/python" ]]; then
@@ -18,10 +23,9 @@ if [[ ! -x "$environment/bin/python" ]]; then
 fi
 export PYTHON="$environment/bin/python"
 stamp="$environment/crashchat-requirements.txt"
-if ! cmp -s "$root/requirements.txt" "$stamp"; then
-    echo "installing requirements.txt into $environment"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt"
-    # The command `crashchat`; `python -m crashchat` from this folder is the same.
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps -e "$root"
-    cp "$root/requirements.txt" "$stamp"
+wanted=$(cat "$root/requirements.txt" "$root/requirements-dev.txt")
+if [[ "$wanted" != "$(cat "$stamp" 2>/dev/null)" ]]; then
+    echo "installing crashchat with what requirements.txt and requirements-dev.txt name into $environment"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -e "$root[dev]"
+    printf '%s\n' "$wanted" > "$stamp"
 fi

@@ -1,12 +1,14 @@
 """Every file in configs/ loads; what is wrong in one is named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from crashchat.config import (
     CONFIG_DIR,
+    ROOT,
     ConfigError,
     EvalConfig,
     TrainConfig,
@@ -15,6 +17,7 @@ from crashchat.config import (
     load_config,
     save_config,
 )
+from crashchat.reporting.tables import read_published
 from crashchat.tasks import GROUPS, TASKS
 
 TRAIN = sorted(path for path in (CONFIG_DIR / "train").glob("*.yaml") if path.stem != "recipe")
@@ -138,3 +141,17 @@ def test_the_global_batch_is_shared_or_refused():
         check_share(24, processes)
     with pytest.raises(ConfigError, match="5 processes; numbers that work: 1, 2, 3, 4, 6, 8, 12, 24"):
         check_share(24, 5)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in TRAIN if path.stem != "pretrain_tiny_base"], ids=lambda path: path.stem
+)
+def test_a_strategys_head_gives_its_command_and_the_published_figures(path):
+    head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    script = re.search(r"bash (scripts/train/\S+\.sh) 8", head)[1]
+    assert f"configs/train/{path.name}" in (ROOT / script).read_text()
+    published = read_published()["results"][f"CrashChat-7B {path.stem.split('_')[0]}"]
+    figures = re.findall(r"(\w+) (macro_f1|bleu|miou) (\d\.\d{3})", head)
+    assert [task for task, *_ in figures] == load_config(TrainConfig, path).tasks
+    for task, metric, value in figures:
+        assert float(value) == round(float(published[task][metric]), 3)

@@ -73,7 +73,7 @@ def iterate_weights(path: Path, keys: set[str] | None = None) -> Iterator[tuple[
 def _safetensors(path: Path, keys: set[str] | None) -> Iterator[tuple[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            for key in file.keys():
+            for key in file.keys():  # noqa: SIM118 (no dict: it cannot be iterated)
                 if keys is None or key in keys:
                     yield key, file.get_tensor(key)
     except (SafetensorError, AttributeError, RuntimeError, ValueError, OSError) as error:

@@ -326,11 +326,11 @@ def main(argv: list[str] | None = None) -> int:
             raise DownloadError(
                 f"{missing / GIB:.2f} GiB to fetch, {free / GIB:.2f} GiB free at {existing}; see --out"
             )
-        if missing > GIB and not given.yes:
-            if not sys.stdin.isatty() or input("Go on? [y/N] ").lower() not in ("y", "yes"):
-                parser.exit(
-                    2, "error: more than 1 GiB, not confirmed; nothing was fetched (--yes: do not ask)\n"
-                )
+        confirmed = missing <= GIB or given.yes
+        if not confirmed and sys.stdin.isatty():
+            confirmed = input("Go on? [y/N] ").lower() in ("y", "yes")
+        if not confirmed:
+            parser.exit(2, "error: more than 1 GiB, not confirmed; nothing was fetched (--yes: do not ask)\n")
         download(items, out)
     except (DownloadError, OSError) as error:
         parser.exit(1, f"error: {error}\n")

@@ -77,7 +77,9 @@ class Check:
         """Note a finding of a kind in KINDS. where: a file and record, or a video."""
         # A name may hold characters (lone surrogates) that neither a terminal nor a file can take.
         where, message = (text.encode("utf-8", "backslashreplace").decode() for text in (where, message))
-        self.findings.append(dict(kind=kind, level=KINDS[kind], split=split, where=where, message=message))
+        self.findings.append(
+            {"kind": kind, "level": KINDS[kind], "split": split, "where": where, "message": message}
+        )
 
     def read_split(self, split: str, required: bool) -> None:
         """Read a split's files: the six tasks', and the multi-task ones that are there, the misspelt one

@@ -55,7 +55,7 @@ def block_mask(video_ids: Tensor, branch_ids: Tensor) -> BlockMask:
     video's prefix or one of its branches), not token by token: nothing of size L x L is built, and nothing is
     compiled.
     """
-    rows, length = video_ids.shape
+    _rows, length = video_ids.shape
 
     def rule(row, head, query, key):
         return visible(query, key, video_ids[row], branch_ids[row])

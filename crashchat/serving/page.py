@@ -12,16 +12,16 @@ from pathlib import Path
 # Gradio reads this when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-import gradio as gr  # noqa: E402
-from fastapi import FastAPI, HTTPException, Request  # noqa: E402
-from gradio.route_utils import MultiPartException, upload_fn  # noqa: E402
-from gradio.routes import file_upload_statuses  # noqa: E402
+import gradio as gr
+from fastapi import FastAPI, HTTPException, Request
+from gradio.route_utils import MultiPartException, upload_fn
+from gradio.routes import file_upload_statuses
 
-from crashchat.analysis.cards import card_html, clock  # noqa: E402
-from crashchat.analysis.options import VIDEO_SUFFIXES  # noqa: E402
-from crashchat.analysis.results import FAILED  # noqa: E402
-from crashchat.answering.answerer import BASE  # noqa: E402
-from crashchat.serving.desk import Desk  # noqa: E402
+from crashchat.analysis.cards import card_html, clock
+from crashchat.analysis.options import VIDEO_SUFFIXES
+from crashchat.analysis.results import FAILED
+from crashchat.answering.answerer import BASE
+from crashchat.serving.desk import Desk
 
 TEMPLATES = files("crashchat") / "templates"
 CSS = (

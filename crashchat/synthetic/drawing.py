@@ -234,7 +234,7 @@ class _View:
 
 
 def _road(view: _View, scene: Scene, travelled: float) -> None:
-    _, _, ground, road, light = PALETTES[scene.sky]
+    _, _, _ground, road, light = PALETTES[scene.sky]
     view.quad(-ROAD_EDGE - 1.8, ROAD_EDGE + 1.8, 2.5, FAR, _shade((176, 168, 156), light))  # sidewalks
     view.quad(-ROAD_EDGE, ROAD_EDGE, 2.5, FAR, road)
     paint = _shade((244, 244, 236), light)

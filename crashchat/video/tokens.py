@@ -1,7 +1,7 @@
 """From a clip's frames to what the vision encoder takes in. docs/reference.md, Size to Compression."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import pydantic.dataclasses
@@ -198,7 +198,7 @@ class VideoSettings:
 
     fps: float = 10.0
     max_frames: int = 96
-    vision: VisionSettings = VisionSettings()
+    vision: VisionSettings = field(default_factory=VisionSettings)
     token_compression: bool = True
 
     def end_of(self, visual: VisualTokens) -> float:

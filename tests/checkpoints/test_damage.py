@@ -104,10 +104,7 @@ def test_a_damaged_annotation_file(tmp_path, seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_damaged_config(tmp_path, seed):
     path = tmp_path / "config.yaml"
-    values = {
-        name: value
-        for name, value in yaml.safe_load((CONFIG_DIR / "train" / "recipe.yaml").read_text()).items()
-    }
+    values = dict(yaml.safe_load((CONFIG_DIR / "train" / "recipe.yaml").read_text()).items())
     path.write_text(yaml.safe_dump(values | {"output_dir": "out", "tasks": ["crash_recognition"]}))
     damage_file(path, seed)
     told(lambda: load_config(TrainConfig, path), path)

@@ -230,7 +230,7 @@ def _to_bin(path: Path, random_: random.Random) -> str:
     path = path if path.name.endswith(".bin") else path.rename(path.with_name("pytorch_model.bin"))
     key = sorted(weights)[0]
     contents = {
-        "number keys": {number: value for number, value in enumerate(weights.values())},
+        "number keys": dict(enumerate(weights.values())),
         "one number key": weights | {7: weights[key]},
         "nested": {"module": {"state_dict": weights}},
         "a list": list(weights.values()),
@@ -257,7 +257,7 @@ def _index(path: Path, random_: random.Random) -> str:
     maps = {
         "numbers for names": dict.fromkeys(keys, 3),
         "a name that leads out": dict.fromkeys(keys, "../outside.safetensors"),
-        "a list for names": dict.fromkeys(keys, [shard.name]),
+        "a list for names": {key: [shard.name] for key in keys},
         "a list": [shard.name],
     }
     what = random_.choice([*maps, "mutated"])

@@ -118,7 +118,7 @@ def test_metadata_that_tells_nothing_gives_the_most_frequent_answer():
 
 def test_metadata_comes_from_the_header(tiny_data, tmp_path):
     videos = sorted((tiny_data / "videos").iterdir())[:2]
-    first, second = read_metadata(videos)
+    first, _second = read_metadata(videos)
     assert first.codec == "h264" and first.width > first.height > 0 and first.fps > 0 and first.seconds > 0
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")

@@ -41,7 +41,7 @@ def test_questions_on_one_video_are_drawn_together():
 
 
 def test_resampled_bleu_is_the_bleu_of_the_resampled_texts():
-    words = "car hits a truck at the red light of a wet road".split()
+    words = ["car", "hits", "a", "truck", "at", "the", "red", "light", "of", "a", "wet", "road"]
     generator = np.random.default_rng(0)
     pairs = [(" ".join(generator.choice(words, 9)), " ".join(generator.choice(words, 8))) for _ in range(20)]
     sums = text_sums(

@@ -204,9 +204,8 @@ def test_others_are_let_in_only_with_a_password(tmp_path, capsys, monkeypatch):
 def test_the_queue_and_the_open_clips_have_ends(tiny_base, tmp_path, clips):
     cascade = load_cascade(tiny_base, fps=1, max_frames=20, max_new_tokens=4, device=CPU)
     desk = Desk(cascade, window_settings(cascade), tmp_path, Limits(queue=2, kept=1))
-    with desk.turn(), desk.turn():
-        with pytest.raises(Busy, match="2 clips are waiting"):
-            desk.look_at(clips["calm"], "calm.mp4")
+    with desk.turn(), desk.turn(), pytest.raises(Busy, match="2 clips are waiting"):
+        desk.look_at(clips["calm"], "calm.mp4")
     opened = []
     for session in ("one", "two"):
         path = desk.place("calm.MP4")

@@ -32,7 +32,7 @@ def zero3(tiny_data, tmp_path_factory) -> Path:
     """
     out = tmp_path_factory.mktemp("zero3") / "out"
     command = train_command(tiny_data, out, 2, *QUICK, ZERO3)
-    done = run_starved(command, lambda: (out / "checkpoint-2").is_dir(), DEADLINE, cwd=ROOT, env=ENVIRONMENT)
+    done = run_starved(command, (out / "checkpoint-2").is_dir, DEADLINE, cwd=ROOT, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout[-4000:]
     return out
 
