@@ -37,8 +37,7 @@ class _Settings(BaseModel):
     data_dir: Path = Path("data")
     """Folder of the annotation files; the videos' annotated paths start from it."""
     tasks: list[str] = Field(default_factory=lambda: list(TASKS))
-    """Names of crashchat.tasks.TASKS; with annotations of general questions, an empty list takes all of
-    them.
+    """Tasks to learn or ask, by name; with annotations of general questions, an empty list takes all.
     """
     annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
     """Annotation files by split, e.g.

@@ -64,11 +64,11 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """
     paths = {name: file_in(folder, name) for name in TOKENIZER_FILES}
     if not paths["tokenizer_config.json"].exists():
-        raise CheckpointError(f"{folder}: no tokenizer_config.json; a checkpoint folder holds its tokenizer")
+        raise CheckpointError(f"{folder}: no tokenizer_config.json; expected a tokenizer beside the weights")
     if not paths["tokenizer.json"].exists() and not (
         paths["vocab.json"].exists() and paths["merges.txt"].exists()
     ):
-        raise CheckpointError(f"{folder}: no tokenizer.json; a checkpoint folder holds its tokenizer")
+        raise CheckpointError(f"{folder}: no tokenizer.json; expected a tokenizer beside the weights")
     for name, path in paths.items():
         if name == TEMPLATES and path.is_dir():
             for inner in path.iterdir():

@@ -153,7 +153,10 @@ def load_annotations(
                 continue
             if wanted is not None and (task is None or task.name not in wanted):
                 if task is None:
-                    problems.append(f"{where}: the question {text[:60]!r}… is no task's prompt")
+                    problems.append(
+                        f"{where}: the question {text[:60]!r}… matches no task's prompt "
+                        "(crashchat/tasks.py has them); tasks=[] takes other questions too"
+                    )
                 continue
             video = videos.setdefault(name, VideoQAs(name, Path(data_dir) / name, source))
             question = Question(text, answer, task.name if task else None, index)

@@ -1,5 +1,4 @@
-"""What scores without looking: answers made from the training annotations and from what a file says of
-itself.
+"""Blind baselines: answers that never see the video, from the training annotations and a file's metadata.
 
 A constant answer, the source, or a file's size and codec can go a long way where the collections of crash
 videos and of calm ones differ. Each of these guesses goes through the same metrics as a model and stands
@@ -24,7 +23,7 @@ from crashchat.video.source import open_container
 
 NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES = "no-accident answer", "most frequent answer", "mean times"
 SOURCE, METADATA = "source alone", "metadata alone"
-LOOKFREE = (NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES, SOURCE, METADATA)
+BLIND = (NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES, SOURCE, METADATA)
 DEPTH, SMALLEST_LEAF = 3, 5
 CLASSES = 50  # so many of the most frequent answers decide where a tree splits
 

@@ -6,7 +6,7 @@ page.
 
 A row is the output folder of an evaluation, or one prediction file, with a name in front or its own; it may
 hold fewer than six tasks. The first row is what the others are compared with, the base model as a rule.
-Answers that are made without looking at the videos (see crashchat.metrics.blind) are added as rows.
+Blind baselines, which never see a video (see crashchat.metrics.blind), are added as rows.
 """
 
 import json
@@ -138,8 +138,7 @@ def write_report(
     write_text_atomic(out / "comparison.md", "\n\n".join(markdown) + "\n")
     write_text_atomic(out / "report.html", page)
     legend = (
-        "* best   — not asked   [ ] 95% interval   void: no usable answer (unparsed or failed), "
-        "counted as wrong"
+        "* best   — not asked   [ ] 95% interval   unusable: unparsed or failed answers, counted as wrong"
     )
     return "\n\n".join([*map(as_text, main), *map(as_text, against), legend, *asides])
 

@@ -13,7 +13,7 @@ from crashchat.data.annotations import VideoQAs, load_annotations
 from crashchat.data.predictions import Records, crash_starts, unasked, video_name
 from crashchat.evaluation.score import scores, task_sums
 from crashchat.metrics.blind import (
-    LOOKFREE,
+    BLIND,
     METADATA,
     NO_ACCIDENT,
     Metadata,
@@ -183,7 +183,7 @@ def partial_runs(records: Records, asked: dict[str, list[VideoQAs]], split: str)
 
 
 def blind_rows(records: Records, data_dir: Path, sources: dict[str, str]) -> tuple[Records, list[str]]:
-    """The rows answered without looking, and notes on what could not be made of them and why.
+    """The blind baselines, and notes on what could not be made of them and why.
 
     sources: of the videos asked about, where known.
     """
@@ -193,7 +193,7 @@ def blind_rows(records: Records, data_dir: Path, sources: dict[str, str]) -> tup
     videos = load_annotations(files, data_dir, list(asked)) if files else []
     if not videos:
         notes.append(
-            f"No training annotations in {data_dir}: of the rows that do not look only the {NO_ACCIDENT} "
+            f"No training annotations in {data_dir}: of the blind baselines only the {NO_ACCIDENT} "
             "can be made."
         )
     train_sources = {video.name: video.source for video in videos}
@@ -217,7 +217,7 @@ def blind_rows(records: Records, data_dir: Path, sources: dict[str, str]) -> tup
         facts = _all_known(sources, names), _all_known(headers or {}, names)
         for name, guessed in guesses(TASKS[task], answered, training if trained else None, *facts).items():
             rows.setdefault(name, {})[task] = guessed
-    return {name: rows[name] for name in LOOKFREE if name in rows}, list(dict.fromkeys(notes))
+    return {name: rows[name] for name in BLIND if name in rows}, list(dict.fromkeys(notes))
 
 
 def _headers(paths: dict[str, Path], notes: list[str]) -> dict[str, Metadata] | None:

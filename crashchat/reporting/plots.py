@@ -33,7 +33,7 @@ def thresholds_png(
     """The share of questions that reach each threshold of the score, a panel a perception task; None where
     none was asked.
 
-    sums: {row: {task: sums}}; every question counts. dashed: rows drawn so, the ones that do not look.
+    sums: {row: {task: sums}}; every question counts. dashed: rows drawn so, the blind baselines.
     """
     tasks = [
         task for task in GROUPS[PERCEPTION] if any(task in row and row[task].videos for row in sums.values())
@@ -105,7 +105,7 @@ def probabilities_png(records: Records) -> bytes | None:
             calibration.plot(
                 mean, share, marker="o", markersize=4, label=name, **_style(number, dashed=False)
             )
-    roc.set(xlabel="share of calm clips called a crash", ylabel="share of crashes found", title="ROC")
+    roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
     calibration.set(
         xlabel="predicted probability of a crash", ylabel="share that are crashes", title="calibration"
     )

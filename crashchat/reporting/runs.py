@@ -11,7 +11,7 @@ from crashchat.data.predictions import (
     video_name,
 )
 from crashchat.errors import CrashChatError
-from crashchat.metrics.blind import LOOKFREE
+from crashchat.metrics.blind import BLIND
 from crashchat.tasks import TASKS
 
 
@@ -32,7 +32,7 @@ def parse_rows(texts: list[str]) -> dict[str, Path]:
             name = path.resolve().parent.name if path.suffix == ".json" else path.resolve().name
         if not name or not str(path):
             raise ReportError(f"a row is [NAME=]FOLDER or [NAME=]FILE, found {text!r}")
-        if name in rows or name in LOOKFREE:
+        if name in rows or name in BLIND:
             raise ReportError(
                 f"row {text}: there is a row {name!r} already; give it another name, as NAME={path}"
             )

@@ -33,7 +33,7 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A Markdown table, the best in bold, published rows and rows without looking in italics."""
+    """A Markdown table, the best in bold, published rows and blind baselines in italics."""
     heads = ["", *(f"{group} {label}" for group, label, *_ in table.columns)]
     lines = [f"### {table.title}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in table.rows:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from importlib.resources import files
 
-from crashchat.metrics.blind import LOOKFREE
+from crashchat.metrics.blind import BLIND
 from crashchat.metrics.bootstrap import Difference
 from crashchat.metrics.sums import Sums, format_value
 from crashchat.reporting.columns import HEADLINES, MAIN, TITLES, best_rows
@@ -25,7 +25,7 @@ _PUBLISHED = {
 }
 
 # Answers that do not parse and videos that failed, which the strict figures count as wrong.
-VOID = "num_unparsed + num_failed"
+UNUSABLE = "num_unparsed + num_failed"
 
 Scores = dict[str, dict[str, dict]]  # {row: {task: {metric: value}}}
 
@@ -57,7 +57,7 @@ class Cell:
 
 @dataclass
 class Row:
-    """A line of a table. kind: model, look-free or published."""
+    """A line of a table. kind: model, blind or published."""
 
     name: str
     kind: str
@@ -89,10 +89,10 @@ def interval_text(low: float | None, high: float | None) -> str:
 
 
 def kind_of(row: str) -> str:
-    return "look-free" if row in LOOKFREE else "model"
+    return "blind" if row in BLIND else "model"
 
 
-def _void(metrics: dict) -> int:
+def _unusable(metrics: dict) -> int:
     return metrics["num_unparsed"] + metrics["num_failed"]
 
 
@@ -112,7 +112,7 @@ def _filled(table: Table, scores: Scores) -> Table:
             if task not in row:
                 cells.append(Cell("—"))
                 continue
-            value = _void(row[task]) if metric == VOID else row[task].get(metric)
+            value = _unusable(row[task]) if metric == UNUSABLE else row[task].get(metric)
             low, high = row[task].get("intervals", {}).get(metric, (None, None))
             cells.append(Cell(format_value(value), value, low, high, name in winners))
         table.rows.append(Row(name, kind_of(name), cells))
@@ -138,7 +138,7 @@ def strategy_tables(scores: Scores) -> list[Table]:
         columns = []
         for task in tasks:
             headlines = _headlines(scores, (task,))
-            columns += headlines + [(TITLES[task], "void", task, VOID)] * bool(headlines)
+            columns += headlines + [(TITLES[task], "unusable", task, UNUSABLE)] * bool(headlines)
         if columns:
             tables.append(_filled(Table(f"{group} tasks", columns), scores))
     return tables

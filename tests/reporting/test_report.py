@@ -14,7 +14,7 @@ from crashchat.config import ROOT
 from crashchat.data.predictions import make_record, prediction_path, read_crash_starts
 from crashchat.evaluation.score import scores
 from crashchat.files import write_json_atomic
-from crashchat.metrics.blind import LOOKFREE, MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
+from crashchat.metrics.blind import BLIND, MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
 from crashchat.reporting.clip_cards import clip_cards
 from crashchat.reporting.columns import best_rows
 from crashchat.reporting.compare import loss_picture, main, write_report
@@ -108,7 +108,7 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     assert done.stdout.rstrip().endswith(str(out / "report.html"))
 
     figures = json.loads((out / "metrics.json").read_text())
-    assert list(figures) == ["mute", "perfect", "partial", *LOOKFREE]
+    assert list(figures) == ["mute", "perfect", "partial", *BLIND]
     assert figures["perfect"]["crash_recognition"]["macro_f1"] == 1
     assert figures["perfect"]["pre_crash_localization"]["mIoU"] == 1
     assert figures["perfect"]["pre_crash_localization"]["intervals"]["mIoU"] == [1, 1]
@@ -134,7 +134,7 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     )
 
     linguistic, perception = table_lines(page, 0), table_lines(page, 1)
-    assert list(linguistic) == ["mute", "perfect", *(name for name in LOOKFREE if name != MEAN_TIMES)]
+    assert list(linguistic) == ["mute", "perfect", *(name for name in BLIND if name != MEAN_TIMES)]
     assert list(perception) == list(figures)
     # Corpus BLEU-4 of very short texts stays below 1 even where all are right: two words hold no four in a
     # row.
@@ -165,7 +165,7 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
         "1",
         "model",
     )
-    assert {at["kind"] for at in lines} == {"model", "look-free", "published"}
+    assert {at["kind"] for at in lines} == {"model", "blind", "published"}
     terminal = [line for line in done.stdout.splitlines() if line.startswith("perfect")]
     assert (
         terminal[0].count("1.000*") == 3
@@ -259,7 +259,7 @@ def test_rows_that_do_not_look_say_what_they_lack(rows, tiny_data, tmp_path):
         return comparison.blind, [note for note in comparison.notes if "partial" not in note]
 
     blind, notes = blind_of(tiny_data)
-    assert list(blind) == list(LOOKFREE) and notes == []
+    assert list(blind) == list(BLIND) and notes == []
     blind, notes = blind_of(tmp_path)
     assert list(blind) == [NO_ACCIDENT] and "No training annotations in" in notes[0]
     for task in TASKS.values():
