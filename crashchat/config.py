@@ -3,6 +3,7 @@
 Unknown keys are errors.
 """
 
+import textwrap
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -37,13 +38,9 @@ class _Settings(BaseModel):
     data_dir: Path = Path("data")
     """Folder of the annotation files; the videos' annotated paths start from it."""
     tasks: list[str] = Field(default_factory=lambda: list(TASKS))
-    """Tasks to learn or ask, by name; with annotations of general questions, an empty list takes all.
-    """
+    """Tasks to learn or ask, by name; with annotations of general questions, an empty list takes all."""
     annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
-    """Annotation files by split, e.g.
-
-    the released multi-task ones; empty: the single-task files of `tasks` in data_dir.
-    """
+    """Annotation files by split, e.g. the released multi-task ones; empty: those of `tasks` in data_dir."""
     vision_config: Path | None = None
     """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not of the released
     size.
@@ -302,7 +299,10 @@ def describe(kind: type[_Settings]) -> str:
         default = (
             "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
         )
-        lines.append(f"  {name}  ({default})\n      {field.description}")
+        text = " ".join((field.description or "").split())
+        lines.append(
+            f"  {name}  ({default})\n{textwrap.fill(text, 100, initial_indent=' ' * 6, subsequent_indent=' ' * 6)}"
+        )
     return "\n".join(lines)
 
 
