@@ -1,5 +1,5 @@
-"""Attention alone, one layer: six branches on a prefix, by every implementation there is, forward and
-backward.
+"""Attention alone, one layer: six branches on a prefix, by every implementation there is,
+forward and backward.
 
 plain     six causal rows, each prefix and branch, one after the other (what question by question costs)
 parts     one packed row, part by part (crashchat/attention.py)

@@ -1,5 +1,5 @@
-"""What the benchmarks share: model sizes with random weights, a real clip, clocks, the table and the JSON
-they write.
+"""What the benchmarks share: model sizes with random weights, a real clip, clocks,
+the table and the JSON they write.
 
 Every benchmark measures two ways of doing the same work, turn by turn in one run: `plain`, question by
 question, and `shared`, one video with all its questions. What they print is a ratio of medians; nothing here
@@ -44,8 +44,8 @@ PEAK_FLOPS = {
 
 @dataclass(frozen=True)
 class Size:
-    """A model's shape and a clip's: text and vision as in their configs; the clip is `seconds` long, height x
-    width.
+    """A model's shape and a clip's: text and vision as in their configs; the clip is `seconds` long,
+    height x width.
     """
 
     text: dict
@@ -134,8 +134,8 @@ def make_tokenizer() -> PreTrainedTokenizerBase:
 def make_model(
     size: Size, tokenizer: PreTrainedTokenizerBase, adapter: bool, attention: str = BRANCH_ATTENTION
 ) -> torch.nn.Module:
-    """A model of this size with random weights on the best device; adapter: with LoRA and projector, as the
-    recipe has them.
+    """A model of this size with random weights on the best device; adapter: with LoRA and projector,
+    as the recipe has them.
     """
     device = choose_device()
     config = VideoLlama3Config(text_config=dict(size.text), vision_config=dict(size.vision))
@@ -178,8 +178,8 @@ def wait() -> None:
 
 
 def turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way, turn by turn so that a slower moment of the machine meets all of them; one turn
-    warms up.
+    """Seconds of each way, turn by turn so that a slower moment of the machine meets all of them;
+    one turn warms up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
@@ -200,8 +200,8 @@ def turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list
 
 
 def peak_memory(script: str, words: list[str], way: str) -> float:
-    """GiB at most while one way runs once, in a process of its own: on the GPU, or resident where there is
-    none.
+    """GiB at most while one way runs once, in a process of its own: on the GPU,
+    or resident where there is none.
     """
     command = [sys.executable, script, *words, "--only", way, "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -223,8 +223,8 @@ def own_peak() -> float:
 def measure(
     ways: dict[str, Callable[[], object]], arguments: argparse.Namespace, script: str, words: list[str]
 ) -> dict[str, dict] | None:
-    """{way: {seconds (median), fastest, slowest, peak GiB}}; the peak is that of `script` with `words`, a
-    process a way.
+    """{way: {seconds (median), fastest, slowest, peak GiB}};
+    the peak is that of `script` with `words`, a process a way.
 
     None where --only asked for one way: it was run, and its own peak memory printed for the process that
     asked.

@@ -42,8 +42,8 @@ EXAMPLE = "python benchmarks/data_path.py --sizes 720p 1080p --clips data/videos
 
 
 def make_clip(size: str, seconds: int, folder: Path) -> Path:
-    """An H.264 file with x264's own settings at 30 frames a second: moving shapes with some noise, like a
-    camera's.
+    """An H.264 file with x264's own settings at 30 frames a second: moving shapes with some noise,
+    like a camera's.
     """
     width, height = SIZES[size]
     path = folder / f"made_{size}_{seconds}s.mp4"

@@ -1,5 +1,5 @@
-"""Six questions on each of some videos: asked one by one in the plain way, and all at once from the videos'
-prefixes.
+"""Six questions on each of some videos: asked one by one in the plain way,
+and all at once from the videos' prefixes.
 
 plain     for each question: the video is read, encoded and run through the language model again, by
 transformers' own generate shared    each video is read, encoded and run through once; all answers are decoded

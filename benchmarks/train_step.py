@@ -1,5 +1,5 @@
-"""One training step on one video with six questions: six plain samples against one sequence with six
-branches.
+"""One training step on one video with six questions:
+six plain samples against one sequence with six branches.
 
 plain     for each question: the video is read, encoded and run through the language model again, by
 transformers' own forward shared    the video is read, encoded and run through once, with six branches, by

@@ -1,5 +1,5 @@
-"""What command lines share: how they describe themselves, and those of training and evaluation: a config and
-key=value words.
+"""What command lines share: how they describe themselves, and those of training and evaluation:
+a config and key=value words.
 
     python -m crashchat.command train configs/train/heterogeneous.yaml 8 epochs=3
 
@@ -34,8 +34,8 @@ def run_command(
     work: Callable[[Config], object],
     argv: list[str] | None = None,
 ) -> int:
-    """Parse the command line, do the work, and return the exit code. Runs in every process that torchrun
-    starts.
+    """Parse the command line, do the work, and return the exit code. Runs in every process
+    that torchrun starts.
 
     kind: of the settings that the work takes.
     """

@@ -25,8 +25,8 @@ MAX_FPS, MAX_FRAMES, MAX_TOKENS, MAX_RANK, MAX_STEPS = 1000, 100_000, 2**24, 409
 
 
 class ConfigError(CrashChatError):
-    """Settings that are unknown, of the wrong type or contradict each other; the message names file and
-    key.
+    """Settings that are unknown, of the wrong type or contradict each other;
+    the message names file and key.
     """
 
     everywhere = True
@@ -42,8 +42,8 @@ class _Settings(BaseModel):
     annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
     """Annotation files by split, e.g. the released multi-task ones; empty: those of `tasks` in data_dir."""
     vision_config: Path | None = None
-    """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not of the released
-    size.
+    """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not
+    of the released size.
     """
     fps: float | None = Field(default=None, gt=0, le=MAX_FPS)
     """Frames a second taken from a video; none: what the model's processor settings say, else 10."""
@@ -56,16 +56,16 @@ class _Settings(BaseModel):
     max_length: int = Field(default=16384, gt=0, le=MAX_TOKENS)
     """Tokens of one question's sample at most: video, question and answer."""
     max_tokens_per_batch: int = Field(default=32768, gt=0, le=MAX_TOKENS)
-    """Tokens that go through the model at a time; a video and all its questions stay together, even if they
-    are more.
+    """Tokens that go through the model at a time; a video and all its questions stay together,
+    even if they are more.
     """
     feature_cache: Path | None = None
-    """Folder of vision features kept from run to run; none: every video is decoded and encoded each time it
-    is seen.
+    """Folder of vision features kept from run to run; none:
+    every video is decoded and encoded each time it is seen.
     """
     feature_cache_gb: float = Field(default=100, gt=0, le=10**9)
-    """Size of that folder at most, in 10^9 bytes (a full-size video takes up to 24 million); the longest
-    unused go first.
+    """Size of that folder at most, in 10^9 bytes (a full-size video takes up to 24 million);
+    the longest unused go first.
     """
     num_workers: int = Field(default=2, ge=0, le=1024)
     """Processes that read videos ahead of the model; 0 reads in the main process."""
@@ -103,8 +103,8 @@ class TrainConfig(_Settings):
     base_model: Path = Path("ckpt/videollama3_baseline")
     """Folder of the base checkpoint."""
     finetune: Literal["lora", "full"] = "lora"
-    """lora trains LoRA and the projector on a frozen base; full trains every weight (only for tiny
-    models).
+    """lora trains LoRA and the projector on a frozen base; full trains every weight
+    (only for tiny models).
     """
     lora_rank: int = Field(default=64, gt=0, le=MAX_RANK)
     """LoRA's r."""
@@ -129,8 +129,8 @@ class TrainConfig(_Settings):
     global_batch_size: int = Field(default=24, gt=0, le=10**6)
     """Questions an optimizer step learns from, over all processes."""
     group_by_video: bool = True
-    """Questions on one video follow each other and share its prefix; false shuffles questions, as the
-    reference does.
+    """Questions on one video follow each other and share its prefix; false shuffles questions,
+    as the reference does.
     """
     eval_steps: int = Field(default=50, gt=0, le=MAX_STEPS)
     """Validation loss every so many steps."""
@@ -143,16 +143,16 @@ class TrainConfig(_Settings):
     early_stopping_threshold: float = Field(default=0.001, ge=0, le=10**6)
     """How much lower eval_loss must be to count as an improvement."""
     attention: Literal["branch_attention", "flex_attention"] = "branch_attention"
-    """How the language model attends: part by part with SDPA (attention.py), or FlexAttention with a
-    BlockMask (GPU only).
+    """How the language model attends: part by part with SDPA (attention.py),
+    or FlexAttention with a BlockMask (GPU only).
     """
     gradient_checkpointing: bool = True
     """Recompute the language model's activations in the backward pass to save memory."""
     deepspeed: Path | None = None
     """A DeepSpeed config, e.g. configs/deepspeed/zero1.json; none: plain data parallelism."""
     trust_checkpoint: bool = False
-    """Go on from a DeepSpeed checkpoint though others could have written it: it holds pickled code, which is
-    run.
+    """Go on from a DeepSpeed checkpoint though others could have written it: it holds pickled code,
+    which is run.
     """
     cache_videos: int = Field(default=0, ge=0, le=10**6)
     """Decoded videos each reader keeps in memory, for sets small enough."""
@@ -190,8 +190,8 @@ class EvalConfig(_Settings):
     max_new_tokens: int = Field(default=256, gt=0, le=10**5)
     """Tokens of an answer at most."""
     decode: Decode = "free"
-    """constrained: recognition says Yes or No, times have the annotations' form and lie within the video
-    (constraints.py).
+    """constrained: recognition says Yes or No, times have the annotations' form
+    and lie within the video (constraints.py).
     """
     training_answers: list[str] = Field(default_factory=list)
     """Tasks whose answer must be one of the training split's, word for word; needs decode=constrained."""
@@ -300,15 +300,16 @@ def describe(kind: type[_Settings]) -> str:
             "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
         )
         text = " ".join((field.description or "").split())
+        indent = " " * 6
         lines.append(
-            f"  {name}  ({default})\n{textwrap.fill(text, 100, initial_indent=' ' * 6, subsequent_indent=' ' * 6)}"
+            f"  {name}  ({default})\n{textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)}"
         )
     return "\n".join(lines)
 
 
 def check_share(global_batch_size: int, processes: int) -> None:
-    """Raises ConfigError where `processes` cannot share a global batch; the message says which numbers
-    can.
+    """Raises ConfigError where `processes` cannot share a global batch;
+    the message says which numbers can.
     """
     if global_batch_size % processes:
         works = [count for count in range(1, global_batch_size + 1) if global_batch_size % count == 0]

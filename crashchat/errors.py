@@ -23,8 +23,8 @@ FIRST_SPEAKS = 60.0  # seconds that other processes leave the first one for sayi
 
 
 class CrashChatError(Exception):
-    """Something a user can mend; the message names the file or key, what was found, what was expected and
-    what to do.
+    """Something a user can mend; the message names the file or key, what was found,
+    what was expected and what to do.
     """
 
     everywhere = False  # True: every process of a run finds it alike, so that the first one says it for all
@@ -55,8 +55,8 @@ def listed(problems: list[str], most: int = 20) -> str:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Within it, a full disk is an OSError that names `path`, whoever found it and whatever it says
-    itself.
+    """Within it, a full disk is an OSError that names `path`,
+    whoever found it and whatever it says itself.
     """
     try:
         yield

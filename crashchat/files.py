@@ -1,5 +1,5 @@
-"""Files and folders that are never half written, nor by two at once: a lock, a temporary beside the target,
-then a rename.
+"""Files and folders that are never half written, nor by two at once: a lock,
+a temporary beside the target, then a rename.
 """
 
 import errno
@@ -25,16 +25,16 @@ ENDING = 1.0  # seconds that a holder which is just being killed may still take
 
 
 class FolderError(CrashChatError):
-    """A folder or file that cannot be written: it holds something already, or another process has it; the
-    message names both.
+    """A folder or file that cannot be written: it holds something already,
+    or another process has it; the message names both.
     """
 
     everywhere = True
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path`, creating its folder; `path` is either its old self or complete, never in
-    between.
+    """Write `data` to `path`, creating its folder; `path` is either its old self or complete,
+    never in between.
 
     When this returns it is on disk: a power cut does not undo it.
     """

@@ -1,5 +1,5 @@
-"""Reading JSON that others wrote: whatever is wrong with it is one line that names file, key, what was found
-and expected.
+"""Reading JSON that others wrote: whatever is wrong with it is one line that names file, key,
+what was found and expected.
 """
 
 import json
@@ -17,8 +17,8 @@ Kind = TypeVar("Kind")
 
 
 class Lenient(BaseModel):
-    """Of a JSON object, the keys that matter, each of exactly its kind and finite; other keys are passed
-    over.
+    """Of a JSON object, the keys that matter, each of exactly its kind and finite;
+    other keys are passed over.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
@@ -55,8 +55,8 @@ def _refuse_constant(name: str) -> None:
 
 
 def read_json(path: str | Path, error: type[CrashChatError], expected: str, nan: bool = False) -> object:
-    """The value that a JSON file holds (see parse_json). Raises `error` naming the file and what is wrong
-    with it.
+    """The value that a JSON file holds (see parse_json). Raises `error` naming the file
+    and what is wrong with it.
 
     expected: what the file should hold, for the message.
     """

@@ -1,5 +1,5 @@
-"""The processes of one run, as torchrun starts them: which one this is, on what device it computes, and how
-it ends.
+"""The processes of one run, as torchrun starts them: which one this is, on what device it computes,
+and how it ends.
 """
 
 import atexit
@@ -57,8 +57,8 @@ def choose_dtype(device: torch.device) -> torch.dtype:
 
 
 def run_process(main: Callable[[], int]) -> NoReturn:
-    """Run a command as this process, and end with its exit code: 1 for an error, 2 for a wrong command line,
-    130 for Ctrl-C.
+    """Run a command as this process, and end with its exit code: 1 for an error,
+    2 for a wrong command line, 130 for Ctrl-C.
 
     Under torchrun the interpreter is left without being taken apart. gloo's threads outlive
     destroy_process_group (Trainer and DeepSpeed hold their groups) and may drop a collective's last tensor
@@ -92,8 +92,8 @@ def run_process(main: Callable[[], int]) -> NoReturn:
 
 
 def end_with_launcher() -> None:
-    """Have the kernel end this process when torchrun does: killed, it cannot end its processes, and they
-    would go on unseen.
+    """Have the kernel end this process when torchrun does: killed, it cannot end its processes,
+    and they would go on unseen.
     """
     if sys.platform != "linux":
         return

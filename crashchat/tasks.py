@@ -75,8 +75,8 @@ def parse_interval(text: str) -> dict | None:
 
 
 def parse_time(text: str) -> dict | None:
-    """One time in seconds: the only number of the answer, or among more the only one with a unit; a range is
-    no answer.
+    """One time in seconds: the only number of the answer, or among more the only one with a unit;
+    a range is no answer.
     """
     times = _seconds_in(text)
     if len(times) > 1:
@@ -282,8 +282,8 @@ _BY_PROMPT = {task.prompt: task for task in _ALL}
 
 
 def question_text(human_turn: str) -> str:
-    """The question of an annotated human turn: without its `<video>` tag, stripped (docs/reference.md,
-    Text).
+    """The question of an annotated human turn: without its `<video>` tag, stripped
+    (docs/reference.md, Text).
     """
     return human_turn.replace(VIDEO_TAG, "").strip()
 

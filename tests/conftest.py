@@ -119,8 +119,8 @@ def server(tiny_base, flash_adapters, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def browser():
-    """A real headless Chromium; without one, tests are skipped on a developer's machine, and fail where
-    CI=true.
+    """A real headless Chromium; without one, tests are skipped on a developer's machine,
+    and fail where CI=true.
     """
     import os
     import shutil

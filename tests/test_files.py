@@ -56,8 +56,8 @@ def test_what_one_has_is_refused_to_another_until_it_ends(tmp_path):
 
 
 def test_the_children_of_a_killed_holder_are_waited_for(tmp_path):
-    """They have its lock too, for a while; that the holder is not yet cleared from the list of processes is
-    no matter.
+    """They have its lock too, for a while; that the holder is not yet cleared from the list
+    of processes is no matter.
     """
     code = (
         "import os, time\nfrom pathlib import Path\nfrom crashchat.files import held\n"

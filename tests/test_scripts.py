@@ -1,5 +1,5 @@
-"""The scripts themselves, in real processes, on a tiny synthetic set: train, resume, merge, evaluate,
-score.
+"""The scripts themselves, in real processes, on a tiny synthetic set: train, resume, merge,
+evaluate, score.
 """
 
 import json

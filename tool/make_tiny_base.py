@@ -122,8 +122,8 @@ def main() -> int:
 
 
 def make(annotations: list[Path], out: Path, vocabulary: int, seed: int) -> None:
-    """Learn a tokenizer of at most `vocabulary` tokens from annotation files, and write it with an untrained
-    model to `out`.
+    """Learn a tokenizer of at most `vocabulary` tokens from annotation files,
+    and write it with an untrained model to `out`.
     """
     videos = load_annotations(annotations, ".")
     texts = [

@@ -1,5 +1,5 @@
-"""Clips in, crash reports out: every clip through the cascade (cascade.py), long recordings window by window
-(windows.py).
+"""Clips in, crash reports out: every clip through the cascade (cascade.py),
+long recordings window by window (windows.py).
 
     crashchat analyze dashcam/ 'more/*.mp4' --out outputs/analysis
     crashchat analyze clip.mp4 --jsonl - | jq .status

@@ -1,5 +1,5 @@
-"""One clip through the cascade (cascade.py), a long recording window by window (windows.py), and what is told
-of it.
+"""One clip through the cascade (cascade.py), a long recording window by window (windows.py),
+and what is told of it.
 """
 
 import contextlib
@@ -56,8 +56,8 @@ class Analysis:
 def window_settings(
     cascade: Cascade, length: float | None = None, stride: float | None = None, **others
 ) -> WindowSettings:
-    """Windows as long as the model's frames reach at its full rate, half a window apart, where nothing else
-    is said.
+    """Windows as long as the model's frames reach at its full rate, half a window apart,
+    where nothing else is said.
     """
     length = (
         cascade.answerer.settings.max_frames / cascade.answerer.settings.fps if length is None else length
@@ -79,8 +79,8 @@ def _sampling(cascade: Cascade, windows: WindowSettings) -> Sampling:
 
 
 def as_text(path: str | Path) -> str:
-    """A path, or a message with one in it, as text that can be written: bytes that are no UTF-8 are
-    replaced.
+    """A path, or a message with one in it, as text that can be written:
+    bytes that are no UTF-8 are replaced.
     """
     return os.fsencode(path).decode("utf-8", "replace")
 

@@ -1,5 +1,5 @@
-"""What analyze and serve share: which files are clips, which model looks at them, and the options that say
-so.
+"""What analyze and serve share: which files are clips, which model looks at them,
+and the options that say so.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""What is found in a clip, as `crashchat analyze` writes it: <name>.json is a ClipResult; `--schema` prints
-its JSON schema.
+"""What is found in a clip, as `crashchat analyze` writes it: <name>.json is a ClipResult;
+`--schema` prints its JSON schema.
 
 All times are seconds from the clip's start, but those in an answer's raw_response and values count from its
 window's start.
@@ -144,8 +144,8 @@ class ClipResult(_Part):
     """The highest of all windows."""
     events: list[Event] = []
     windows: list[Window] = []
-    """One that holds everything, unless the clip was cut as a long recording; stretches without a new frame
-    have none.
+    """One that holds everything, unless the clip was cut as a long recording;
+    stretches without a new frame have none.
     """
     model: ModelIdentity
     sampling: Sampling

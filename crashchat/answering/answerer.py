@@ -54,8 +54,8 @@ class Asked(NamedTuple):
 
 @dataclass
 class Look:
-    """Videos in front of the model together: tokens, vision features, and prefixes under the adapter that
-    read them last.
+    """Videos in front of the model together: tokens, vision features,
+    and prefixes under the adapter that read them last.
     """
 
     visuals: list[VisualTokens]
@@ -107,8 +107,8 @@ class Answerer:
 
     @contextmanager
     def under(self, look: Look, adapter: str | None) -> Iterator[Prefix]:
-        """The prefixes of a look under an adapter (None: whatever the model is, BASE: the base alone), made
-        where needed.
+        """The prefixes of a look under an adapter (None: whatever the model is, BASE:
+        the base alone), made where needed.
         """
         bare = adapter == BASE and isinstance(self.model, PeftModel)
         if isinstance(self.model, PeftModel) and not bare and adapter is not None:
@@ -191,8 +191,8 @@ def load_with_adapters(
 def in_batches(
     reader: Iterable[tuple[Key, VisualTokens | VideoError]], limit: int
 ) -> Iterator[list[tuple[Key, VisualTokens | VideoError]]]:
-    """Videos that are answered at once, in order: at most MAX_VIDEOS, of at most `limit` visual tokens,
-    padding included.
+    """Videos that are answered at once, in order: at most MAX_VIDEOS,
+    of at most `limit` visual tokens, padding included.
 
     Those that could not be read count nothing.
     """

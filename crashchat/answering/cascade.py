@@ -1,5 +1,5 @@
-"""The whole system: one frozen base, a linguistic and a perception adapter (LoRA and projector), and the
-cascade between them.
+"""The whole system: one frozen base, a linguistic and a perception adapter (LoRA and projector),
+and the cascade between them.
 
     frames -> vision features, once
            -> linguistic adapter: prefix -> recognition, description, cause, prevention
@@ -84,8 +84,8 @@ class Cascade:
 
 
 def content_hash(folder: Path, names: list[str] | None = None) -> str:
-    """SHA-256 over the names and contents of a folder's own files (or of those `names` that are there), as
-    hex.
+    """SHA-256 over the names and contents of a folder's own files
+    (or of those `names` that are there), as hex.
     """
     kinds = {".safetensors", ".bin", ".json", ".txt"}
     paths = sorted(

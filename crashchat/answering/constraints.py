@@ -1,5 +1,5 @@
-"""Answers that always parse: which tokens may come next, for tasks whose answers have a form
-(decode=constrained).
+"""Answers that always parse: which tokens may come next,
+for tasks whose answers have a form (decode=constrained).
 
     crash_recognition        Yes | No
     crash_localization       start - end seconds      one decimal, 0 <= start <= end <= the video's end
@@ -28,8 +28,8 @@ class Constraint(Protocol):
     """What may follow the tokens of an answer so far."""
 
     def allowed(self, tokens: list[int]) -> list[int]:
-        """Token ids, the closing one among them where the answer is complete; never none for tokens it
-        allowed.
+        """Token ids, the closing one among them where the answer is complete;
+        never none for tokens it allowed.
         """
 
 
@@ -55,8 +55,8 @@ class Choices:
 
 @lru_cache(maxsize=4)
 def _pieces(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """{token: its text} of the tokens that are pieces of times; in a vocabulary of 150,000 they are a few
-    hundred.
+    """{token: its text} of the tokens that are pieces of times;
+    in a vocabulary of 150,000 they are a few hundred.
     """
     words = {
         token: tokenizer.convert_tokens_to_string([word]) for word, token in tokenizer.get_vocab().items()

@@ -1,5 +1,5 @@
-"""Answers: a video's prefix goes through the language model once, and all its questions are answered from it
-at once.
+"""Answers: a video's prefix goes through the language model once,
+and all its questions are answered from it at once.
 
 Decoding keeps the layout of training (packing.py): a row a video, its questions side by side as branches.
 What a step adds is the next token of every open branch, each of which sees the prefix and its own branch by
@@ -150,8 +150,8 @@ class _Rows:
         self.branch_ids = torch.full_like(self.video_ids, PREFIX)
 
     def add(self, tokens: list[list[tuple[int, int, int]]], parts: list[Part] | None = None) -> Tensor:
-        """Run new tokens, (id, position, branch) of each row; returns their last hidden states, float[V, n,
-        hidden].
+        """Run new tokens, (id, position, branch) of each row; returns their last hidden states,
+        float[V, n, hidden].
 
         parts: what sees what, where each branch's new tokens stand together; without, a mask says it token by
         token.

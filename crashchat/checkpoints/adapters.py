@@ -39,8 +39,8 @@ Alpha = Annotated[float, Field(gt=0, le=10**6)]
 
 
 class LoraFields(Lenient):
-    """Of a LoRA config, what is taken over, and what there must not be; the rest is about how it was
-    trained.
+    """Of a LoRA config, what is taken over, and what there must not be;
+    the rest is about how it was trained.
     """
 
     peft_type: Literal["LORA"]

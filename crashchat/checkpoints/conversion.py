@@ -1,5 +1,5 @@
-"""A checkpoint folder in one layout -> a checkpoint folder in another, weights streamed: at most one shard is
-in memory.
+"""A checkpoint folder in one layout -> a checkpoint folder in another, weights streamed:
+at most one shard is in memory.
 """
 
 import shutil
@@ -42,8 +42,8 @@ COPIED = (*TOKENIZER_FILES, GENERATION_FILE, PROCESSOR_FILE)
 
 
 def plan_shards(sizes: dict[str, int], limit: int = SHARD_BYTES) -> list[list[str]]:
-    """Keys by shard of the result, in order; a shard holds at most `limit` bytes, or one tensor that is
-    larger.
+    """Keys by shard of the result, in order; a shard holds at most `limit` bytes,
+    or one tensor that is larger.
     """
     shards: list[list[str]] = [[]]
     room = limit
@@ -64,8 +64,8 @@ def convert(
     dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> str:
-    """Write the checkpoint `source` to `out` in another layout; returns the layout it was in. All of it or
-    nothing.
+    """Write the checkpoint `source` to `out` in another layout;
+    returns the layout it was in. All of it or nothing.
 
     vision: the vision encoder's settings, for a checkpoint without them that is not the released size. Raises
     CheckpointError for keys that are unknown or missing, and shapes that do not fit the config, each listed,

@@ -1,5 +1,5 @@
-"""Convert a checkpoint between the three layouts: native (transformers), hub (remote code) and local (the
-reference's own).
+"""Convert a checkpoint between the three layouts: native (transformers), hub (remote code)
+and local (the reference's own).
 
     crashchat convert ckpt/videollama3_baseline ckpt/native                 to transformers' layout
     crashchat convert ckpt/crashchat ckpt/for_the_reference --to local

@@ -1,5 +1,5 @@
-"""Checkpoint folders: weights, config, tokenizer and processor settings, read into a model and written from
-one.
+"""Checkpoint folders: weights, config, tokenizer and processor settings,
+read into a model and written from one.
 
 Any layout of layouts.py is read; what is written is transformers' own.
 """
@@ -189,16 +189,16 @@ def check_tokenizer(
 
 
 def expected_shapes(config: VideoLlama3Config) -> dict[str, tuple[int, ...]]:
-    """{native key: shape} of a model with this config, which is made on the meta device: nothing is
-    allocated.
+    """{native key: shape} of a model with this config, which is made on the meta device:
+    nothing is allocated.
     """
     with torch.device("meta"):
         return {key: tuple(value.shape) for key, value in CrashChatModel(config).state_dict().items()}
 
 
 def check_shapes(found: dict[str, tuple[int, ...]], config: VideoLlama3Config, folder: str | Path) -> None:
-    """Raises CheckpointError that lists the native keys that are missing, unknown, or of another shape than
-    the config's.
+    """Raises CheckpointError that lists the native keys that are missing, unknown,
+    or of another shape than the config's.
     """
     try:
         expected = expected_shapes(config)

@@ -150,8 +150,8 @@ TEXT_FIELDS = tuple(
 
 
 class CheckpointError(CrashChatError):
-    """A checkpoint that cannot be used; the message names the folder, what was found and what was
-    expected.
+    """A checkpoint that cannot be used; the message names the folder,
+    what was found and what was expected.
     """
 
     everywhere = True
@@ -225,8 +225,8 @@ def stored_dtype(folder: str | Path) -> torch.dtype:
 
 
 def read_vision_config(path: str | Path | None) -> VisionFields | None:
-    """The vision encoder's settings from a JSON file, for a checkpoint whose config has none; None without a
-    path.
+    """The vision encoder's settings from a JSON file, for a checkpoint whose config has none;
+    None without a path.
     """
     if path is None:
         return None

@@ -1,5 +1,5 @@
-"""The weight files of a checkpoint or adapter folder: which there are, what is in them, and that it can be
-used.
+"""The weight files of a checkpoint or adapter folder: which there are, what is in them,
+and that it can be used.
 
 safetensors or torch's own, in one file or many. Files are mapped, one tensor is in memory at a time, and no
 pickled code is run.
@@ -53,8 +53,8 @@ def weight_files(folder: str | Path) -> list[Path]:
 
 
 def iterate_weights(path: Path, keys: set[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-    """(key, tensor) of one weight file, memory-mapped, one tensor in memory at a time. No pickled code is
-    run.
+    """(key, tensor) of one weight file, memory-mapped,
+    one tensor in memory at a time. No pickled code is run.
 
     Raises CheckpointError for a file that is damaged, or holds anything but floating-point tensors.
     """

@@ -1,5 +1,5 @@
-"""Fetch the released checkpoints, annotations and videos from the hub into the folders where crashchat looks
-for them.
+"""Fetch the released checkpoints, annotations and videos from the hub into the folders
+where crashchat looks for them.
 
     crashchat download base                                 VideoLLaMA3-7B -> ckpt/videollama3_baseline
     crashchat download crashchat --repo OWNER/NAME          a CrashChat model -> ckpt/crashchat
@@ -132,8 +132,8 @@ def safe_path(out: Path, name: str) -> Path:
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Turn what the hub's client and the disk raise into a DownloadError that says what failed and what to
-    do.
+    """Turn what the hub's client and the disk raise into a DownloadError that says what failed
+    and what to do.
     """
     try:
         yield

@@ -31,8 +31,8 @@ def find_journals(final_path: str | Path) -> list[Path]:
 
 
 def done_ids(final_path: str | Path, run: dict | None = None) -> set:
-    """The data_ids in all journals beside `final_path`: what need not be done again, with however many
-    processes now.
+    """The data_ids in all journals beside `final_path`: what need not be done again,
+    with however many processes now.
 
     A record with an `error` is not done: what kept its video from being read may be gone.
     Raises PredictionError for a journal that is damaged or of another run (see PredictionJournal).
@@ -139,8 +139,8 @@ def _read_journal(path: Path) -> tuple[dict | None, list[dict], int]:
 def merge_journals(
     paths: Iterable[str | Path], final_path: str | Path, expected_ids: Iterable | None = None
 ) -> list[dict]:
-    """Join the journals of all processes into the prediction file, sorted by data_id and written whole;
-    returns it.
+    """Join the journals of all processes into the prediction file,
+    sorted by data_id and written whole; returns it.
 
     A data_id that comes up again must be the same record; only one with an `error` gives way to what was made
     after it, or to an answer. expected_ids: the data_ids the file must have.

@@ -28,8 +28,8 @@ _SHOWN = 5  # how many offenders an error message names
 
 
 class PredictionError(CrashChatError):
-    """A prediction file or journal that cannot be used; the message names the file, the fault and the way
-    out.
+    """A prediction file or journal that cannot be used; the message names the file,
+    the fault and the way out.
     """
 
 
@@ -123,8 +123,8 @@ def constant_answer(task: Task, records: list[dict], answer: str | None = None) 
 
 
 def task_of_record(record: dict) -> str | None:
-    """The name of the task whose ground-truth and prediction fields `record` has; None where there is no such
-    task.
+    """The name of the task whose ground-truth and prediction fields `record` has;
+    None where there is no such task.
     """
     for task in TASKS.values():
         if all(field in record for field in (*task.gt_fields, *task.pred_fields)):
@@ -248,8 +248,8 @@ def _check_complete(path: Path, records: list[dict], task: Task, annotations: Pa
 
 
 def unasked(records: list[dict], videos: Iterable[VideoQAs]) -> tuple[list[str], list[str]]:
-    """File names of the annotated videos without a record, and of the records' videos without an
-    annotation.
+    """File names of the annotated videos without a record,
+    and of the records' videos without an annotation.
     """
     asked = {video_name(video.name) for video in videos}
     answered = {video_name(record["video_path"]) for record in records}
@@ -263,8 +263,8 @@ def some(keys: Iterable) -> str:
 
 
 def read_crash_starts(path: str | Path) -> dict[str, float]:
-    """{video file name: annotated crash start in seconds} of an annotation file with crash_localization
-    questions.
+    """{video file name: annotated crash start in seconds} of an annotation file
+    with crash_localization questions.
 
     Raises AnnotationError when the file cannot be used, PredictionError when it gives one file name two crash
     starts.

@@ -47,8 +47,8 @@ class BertScore:
         return [self._known[pair] for pair in pairs]
 
     def _states(self, texts: list[str]) -> dict:
-        """{text: (float32[tokens, hidden] of unit length, bool[tokens])}; False for the tokens that open and
-        close a text.
+        """{text: (float32[tokens, hidden] of unit length, bool[tokens])};
+        False for the tokens that open and close a text.
         """
         import torch
         from tqdm import tqdm
@@ -80,8 +80,8 @@ class BertScore:
 
 
 def _f1(truth: tuple, answer: tuple) -> float:
-    """Greedy matching by cosine of two texts' states: each word finds its like among all tokens of the other
-    text.
+    """Greedy matching by cosine of two texts' states:
+    each word finds its like among all tokens of the other text.
 
     The opening and closing tokens may be found but don't search, as in bert-score.
     """

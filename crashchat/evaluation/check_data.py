@@ -62,8 +62,8 @@ class Video:
 
 
 class Check:
-    """A data folder's videos (split -> name -> Video), records of each (split, task), files, and what was
-    found wrong.
+    """A data folder's videos (split -> name -> Video), records of each (split, task), files,
+    and what was found wrong.
     """
 
     def __init__(self, data_dir: Path):
@@ -82,8 +82,8 @@ class Check:
         )
 
     def read_split(self, split: str, required: bool) -> None:
-        """Read a split's files: the six tasks', and the multi-task ones that are there, the misspelt one
-        included.
+        """Read a split's files: the six tasks', and the multi-task ones that are there,
+        the misspelt one included.
         """
         single = {task.annotation_file(split): name for name, task in TASKS.items()}
         present = {path.name for path in self.data_dir.glob(f"{FILE_PREFIX}_*_{split}.json")}
@@ -138,8 +138,8 @@ class Check:
                 self.records[split, task.name] += 1
 
     def compare(self) -> None:
-        """What the files together say: times that cannot be, tasks that disagree or are missing, videos in
-        two splits.
+        """What the files together say: times that cannot be, tasks that disagree or are missing,
+        videos in two splits.
         """
         for split, videos in self.videos.items():
             asked = [task for task in TASKS if any(task in video.truth for video in videos.values())]

@@ -46,8 +46,8 @@ MAY_DIFFER = {
 
 
 class VideoReader(Dataset):
-    """Videos, read ahead of the model; one that cannot be read is handed on as its VideoError, to be
-    recorded.
+    """Videos, read ahead of the model; one that cannot be read is handed on as its VideoError,
+    to be recorded.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""A prediction file to its scores: the dispatcher, the table, the files, and the command of the six metric
-scripts.
+"""A prediction file to its scores: the dispatcher, the table, the files,
+and the command of the six metric scripts.
 """
 
 import argparse
@@ -53,8 +53,8 @@ def task_sums(
 
 
 def goodness(task_name: str, sums: Sums) -> np.ndarray:
-    """float64[R] between 0 and 1: how good each answer is; right or wrong, IoU, first-sign score or
-    ROUGE-L.
+    """float64[R] between 0 and 1: how good each answer is; right or wrong, IoU,
+    first-sign score or ROUGE-L.
     """
     if task_name == "crash_recognition":
         return sums.columns["TP"] + sums.columns["TN"]
@@ -62,8 +62,8 @@ def goodness(task_name: str, sums: Sums) -> np.ndarray:
 
 
 def scores(sums: Sums, protocol: str = "strict") -> dict:
-    """{metric: value} in one protocol, `intervals` {metric: [low, high]}, and under the other protocol's name
-    the same in it.
+    """{metric: value} in one protocol, `intervals` {metric: [low, high]},
+    and under the other protocol's name the same in it.
     """
     (other,) = set(PROTOCOLS) - {protocol}
     return _in(sums, protocol) | {other: _in(sums, other)}
@@ -75,8 +75,8 @@ def _in(sums: Sums, protocol: str) -> dict:
 
 
 def score_table(scored: dict, protocol: str = "strict") -> str:
-    """What `scores` gave as a terminal table: what was counted, then a line a metric with interval and other
-    protocol.
+    """What `scores` gave as a terminal table: what was counted,
+    then a line a metric with interval and other protocol.
     """
     (other,) = set(PROTOCOLS) - {protocol}
     figures = {name: value for name, value in scored.items() if not isinstance(value, dict | str)}
@@ -116,8 +116,8 @@ def difference_table(differences: dict[str, Difference], other: Path) -> str:
 
 
 def write_scores(scored: dict, out: str | Path) -> tuple[Path, Path]:
-    """Write `out` (a .json path) and the same scores beside it as .csv (metric,value,low,high); returns both
-    paths.
+    """Write `out` (a .json path) and the same scores beside it as .csv (metric,value,low,high);
+    returns both paths.
 
     An inner dict becomes dotted names in the CSV (confusion.Yes.No); None is an empty cell there and null in
     JSON.

@@ -55,8 +55,8 @@ class Training:
 
 
 def read_metadata(paths: list[Path]) -> list[Metadata] | None:
-    """The headers of video files, no frame of them decoded; None where one cannot be opened or has no
-    video.
+    """The headers of video files, no frame of them decoded;
+    None where one cannot be opened or has no video.
     """
     found = []
     for path in tqdm(
@@ -146,8 +146,8 @@ def _targets(task: Task, answers: list[str]) -> np.ndarray:
 def _leaves(
     known: np.ndarray, targets: np.ndarray, asked: np.ndarray, depth: int = DEPTH
 ) -> list[np.ndarray]:
-    """For each row of `asked` (float64[M, F]) the rows of `known` (float64[N, F]) that share its leaf, int[n]
-    each.
+    """For each row of `asked` (float64[M, F]) the rows of `known` (float64[N, F]) that share its leaf,
+    int[n] each.
     """
     found: list[np.ndarray] = [np.arange(0)] * len(asked)
 
@@ -170,8 +170,8 @@ def _leaves(
 
 
 def _best_split(features: np.ndarray, targets: np.ndarray) -> tuple[int, float] | None:
-    """(feature, threshold) that leaves the least squared error around the two sides' means; None where none
-    lessens it.
+    """(feature, threshold) that leaves the least squared error around the two sides' means;
+    None where none lessens it.
     """
     count = len(targets)
     best, split = 1e-9, None

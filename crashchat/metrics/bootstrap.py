@@ -49,8 +49,8 @@ def _resampled(sums: Sums, protocol: str, videos: list[str], weights: np.ndarray
 def intervals(
     sums: Sums, protocol: str = "strict", resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, Interval]:
-    """{figure: (low, high)}, 95% percentile intervals; a figure that is None, or without any valid resample,
-    has none.
+    """{figure: (low, high)}, 95% percentile intervals; a figure that is None,
+    or without any valid resample, has none.
     """
     videos = sorted(set(sums.videos))
     if not videos:

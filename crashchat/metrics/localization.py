@@ -21,8 +21,8 @@ def interval_iou(truth: tuple[float, float], answer: tuple[float, float]) -> flo
 
 
 def first_sign_score(crash_start: float, truth: float, answer: float) -> float:
-    """How right a predicted first sign is: 0 too late or too early, 1 just before the truth, else a ratio of
-    TTAs.
+    """How right a predicted first sign is: 0 too late or too early, 1 just before the truth,
+    else a ratio of TTAs.
     """
     if answer >= crash_start or answer < truth - EARLY_BY:
         return 0.0

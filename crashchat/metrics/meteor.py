@@ -40,8 +40,8 @@ def _program():
 
 
 def meteor_columns(pairs: list[tuple[str, str]]) -> list[dict[str, float]]:
-    """What `meteor` needs of each (truth, answer) pair: {column: value}, 0 for an empty answer but for the
-    truth's own weight.
+    """What `meteor` needs of each (truth, answer) pair: {column: value},
+    0 for an empty answer but for the truth's own weight.
 
     Raises MetricError when the Java program answers with anything but its statistics.
     """

@@ -1,5 +1,5 @@
-"""How good recognition's probabilities are, whatever the answer at the threshold: ranking (ROC, precision)
-and calibration.
+"""How good recognition's probabilities are, whatever the answer at the threshold: ranking (ROC,
+precision) and calibration.
 """
 
 import numpy as np
@@ -10,8 +10,8 @@ BINS = 10
 
 
 def judged(records: list[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """(bool[P] whether there is a crash, float64[P] its predicted probability) of the records that carry
-    one.
+    """(bool[P] whether there is a crash, float64[P] its predicted probability)
+    of the records that carry one.
     """
     known = [r for r in records if r["gt_label"] in ("Yes", "No") and is_number(r.get("crash_probability"))]
     return np.array([r["gt_label"] == "Yes" for r in known], dtype=bool), np.array(
@@ -20,8 +20,8 @@ def judged(records: list[dict]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def probability_scores(records: list[dict]) -> dict[str, float | None]:
-    """ROC_AUC, average_precision, calibration_error; None without probabilities, the first two without both
-    classes.
+    """ROC_AUC, average_precision, calibration_error; None without probabilities,
+    the first two without both classes.
 
     calibration_error: mean distance between the probability and how often it comes true, over BINS bins,
     weighted by their size.
@@ -39,8 +39,8 @@ def probability_scores(records: list[dict]) -> dict[str, float | None]:
 
 
 def curve(truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(false positive rate, true positive rate, precision), float64[thresholds + 1], from the strictest
-    threshold on.
+    """(false positive rate, true positive rate, precision), float64[thresholds + 1],
+    from the strictest threshold on.
     """
     order = np.argsort(-probability, kind="stable")
     last_of_equals = np.append(np.diff(probability[order]) != 0, True)

@@ -84,8 +84,8 @@ def sums(
     tallies: tuple[str, ...] = (),
     empty: tuple[str, ...] = (),
 ) -> Sums:
-    """Sums of questions, each {"video": name, "answered": bool, column: value …}; `empty`: the columns where
-    there is none.
+    """Sums of questions, each {"video": name, "answered": bool, column: value …}; `empty`:
+    the columns where there is none.
     """
     names = [name for name in questions[0] if name not in ("video", "answered")] if questions else list(empty)
     answered = sum(question["answered"] for question in questions)

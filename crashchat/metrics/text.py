@@ -50,8 +50,8 @@ NO_EXTRAS = Extras()
 
 
 def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: Extras = NO_EXTRAS) -> Sums:
-    """The texts in `answer_field` against those in `truth_field` (docs/reference.md, Metrics); no answer is
-    the empty text.
+    """The texts in `answer_field` against those in `truth_field` (docs/reference.md, Metrics);
+    no answer is the empty text.
 
     BLEU: corpus BLEU-4, whitespace tokens, nltk's method1 smoothing. rouge*_{p,r,f}: mean over records,
     stemmed. METEOR: of the corpus. CIDEr: mean over records, its word weights from all annotated answers of
@@ -116,8 +116,8 @@ def _figures(totals: Totals) -> dict[str, np.ndarray]:
 
 @cache
 def bleu_counts(truth: str, answer: str) -> tuple[int, ...]:
-    """What corpus BLEU-4 adds up of one pair, in the order of BLEU_KEYS: hits and n-grams for n = 1 … 4, and
-    the lengths.
+    """What corpus BLEU-4 adds up of one pair, in the order of BLEU_KEYS:
+    hits and n-grams for n = 1 … 4, and the lengths.
     """
     reference, words = truth.split(), answer.split()
     parts: list[Fraction] = [modified_precision([reference], words, n) for n in range(1, 5)]
@@ -131,8 +131,8 @@ def bleu_counts(truth: str, answer: str) -> tuple[int, ...]:
 
 
 def bleu(totals: Totals) -> np.ndarray:
-    """Corpus BLEU-4 of column totals, as nltk's corpus_bleu with method1: no hit counts as 0.1, no single
-    word as 0.
+    """Corpus BLEU-4 of column totals, as nltk's corpus_bleu with method1: no hit counts as 0.1,
+    no single word as 0.
     """
     logs = 0.0
     for n in range(1, 5):
@@ -159,8 +159,8 @@ def rouge(truth: str, answer: str) -> tuple[float, ...]:
 
 
 def cider(pairs: list[tuple[str, str]]) -> list[float]:
-    """CIDEr-D of each (truth, answer) pair by pycocoevalcap, between 0 and 10; the truths are the corpus that
-    weighs the words.
+    """CIDEr-D of each (truth, answer) pair by pycocoevalcap, between 0 and 10;
+    the truths are the corpus that weighs the words.
 
     Words as its own Penn Treebank tokenizer gives them, but from nltk, which needs no Java.
     """

@@ -24,8 +24,8 @@ BLOCK = 128  # tokens a side of a BlockMask's block
 
 
 def visible(query: int, key: int, video_ids: Tensor, branch_ids: Tensor) -> Tensor:
-    """The rule, elementwise: may the token at `query` see the token at `key`? bool, broadcast over the index
-    tensors.
+    """The rule, elementwise: may the token at `query` see the token at `key`? bool,
+    broadcast over the index tensors.
 
     video_ids, branch_ids: int64[L] of one row. Padding sees itself alone, so that no softmax is over nothing.
     """
@@ -67,8 +67,8 @@ def block_mask(video_ids: Tensor, branch_ids: Tensor) -> BlockMask:
 
 
 def _blocks(video_ids: Tensor, branch_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """bool[R, 1, B, B] twice: blocks of queries (rows) and keys in which some token pairs may be visible, and
-    all are.
+    """bool[R, 1, B, B] twice: blocks of queries (rows)
+    and keys in which some token pairs may be visible, and all are.
     """
     rows, length = video_ids.shape
     blocks, device = -(-length // BLOCK), video_ids.device
@@ -97,16 +97,16 @@ def _blocks(video_ids: Tensor, branch_ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """bool[R, 1, B, B] -> for each query block, how many key blocks int32[R, 1, B] and which, first, int32[R,
-    1, B, B].
+    """bool[R, 1, B, B] -> for each query block, how many key blocks int32[R, 1, B] and which, first,
+    int32[R, 1, B, B].
     """
     order = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(dim=-1, dtype=torch.int32), order.int()
 
 
 def draw(mask: Tensor, branch_ids: Tensor) -> str:
-    """A dense mask of one row, bool[L, L], as text: a line a query, `#` where it sees the key (see the
-    module's head).
+    """A dense mask of one row, bool[L, L], as text: a line a query, `#` where it sees the key
+    (see the module's head).
     """
     names = ["P" if branch == PREFIX else chr(ord("a") + int(branch) - 1) for branch in branch_ids]
     lines = ["  " + " ".join(names)]

@@ -50,8 +50,8 @@ class PackedBatch:
     video_cached: Tensor | None = None
 
     def as_dict(self) -> dict[str, Tensor]:
-        """{field: tensor} of the fields that are there, what Trainer moves to a device and hands to the
-        model.
+        """{field: tensor} of the fields that are there,
+        what Trainer moves to a device and hands to the model.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}

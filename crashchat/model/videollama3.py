@@ -28,8 +28,8 @@ PROJECTOR = "projector"
 
 @dataclass
 class CrashChatOutput(ModelOutput):
-    """loss_sum: float32[], negative log-likelihood summed over labelled tokens; num_labels: int64[], how many
-    there are.
+    """loss_sum: float32[], negative log-likelihood summed over labelled tokens; num_labels: int64[],
+    how many there are.
 
     vision_features: float[K, vision hidden] of the kept tokens of all videos, where a feature cache may want
     them.
@@ -95,8 +95,8 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         vision_features: Tensor | None = None,
         video_cached: Tensor | None = None,
     ) -> Tensor:
-        """Vision features of the kept tokens, float[K, vision hidden]; only videos that are not cached are
-        encoded.
+        """Vision features of the kept tokens, float[K, vision hidden];
+        only videos that are not cached are encoded.
         """
         if video_cached is None or not video_cached.any():
             return self.encode_videos(pixel_values_videos, video_grid_thw, video_merge_sizes)[
@@ -115,8 +115,8 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         return features
 
     def embed(self, input_ids: Tensor, kept_features: Tensor) -> Tensor:
-        """Embeddings float[R, L, hidden], with the kept visual tokens, projected, at the image tokens'
-        places.
+        """Embeddings float[R, L, hidden], with the kept visual tokens, projected,
+        at the image tokens' places.
         """
         embeddings = self.model.language_model.embed_tokens(input_ids)
         visual = self.model.projector(kept_features.to(embeddings.dtype))
@@ -181,8 +181,8 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
 def add_adapter(
     model: CrashChatModel, rank: int, alpha: int, dropout: float, name: str = "default"
 ) -> PeftModel:
-    """LoRA on every linear layer of the language model and a trained copy of the projector, as one PEFT
-    adapter.
+    """LoRA on every linear layer of the language model and a trained copy of the projector,
+    as one PEFT adapter.
     """
     config = LoraConfig(
         r=rank,

@@ -1,5 +1,5 @@
-"""Test clips as film strips, with timelines of what was annotated and what was said, and links to the
-clips.
+"""Test clips as film strips, with timelines of what was annotated and what was said,
+and links to the clips.
 """
 
 import os

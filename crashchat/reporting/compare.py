@@ -1,5 +1,5 @@
-r"""The comparison: several models' scores side by side, as tables in the terminal, Markdown, CSV, JSON and a
-page.
+r"""The comparison: several models' scores side by side, as tables in the terminal, Markdown, CSV,
+JSON and a page.
 
     crashchat compare base=outputs/demo/base heterogeneous=outputs/demo/heterogeneous \
         --data-dir data/demo --losses outputs/demo/train/heterogeneous --out outputs/demo
@@ -79,8 +79,8 @@ def write_report(
     split: str = "test",
     extras: Extras = NO_EXTRAS,
 ) -> str:
-    """Write report.html, metrics.json, comparison.md and comparison.csv to `out`; returns the terminal
-    tables.
+    """Write report.html, metrics.json, comparison.md and comparison.csv to `out`;
+    returns the terminal tables.
 
     rows: {name: folder or file}, the first of which the others are compared with; losses: a training's output
     folder. Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used; then

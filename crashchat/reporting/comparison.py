@@ -1,5 +1,5 @@
-"""One comparison: several runs' answers to the same questions, and all that its tables, pictures and clips
-are made of.
+"""One comparison: several runs' answers to the same questions, and all that its tables,
+pictures and clips are made of.
 
 Every file is read once, when the comparison is made; what follows only looks.
 """
@@ -91,8 +91,8 @@ class Comparison:
 def make_comparison(
     rows: dict[str, Path], data_dir: Path, split: str = "test", extras: Extras = NO_EXTRAS
 ) -> Comparison:
-    """Read the rows, {name: folder or file}, and the annotations of `split` and of training in data_dir, each
-    file once.
+    """Read the rows, {name: folder or file}, and the annotations of `split` and of training
+    in data_dir, each file once.
 
     Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used.
     """

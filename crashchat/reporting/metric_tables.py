@@ -21,8 +21,8 @@ class MetricTable:
 
 
 def metric_tables(scored: Scores) -> list[MetricTable]:
-    """A table for each task that some row was asked: what every question counts, what only parses counts, the
-    counts.
+    """A table for each task that some row was asked: what every question counts,
+    what only parses counts, the counts.
     """
     tables = []
     for task in TASKS:

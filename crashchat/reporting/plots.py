@@ -1,5 +1,5 @@
-"""Pictures of a comparison: how answers about times differ from the annotations, how far recognition can be
-trusted.
+"""Pictures of a comparison: how answers about times differ from the annotations,
+how far recognition can be trusted.
 """
 
 import numpy as np
@@ -30,8 +30,8 @@ def _style(number: int, dashed: bool) -> dict:
 def thresholds_png(
     sums: dict[str, dict[str, Sums]], titles: dict[str, str], dashed: set[str]
 ) -> bytes | None:
-    """The share of questions that reach each threshold of the score, a panel a perception task; None where
-    none was asked.
+    """The share of questions that reach each threshold of the score, a panel a perception task;
+    None where none was asked.
 
     sums: {row: {task: sums}}; every question counts. dashed: rows drawn so, the blind baselines.
     """
@@ -60,8 +60,8 @@ def thresholds_png(
 
 
 def time_errors_png(records: Records, dashed: set[str]) -> bytes | None:
-    """How predicted times lie around the annotated ones, as cumulative shares of all questions; None where no
-    time was asked.
+    """How predicted times lie around the annotated ones, as cumulative shares of all questions;
+    None where no time was asked.
 
     An answer without a time never comes, so its curve ends below 1.
     """
@@ -89,8 +89,8 @@ def time_errors_png(records: Records, dashed: set[str]) -> bytes | None:
 
 
 def probabilities_png(records: Records) -> bytes | None:
-    """Recognition's ROC curves, and how often its probabilities come true; None where no record carries
-    one.
+    """Recognition's ROC curves, and how often its probabilities come true;
+    None where no record carries one.
     """
     judgements = {name: judged(row.get("crash_recognition", [])) for name, row in records.items()}
     if not any(len(truth) for truth, _ in judgements.values()):

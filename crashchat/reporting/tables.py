@@ -97,8 +97,8 @@ def _unusable(metrics: dict) -> int:
 
 
 def _filled(table: Table, scores: Scores) -> Table:
-    """The table with a line for each row of `scores` that was asked anything in it, the best of each column
-    marked.
+    """The table with a line for each row of `scores` that was asked anything in it,
+    the best of each column marked.
     """
     best = [
         best_rows({name: row[task].get(metric) for name, row in scores.items() if task in row}, metric)
@@ -130,8 +130,8 @@ def _headlines(scores: Scores, tasks: tuple[str, ...]) -> list[tuple[str, str, s
 
 
 def strategy_tables(scores: Scores) -> list[Table]:
-    """The paper's first two tables: linguistic and perception tasks, a line a row, with what had no usable
-    answer.
+    """The paper's first two tables: linguistic and perception tasks, a line a row,
+    with what had no usable answer.
     """
     tables = []
     for group, tasks in GROUPS.items():
@@ -145,8 +145,8 @@ def strategy_tables(scores: Scores) -> list[Table]:
 
 
 def read_published() -> dict:
-    """The paper's results (arXiv 2512.18878): {"results": {model: {task: {name: value}}}, "source": …,
-    "read_off_a_plot": …}.
+    """The paper's results (arXiv 2512.18878): {"results": {model: {task: {name: value}}},
+    "source": …, "read_off_a_plot": …}.
     """
     return json.loads(
         files("crashchat.reporting").joinpath("published_results.json").read_text(encoding="utf-8")
@@ -154,8 +154,8 @@ def read_published() -> dict:
 
 
 def published_tables(scores: Scores) -> list[Table]:
-    """The models' figures in the released scripts' terms beside the published ones, which were made with
-    those.
+    """The models' figures in the released scripts' terms beside the published ones,
+    which were made with those.
     """
     published = read_published()
     theirs: Scores = {
@@ -230,8 +230,8 @@ def breakdown_tables(
 
 
 def difference_tables(differences: dict[str, dict[str, dict[str, Difference]]], base: str) -> list[Table]:
-    """{row: {task: {metric: its difference to the base}}} as the paper's two tables; a p-value below 0.05 is
-    bold.
+    """{row: {task: {metric: its difference to the base}}} as the paper's two tables;
+    a p-value below 0.05 is bold.
     """
     tables = []
     for group, tasks in GROUPS.items():

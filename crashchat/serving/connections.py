@@ -1,5 +1,5 @@
-"""Connections to `crashchat serve`: there is an end to how many, and to how long a client may take to say
-what it wants.
+"""Connections to `crashchat serve`: there is an end to how many,
+and to how long a client may take to say what it wants.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ FULL = (
 
 
 class Connection(H11Protocol):
-    """Uvicorn's, closed where a request's headers are not there in time, answered at once where there are too
-    many.
+    """Uvicorn's, closed where a request's headers are not there in time,
+    answered at once where there are too many.
 
     Uvicorn itself ends only a connection that says nothing after an answer.
     """
@@ -45,8 +45,8 @@ class Connection(H11Protocol):
         self._forget()
 
     def _watch(self) -> None:
-        """Wait where headers are to come, and no longer than from their first byte on; not while a request is
-        in work.
+        """Wait where headers are to come, and no longer than from their first byte on;
+        not while a request is in work.
         """
         if self.cycle is not None and not self.cycle.response_complete:
             self._forget()

@@ -1,5 +1,5 @@
-"""What `crashchat serve` does with clips: takes them in, has them looked at, keeps what pages have open; no
-HTTP here.
+"""What `crashchat serve` does with clips: takes them in, has them looked at,
+keeps what pages have open; no HTTP here.
 """
 
 import secrets
@@ -105,8 +105,8 @@ class Desk:
         return self.folder / secrets.token_urlsafe(16)
 
     def expect(self, folder: Path, path: Path) -> None:
-        """`path` in a new_folder was uploaded and will be claimed; where too many wait, the oldest is
-        deleted.
+        """`path` in a new_folder was uploaded and will be claimed; where too many wait,
+        the oldest is deleted.
         """
         with self._lock:
             self._waiting[str(path)] = folder
@@ -155,8 +155,8 @@ class Desk:
         return analysis
 
     def keep(self, session: str, path: Path, analysis: Analysis) -> Open:
-        """Keep a clip for its page; the page's last one, and the longest unused where there are too many, are
-        dropped.
+        """Keep a clip for its page; the page's last one,
+        and the longest unused where there are too many, are dropped.
         """
         self.drop(session)
         opened = Open(secrets.token_urlsafe(16), path, analysis)

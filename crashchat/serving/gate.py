@@ -1,5 +1,5 @@
-"""What every request to `crashchat serve` passes before anything else: is this here, who asks, how much, how
-fast.
+"""What every request to `crashchat serve` passes before anything else: is this here, who asks,
+how much, how fast.
 """
 
 import asyncio
@@ -38,8 +38,8 @@ FORM = MEBIBYTE  # what a form adds to its file at most
 
 
 class Guesses:
-    """Wrong passwords by client address; after a few, an address must wait, longer each time. Others never
-    wait.
+    """Wrong passwords by client address; after a few, an address must wait,
+    longer each time. Others never wait.
 
     now: seconds of a clock that never goes back.
     """
@@ -178,8 +178,8 @@ def _refuse(status: int, text: str, **headers: str) -> PlainTextResponse:
 
 
 class _Body:
-    """A request's body, which must come faster than the limits say; a slow one ends as if the client had
-    gone.
+    """A request's body, which must come faster than the limits say;
+    a slow one ends as if the client had gone.
     """
 
     def __init__(self, receive, limits: Limits):

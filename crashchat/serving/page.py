@@ -1,5 +1,5 @@
-"""The page of `crashchat serve`, in Gradio: a clip is dropped, its card is shown, questions are answered
-beside it.
+"""The page of `crashchat serve`, in Gradio: a clip is dropped, its card is shown,
+questions are answered beside it.
 """
 
 import html
@@ -32,8 +32,8 @@ NAMES = {None: "model", BASE: "base model"}
 
 
 class Page(gr.Blocks):
-    """Takes from clients what the page's own code sends, nothing else: texts, and an upload that waits at the
-    desk.
+    """Takes from clients what the page's own code sends, nothing else: texts,
+    and an upload that waits at the desk.
 
     Gradio takes a file by its path wherever a component's data holds one, and fetches it where the path is an
     address.
@@ -172,8 +172,8 @@ def mount(app: FastAPI, page: Page, desk: Desk) -> FastAPI:
 
     @app.post("/gradio_api/upload", include_in_schema=False)
     async def upload(request: Request, upload_id: str | None = None) -> list[str]:
-        """In place of Gradio's, which names an upload by its content: two pages with the same clip would
-        share one file.
+        """In place of Gradio's, which names an upload by its content:
+        two pages with the same clip would share one file.
         """
         folder, tracked = desk.new_folder(), file_upload_statuses if upload_id else None
         try:

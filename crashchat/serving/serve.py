@@ -1,5 +1,5 @@
-"""A page and an HTTP endpoint for clips, on this machine: drop a clip, see its card, ask about it (page.py
-draws the page).
+"""A page and an HTTP endpoint for clips, on this machine: drop a clip, see its card, ask about it
+(page.py draws the page).
 
     crashchat serve                                  # http://127.0.0.1:7860
     curl -F file=@clip.mp4 http://127.0.0.1:7860/api/analyze   # the same JSON as <name>.json of analyze
@@ -183,8 +183,8 @@ def connection_settings(limits: Limits) -> dict:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder for everything temporary of this process, uploads in the making too, deleted at the end;
-    Gradio tells nobody.
+    """A folder for everything temporary of this process, uploads in the making too,
+    deleted at the end; Gradio tells nobody.
     """
     _sweep(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder) / IN_USE):
@@ -195,8 +195,8 @@ def private_folder() -> Iterator[Path]:
 
 
 def _sweep(place: Path) -> None:
-    """Delete the private folders in `place` of this user's servers that were killed: nobody holds their locks
-    any more.
+    """Delete the private folders in `place` of this user's servers that were killed:
+    nobody holds their locks any more.
     """
     for folder in place.glob(f"{PREFIX}*"):
         try:

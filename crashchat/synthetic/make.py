@@ -1,5 +1,5 @@
-"""Synthetic dashcam clips as real H.264 files, with annotations in the released format that are exact by
-construction.
+"""Synthetic dashcam clips as real H.264 files, with annotations in the released format
+that are exact by construction.
 
     crashchat synthesize --out data/demo                        240 train, 40 val and 100 test clips, six
     tasks crashchat synthesize --out data/general --pretraining 3000  clips with general questions
@@ -147,8 +147,8 @@ def make_demo_set(
 
 
 def make_pretraining_set(out: str | Path, count: int, seed: int = 0, workers: int | None = None) -> None:
-    """Clips with general questions, the last fiftieth for validation: general_train.json and
-    general_val.json.
+    """Clips with general questions, the last fiftieth for validation:
+    general_train.json and general_val.json.
     """
     out = Path(out)
     settings = {"kind": "general questions", "seed": seed, "count": count}

@@ -67,8 +67,8 @@ class Actor:
 
 @dataclass
 class Scene:
-    """A clip's story. Times are seconds from the clip's start, on the frame grid of 1/FPS; None where nothing
-    crashes.
+    """A clip's story. Times are seconds from the clip's start, on the frame grid of 1/FPS;
+    None where nothing crashes.
 
     action: what the main road user does: brakes, crosses, changes lane, swerves, wobbles, or nothing (plain
     driving).

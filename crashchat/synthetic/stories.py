@@ -1,5 +1,5 @@
-"""The stories of made-up scenes: a crash and its near miss come from one function, which takes `crash` as a
-switch.
+"""The stories of made-up scenes: a crash and its near miss come from one function,
+which takes `crash` as a switch.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from crashchat.synthetic.scenes import (
 
 
 class _Draft:
-    """What the families share: the clock, the random numbers, the story's three times, the ego-car's
-    speed.
+    """What the families share: the clock, the random numbers, the story's three times,
+    the ego-car's speed.
     """
 
     def __init__(self, rng: np.random.Generator):

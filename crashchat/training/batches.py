@@ -135,8 +135,8 @@ def as_model_input(passes: list[Pass] | Exception) -> dict[str, list] | Exceptio
 
 
 class QuestionLoader(DataLoader):
-    """What a QuestionDataset fetches as the model's input, at most two fetches ahead in each of `num_workers`
-    processes.
+    """What a QuestionDataset fetches as the model's input,
+    at most two fetches ahead in each of `num_workers` processes.
 
     An error in one of those is raised here as itself. torch would make a new one of it, a traceback for its
     message.

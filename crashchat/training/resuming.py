@@ -1,5 +1,5 @@
-"""What a training run goes on from: its folder's settings, and the newest checkpoint that is whole and this
-user's own.
+"""What a training run goes on from: its folder's settings,
+and the newest checkpoint that is whole and this user's own.
 """
 
 import grp
@@ -45,16 +45,16 @@ def check_resumable(config: TrainConfig) -> None:
 
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoints that were written to their end (Trainer writes trainer_state.json last), newest
-    first.
+    """The checkpoints that were written to their end (Trainer writes trainer_state.json last),
+    newest first.
     """
     found = [path for path in output_dir.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
 
 
 def choose_checkpoint(config: TrainConfig) -> Path | None:
-    """The newest checkpoint that is whole, or None. Those damaged are named, and renamed so that none counts
-    again.
+    """The newest checkpoint that is whole, or None. Those damaged are named,
+    and renamed so that none counts again.
 
     Raises ConfigError where it holds pickled code (DeepSpeed's do) and others than this user could have
     written it.
@@ -139,8 +139,8 @@ def _tensor_damage(path: Path) -> str | None:
 
 
 def check_own(checkpoint: Path) -> None:
-    """Raises ConfigError where another user than this one could have written some of a checkpoint that holds
-    pickled code.
+    """Raises ConfigError where another user than this one could have written some of a checkpoint
+    that holds pickled code.
     """
     for path in [checkpoint, *sorted(checkpoint.rglob("*"))]:
         found = path.stat()

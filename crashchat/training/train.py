@@ -98,8 +98,8 @@ def training_arguments(config: TrainConfig, processes: int) -> TrainingArguments
 
 
 def train(config: TrainConfig) -> Path:
-    """Run (or go on with) one training; returns the folder of the adapter, or of the model with
-    finetune=full.
+    """Run (or go on with) one training; returns the folder of the adapter,
+    or of the model with finetune=full.
 
     Raises FolderError where another run has the output folder.
     """

@@ -40,8 +40,8 @@ class QuestionTrainer(Trainer):
         return outputs
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Forward and backward of this process's share of a step, in as many passes as max_tokens_per_batch
-        asks for.
+        """Forward and backward of this process's share of a step,
+        in as many passes as max_tokens_per_batch asks for.
 
         Returns float32[], a share whose mean over processes is the mean loss over all labelled tokens of the
         global batch.
@@ -93,8 +93,8 @@ class QuestionTrainer(Trainer):
         return self.optimizer
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """The last that Trainer writes before trainer_state.json, with which a checkpoint counts: by then all
-        is on disk.
+        """The last that Trainer writes before trainer_state.json, with which a checkpoint counts:
+        by then all is on disk.
         """
         super()._save_rng_state(output_dir)
         sync_tree(Path(output_dir))
@@ -102,8 +102,8 @@ class QuestionTrainer(Trainer):
             dist.barrier()
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Older checkpoints go once the new one is on disk (training_arguments keeps Trainer from doing it
-        before).
+        """Older checkpoints go once the new one is on disk
+        (training_arguments keeps Trainer from doing it before).
         """
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
@@ -116,8 +116,8 @@ class QuestionTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """Mean loss over all labelled tokens of the validation questions, each asked once, videos shared
-        among processes.
+        """Mean loss over all labelled tokens of the validation questions, each asked once,
+        videos shared among processes.
         """
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         rank, processes = self.args.process_index, self.args.world_size

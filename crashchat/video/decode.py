@@ -55,8 +55,8 @@ def read_clip(
     source: Source | None = None,
     span: tuple[float, float] | None = None,
 ) -> Clip:
-    """Read the frames of `path` that sample_indices picks at `fps` frames a second, at most `max_frames` of
-    them.
+    """Read the frames of `path` that sample_indices picks at `fps` frames a second,
+    at most `max_frames` of them.
 
     threads: decoding threads (1 where several worker processes read side by side; 0 lets the decoder choose).
     resize: applied to frames as they come (None: they keep the file's size). source: what probe said of the

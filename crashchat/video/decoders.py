@@ -82,8 +82,8 @@ class ReadPlan:
 
 
 def _droppable(packets: list[tuple[int | None, bool]], needed: set[int]) -> set[int]:
-    """Numbers of the packets behind the last needed one of their group of pictures: nothing needed depends on
-    them.
+    """Numbers of the packets behind the last needed one of their group of pictures:
+    nothing needed depends on them.
 
     A group that begins with frames shown before its key frame leans on the group before it.
     """
@@ -101,8 +101,8 @@ def _droppable(packets: list[tuple[int | None, bool]], needed: set[int]) -> set[
 
 
 def read_skipping(plan: ReadPlan) -> torch.Tensor | None:
-    """Frames uint8[T, 3, h, w], decoding no more than they depend on; None where the file's are not what its
-    packets tell.
+    """Frames uint8[T, 3, h, w], decoding no more than they depend on;
+    None where the file's are not what its packets tell.
     """
     timeline = plan.source.timeline
     places: dict[int, list[int]] = {}
@@ -171,8 +171,8 @@ def read_decord(plan: ReadPlan) -> torch.Tensor | None:
 
 
 def read_through(plan: ReadPlan) -> tuple[torch.Tensor, list[float]]:
-    """(frames uint8[T, 3, h, w], seconds float[T]): decoded from start to end, holding one frame beside those
-    that are kept.
+    """(frames uint8[T, 3, h, w], seconds float[T]): decoded from start to end,
+    holding one frame beside those that are kept.
 
     The plan tells which to keep. Where it has none, or chooses others by the decoded frames' own times, the
     file is read once more by those. Raises VideoError, and FFmpegError from the decoder.
@@ -195,8 +195,8 @@ def read_through(plan: ReadPlan) -> tuple[torch.Tensor, list[float]]:
 
 
 def read_around(plan: ReadPlan, span: tuple[float, float]) -> torch.Tensor:
-    """Frames uint8[T, 3, h, w] of a span (start, end) in seconds, decoded from the key frame before it to its
-    end.
+    """Frames uint8[T, 3, h, w] of a span (start, end) in seconds,
+    decoded from the key frame before it to its end.
 
     Raises VideoError, and FFmpegError from the decoder.
     """
@@ -244,8 +244,8 @@ def _decode(
 
 
 class _Clock:
-    """Decoded frames' times as ffmpeg takes them (libavcodec's best-effort timestamp, which PyAV doesn't
-    show).
+    """Decoded frames' times as ffmpeg takes them (libavcodec's best-effort timestamp,
+    which PyAV doesn't show).
 
     The presentation time, until those have gone back more often than the decoding times have; from then on
     the latter. AVI stores none of the former (those seen are guesses). A frame without any comes one frame

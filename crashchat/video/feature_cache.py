@@ -1,5 +1,5 @@
-"""Vision features on disk: the encoder is frozen, so a video's features are the same in every epoch and every
-run.
+"""Vision features on disk: the encoder is frozen,
+so a video's features are the same in every epoch and every run.
 
     <folder>/<first two letters of key>/<key>.safetensors   kept tokens' features, grid, mask and times of one
     video <folder>/contents/<hash of path>.json                   a file's size and times, and the hash of its
@@ -46,8 +46,8 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, limit_gb: float, encoder: nn.Module, settings: dict):
-        """limit_gb: size of all entries at most, in 10^9 bytes. encoder: the vision tower, with whatever
-        adapter is on it.
+        """limit_gb: size of all entries at most, in 10^9 bytes. encoder: the vision tower,
+        with whatever adapter is on it.
 
         settings: how videos are sampled and preprocessed, as JSON values. Raises OSError where the folder
         cannot be made.
@@ -147,8 +147,8 @@ class FeatureCache:
         return visual
 
     def store(self, key: str, visual: VisualTokens, features: Tensor) -> None:
-        """Keep the features float[K, vision hidden] of a video's kept tokens; other entries make room for
-        them.
+        """Keep the features float[K, vision hidden] of a video's kept tokens;
+        other entries make room for them.
 
         An entry larger than the limit is warned about, and the run goes on without storing it.
         """
@@ -188,8 +188,8 @@ class FeatureCache:
             return self._make_room(0)
 
     def _make_room(self, wanted: int) -> int:
-        """Remove the entries unused for longest until `wanted` bytes fit, with some slack; returns the bytes
-        left.
+        """Remove the entries unused for longest until `wanted` bytes fit, with some slack;
+        returns the bytes left.
         """
         entries = []
         for path in self.folder.glob("??/*"):

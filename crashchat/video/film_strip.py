@@ -11,8 +11,8 @@ GAP = 4  # pixels between two frames of a strip
 
 
 def film_strip(frames: torch.Tensor) -> bytes:
-    """STRIP_FRAMES frames of a clip side by side, as a JPEG. frames: uint8[T, 3, H, W], RGB, evenly spaced in
-    time.
+    """STRIP_FRAMES frames of a clip side by side, as a JPEG. frames: uint8[T, 3, H, W], RGB,
+    evenly spaced in time.
 
     Picture k shows the middle of the clip's k-th part, so that a time axis of the strip's width fits below
     it.

@@ -14,8 +14,8 @@ from crashchat.video.tokens import VideoSettings, VisualTokens, resize_frames, t
 
 
 def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache | None = None) -> VisualTokens:
-    """A video file as visual tokens (docs/reference.md, Frames to Compression), all of them kept when
-    compression is off.
+    """A video file as visual tokens (docs/reference.md, Frames to Compression),
+    all of them kept when compression is off.
 
     With its features instead of pixels, if `cache` has them; if not, with the key to store them under. Raises
     VideoError for a file that cannot be read.
@@ -54,8 +54,8 @@ def read_span(
 def open_feature_cache(
     folder: Path | None, limit_gb: float, encoder: nn.Module, settings: VideoSettings
 ) -> FeatureCache | None:
-    """The feature cache in `folder` for this vision encoder and these settings; None where no folder is
-    given.
+    """The feature cache in `folder` for this vision encoder and these settings;
+    None where no folder is given.
 
     None also where the folder cannot be made: that is warned about, and no reason to stop.
     """

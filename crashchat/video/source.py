@@ -1,5 +1,5 @@
-"""What a video file says of itself before it is decoded, and which of its frames are taken: one sampling
-rule.
+"""What a video file says of itself before it is decoded, and which of its frames are taken:
+one sampling rule.
 """
 
 import re
@@ -53,8 +53,8 @@ class VideoError(CrashChatError):
 
 @dataclass
 class Timeline:
-    """Seconds from the stream's start: `pts` of each source frame, in order of display; `end` of the last
-    one.
+    """Seconds from the stream's start: `pts` of each source frame, in order of display;
+    `end` of the last one.
 
     ticks: the same times as `pts`, as they stand in the file, in units of the stream's time base.
     """
@@ -93,8 +93,8 @@ class Source:
 def sample_indices(
     pts_seconds: Sequence[float], end_seconds: float, fps: float, max_frames: int
 ) -> tuple[list[int], list[float]]:
-    """Which source frames to show, and when: (source indices int[T], seconds float[T]). docs/reference.md,
-    Frames.
+    """Which source frames to show, and when: (source indices int[T],
+    seconds float[T]). docs/reference.md, Frames.
 
     pts_seconds: float[n], presentation times from the stream's start; end_seconds: where the last frame's
     display ends. Output frame k is the last source frame with time < (k+1)/fps and stands at k/fps. floor(end
@@ -119,8 +119,8 @@ def sample_indices(
 
 
 def check_file(path: str | Path) -> None:
-    """Raises VideoError for a path that is no file with something in it: missing, empty, a folder, a device,
-    too long a name.
+    """Raises VideoError for a path that is no file with something in it: missing, empty, a folder,
+    a device, too long a name.
     """
     file = Path(path)
     try:
@@ -292,8 +292,8 @@ def timeline_of(times: list[tuple[int, int | None]], stream: av.VideoStream) -> 
 
 
 def check_timeline(file: Path, timeline: Timeline, promised: float | None) -> None:
-    """Raises VideoError where less video was found than its header promises, or a frame stands for more than
-    LONGEST_FRAME.
+    """Raises VideoError where less video was found than its header promises,
+    or a frame stands for more than LONGEST_FRAME.
     """
     starts = np.asarray([*timeline.pts, timeline.end])
     longest = int(np.argmax(np.diff(starts)))

@@ -120,8 +120,8 @@ def resize_frames(frames: torch.Tensor, num_frames: int, settings: VisionSetting
 
 
 def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
-    """Cut a clip's resized frames into patches, and mark the tokens that say something new.
-    docs/reference.md, Patches.
+    """Cut a clip's resized frames into patches, and mark the tokens
+    that say something new. docs/reference.md, Patches.
 
     normalise() is left for the model to do. Raises ValueError where clip.frames isn't uint8[T, 3, h, w], h
     and w multiples of settings.factor (see resize_frames).
@@ -149,8 +149,8 @@ def visual_tokens(clip: Clip, settings: VisionSettings) -> VisualTokens:
 
 
 def normalise(pixel_values: torch.Tensor) -> torch.Tensor:
-    """uint8 grey levels -> float32 in [-1, 1], with SigLIP's mean and deviation of 0.5 (docs/reference.md,
-    Pixels).
+    """uint8 grey levels -> float32 in [-1, 1], with SigLIP's mean and deviation of 0.5
+    (docs/reference.md, Pixels).
     """
     return pixel_values.float().div_(255).sub_(0.5).div_(0.5)
 
@@ -192,8 +192,8 @@ def _compression_mask(pixels: torch.Tensor, num_frames: int, settings: VisionSet
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How a video file becomes visual tokens: sampling (fps, max_frames), then size, pixels and
-    compression.
+    """How a video file becomes visual tokens: sampling (fps, max_frames), then size,
+    pixels and compression.
     """
 
     fps: float = 10.0

@@ -1,5 +1,5 @@
-"""Scores pre_crash_localization predictions, as `crashchat score pre_crash_localization` does; --help says
-how.
+"""Scores pre_crash_localization predictions, as `crashchat score pre_crash_localization` does;
+--help says how.
 """
 
 import sys

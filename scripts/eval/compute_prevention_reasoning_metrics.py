@@ -1,5 +1,5 @@
-"""Scores prevention_reasoning predictions, as `crashchat score prevention_reasoning` does; --help says
-how.
+"""Scores prevention_reasoning predictions, as `crashchat score prevention_reasoning` does;
+--help says how.
 """
 
 import sys

@@ -1,5 +1,5 @@
-"""crashchat analyze, the whole way: folders with broken clips, streams, an hour-long recording killed and
-resumed, the report.
+"""crashchat analyze, the whole way: folders with broken clips, streams,
+an hour-long recording killed and resumed, the report.
 """
 
 import json
@@ -91,8 +91,8 @@ def break_clips(folder: Path, good: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> tuple[Path, dict[str, bool], dict[str, str]]:
-    """Twenty clips and ten broken ones: (folder, {good clip: whether there is a flash}, {broken clip: its
-    cause}).
+    """Twenty clips and ten broken ones: (folder, {good clip: whether there is a flash},
+    {broken clip: its cause}).
     """
     folder = tmp_path_factory.mktemp("clips")
     truth = {}
@@ -357,8 +357,8 @@ def test_times_are_written_as_people_read_them():
 
 
 def test_the_demos_model_answers_as_in_its_evaluation(tmp_path):
-    """After scripts/demo.sh: the command as it is, on clips of the test split, against the single tasks'
-    evaluations.
+    """After scripts/demo.sh: the command as it is, on clips of the test split,
+    against the single tasks' evaluations.
     """
     try:
         linguistic = default_model()[1].name

@@ -1,5 +1,5 @@
-"""Clips that ask for too much, and results that cannot be written: each fails alone, by name, and the others
-go on.
+"""Clips that ask for too much, and results that cannot be written: each fails alone, by name,
+and the others go on.
 """
 
 import json

@@ -45,8 +45,8 @@ def look_at(cascade: Cascade, flash: tuple[int, int] | None) -> Look:
 
 @contextmanager
 def counted(cascade: Cascade):
-    """How often vision encoder and projector run: {"vision": n, "projector": n}, by hooks on the modules
-    themselves.
+    """How often vision encoder and projector run: {"vision": n, "projector": n},
+    by hooks on the modules themselves.
     """
     base = (
         cascade.answerer.model.get_base_model()

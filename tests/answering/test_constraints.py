@@ -1,5 +1,5 @@
-"""Constrained answers: always of the form, within the video, and the model's own where that is one
-already.
+"""Constrained answers: always of the form, within the video,
+and the model's own where that is one already.
 """
 
 import random

@@ -252,8 +252,8 @@ def test_every_layout_and_back_is_bit_identical(shared, tmp_path):
 
 
 def test_every_entry_point_takes_the_released_forms(shared, tiny_data, tmp_path):
-    """Evaluation with a local base and a released adapter; the merge of both in each layout answers the
-    same.
+    """Evaluation with a local base and a released adapter;
+    the merge of both in each layout answers the same.
     """
     reference = shared / "golden" / "reference"
     vision = reference / "vision" / "config.json"

@@ -1,5 +1,5 @@
-"""Damaged files: one line that names the file, or a valid result; never a traceback, never another one's
-code.
+"""Damaged files: one line that names the file, or a valid result; never a traceback,
+never another one's code.
 """
 
 import json

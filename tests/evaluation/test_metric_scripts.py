@@ -1,5 +1,5 @@
-"""The six metric scripts, run as users run them: what they find, what they print and write, what they
-refuse.
+"""The six metric scripts, run as users run them: what they find, what they print and write,
+what they refuse.
 """
 
 import csv

@@ -1,5 +1,5 @@
-"""The fault campaign: broken clips, damaged files, kills, full disks, crowds and starved exits, all drawn
-from a seed.
+"""The fault campaign: broken clips, damaged files, kills, full disks, crowds and starved exits,
+all drawn from a seed.
 
     make faults                                              all of it, about half an hour on two cores
     python -m tests.faults --only kills --share 0.1          a tenth of one campaign

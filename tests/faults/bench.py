@@ -1,5 +1,5 @@
-"""What the campaigns share: rows of the table, processes with an end, workers that may die, and a small set
-to work on.
+"""What the campaigns share: rows of the table, processes with an end, workers that may die,
+and a small set to work on.
 """
 
 import contextlib
@@ -176,8 +176,8 @@ def unclear(code: int, output: str) -> str:
 
 
 def call(main: Callable[[], int], *words: str) -> tuple[int, str]:
-    """Call a command's main in this process, with these words for its command line: exit code and all that it
-    said.
+    """Call a command's main in this process, with these words for its command line:
+    exit code and all that it said.
 
     A traceback is part of that, with exit code 1, as in a process of its own.
     """

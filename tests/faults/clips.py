@@ -1,5 +1,5 @@
-"""Broken clips: read in a process that may die, and a folder of them beside good ones through `crashchat
-analyze`.
+"""Broken clips: read in a process that may die, and a folder
+of them beside good ones through `crashchat analyze`.
 """
 
 import json
@@ -262,8 +262,8 @@ def run(bench: Bench, seed: int, numbers: Iterable[int]) -> Row:
 
 
 def run_folders(bench: Bench, seed: int, numbers: Iterable[int], broken: int = 60) -> Row:
-    """Folders of broken clips and all good ones through `crashchat analyze`: each clip has a result, and
-    there is a report.
+    """Folders of broken clips and all good ones through `crashchat analyze`:
+    each clip has a result, and there is a report.
     """
     row = Row(f"a folder of {broken} broken and {len(GOOD)} good clips, analyzed")
     good = make_good(bench.folder / "folders_good")

@@ -1,5 +1,5 @@
-"""Full disks: every command that writes, on a disk that has no room for all of it, and then on the same disk
-with room.
+"""Full disks: every command that writes, on a disk that has no room for all of it,
+and then on the same disk with room.
 
 The disk is a tmpfs in a mount namespace of its own (`unshare`): it is gone with the command, whatever
 happens.

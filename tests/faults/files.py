@@ -1,5 +1,5 @@
-"""Damaged annotations, configs, predictions and checkpoint folders: an error line or a valid result, never a
-traceback.
+"""Damaged annotations, configs, predictions and checkpoint folders: an error line or a valid result,
+never a traceback.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""Kills: every entry point is ended by SIGKILL at a moment of its writing and started again; the result is
-the undisturbed one's.
+"""Kills: every entry point is ended by SIGKILL at a moment of its writing and started again;
+the result is the undisturbed one's.
 
 The moment is a change in the command's folder, drawn from those that an undisturbed run makes.
 """
@@ -214,8 +214,8 @@ def prepare(bench: Bench, names: set[str]) -> None:
 
 
 def _strike(running: Running, draw: random.Random, processes: int) -> tuple[str, str]:
-    """Kill the run, or of several processes one: who was killed, and what is wrong with how the others
-    ended.
+    """Kill the run, or of several processes one: who was killed,
+    and what is wrong with how the others ended.
     """
     whom = draw.choice(("all", "all", "one process", "the launcher")) if processes > 1 else "all"
     if whom == "all":

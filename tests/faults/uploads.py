@@ -1,5 +1,5 @@
-"""Uploads: twenty clients at once at a real server, good clips, broken ones and requests that are not meant
-well.
+"""Uploads: twenty clients at once at a real server, good clips,
+broken ones and requests that are not meant well.
 """
 
 import re

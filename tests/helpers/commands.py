@@ -22,8 +22,8 @@ ENVIRONMENT = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
 
 
 def run(*command: str | Path, ok: bool = True) -> str:
-    """Run a command at the project's root; returns what it printed, and fails the test if its exit code is
-    not as hoped.
+    """Run a command at the project's root; returns what it printed,
+    and fails the test if its exit code is not as hoped.
     """
     done = subprocess.run(
         [str(word) for word in command],

@@ -1,5 +1,5 @@
-"""Damage made from a seed: JSON texts, YAML texts and checkpoint folders as a disk, an editor or an attacker
-leaves them.
+"""Damage made from a seed: JSON texts, YAML texts and checkpoint folders as a disk,
+an editor or an attacker leaves them.
 
 The same seed makes the same damage. What a command may do with it is one of two things: end with a line that
 begins with `error:` and names the file, or run to a valid result (see `ending`).
@@ -62,8 +62,8 @@ def _holder(value, place: tuple):
 
 
 def _pick(value, random_: random.Random) -> tuple | None:
-    """A place in it, each depth as likely as another: else the many tokens of a vocabulary would be all that
-    is met.
+    """A place in it, each depth as likely as another:
+    else the many tokens of a vocabulary would be all that is met.
     """
     places = _places(value)
     if not places:
@@ -73,8 +73,8 @@ def _pick(value, random_: random.Random) -> tuple | None:
 
 
 def mutate_value(value: object, seed: int) -> object:
-    """A JSON value in which something has another kind or size, is missing, is there twice, or bears another
-    name.
+    """A JSON value in which something has another kind or size, is missing, is there twice,
+    or bears another name.
     """
     random_ = random.Random(seed)
     value = copy.deepcopy(value)
@@ -311,8 +311,8 @@ def damage_file(path: Path, seed: int) -> str:
 
 
 def damage_checkpoint(folder: Path, seed: int) -> str:
-    """Damage one file of a checkpoint or adapter folder in place; returns what was done, beginning with the
-    file's name.
+    """Damage one file of a checkpoint or adapter folder in place; returns what was done,
+    beginning with the file's name.
     """
     random_ = random.Random(seed)
     names = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin"))

@@ -1,5 +1,5 @@
-"""A machine where gloo's threads get next to no time: what shows whether a process ends safely while they
-still hold tensors.
+"""A machine where gloo's threads get next to no time:
+what shows whether a process ends safely while they still hold tensors.
 """
 
 import os
@@ -43,8 +43,8 @@ def _hold_back(pid: int, core: int) -> None:
 def run_starved(
     command: list[str], begin: Callable[[], bool], timeout: float, **how
 ) -> subprocess.CompletedProcess:
-    """Run a command; once `begin` says so, all that it started shares one core with a busy loop, gloo's
-    threads going last.
+    """Run a command; once `begin` says so, all that it started shares one core with a busy loop,
+    gloo's threads going last.
 
     how: for subprocess.Popen. Returns exit code, and both streams as its stdout. Raises TimeoutExpired after
     `timeout` seconds.

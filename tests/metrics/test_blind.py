@@ -54,8 +54,8 @@ def test_constant_answers():
 
 
 def test_the_source_gives_recognition_away_on_the_released_annotations(shared):
-    """docs/reference.md, Annotations: every crash video comes from MM-AU and every other one from Nexar or
-    D2City.
+    """docs/reference.md, Annotations: every crash video comes from MM-AU and every other one
+    from Nexar or D2City.
     """
     task = TASKS["crash_recognition"]
     annotated = json.loads((shared / "annotations" / task.annotation_file("val")).read_text())

@@ -115,8 +115,8 @@ STRATEGIES = {**{name: [name] for name in TASKS}, **GROUPS, "heterogeneous": lis
 
 
 def samples(tasks: Iterable[str] = TASKS) -> list[tuple[VisualTokens, list[Branch]]]:
-    """Three videos of different sizes, with all of the questions, the last two and one; tokens dropped from
-    two videos.
+    """Three videos of different sizes, with all of the questions, the last two and one;
+    tokens dropped from two videos.
     """
     torch.manual_seed(0)
     branches = [BRANCHES[name] for name in tasks]
@@ -149,8 +149,8 @@ def test_branches_give_the_losses_and_gradients_of_separate_samples(adapted, tin
 
 
 def test_a_leak_between_branches_is_caught(adapted, tiny_tokenizer, monkeypatch):
-    """The check above must be able to fail: branches that see each other, as in a plain causal row, change
-    the loss.
+    """The check above must be able to fail: branches that see each other, as in a plain causal row,
+    change the loss.
     """
     batch = packed_of(tiny_tokenizer, samples()[:1])
     right, _ = loss_and_gradients(adapted, [batch])
@@ -274,8 +274,8 @@ def test_a_prefix_answers_again_and_again_from_features_computed_once(tiny_base,
 
 
 def test_the_merge_size_is_the_videos_own(tiny_base, tiny_tokenizer):
-    """A token of one patch, of 2 x 2 and of 4 x 4: as many features come out as the video's settings say
-    tokens.
+    """A token of one patch, of 2 x 2 and of 4 x 4:
+    as many features come out as the video's settings say tokens.
     """
     model = load_model(tiny_base, tiny_tokenizer, CPU)
     frames = torch.randint(

@@ -85,8 +85,8 @@ def test_the_packings_drawing_is_the_packing():
 
 
 def test_the_attentions_drawing_is_its_parts_and_they_are_the_rule():
-    """Each part is causal towards the end of its keys; together they are what the rule lets see, each pair
-    once.
+    """Each part is causal towards the end of its keys; together they are what the rule lets see,
+    each pair once.
     """
     video_ids, branch_ids = packed_ids([[2, 2, 2]], 6)
     lines = [line[10:21] for line in attention.__doc__.splitlines() if line.startswith("    ")][1:7]

@@ -1,5 +1,5 @@
-"""The gate and the connections of `crashchat serve`, a real server around a small app, with limits that a
-test can wait for.
+"""The gate and the connections of `crashchat serve`, a real server around a small app,
+with limits that a test can wait for.
 """
 
 import asyncio

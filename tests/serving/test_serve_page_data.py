@@ -1,5 +1,5 @@
-"""What a client may say to the page's events: texts and its own uploads, never a file of the machine or an
-address.
+"""What a client may say to the page's events: texts and its own uploads,
+never a file of the machine or an address.
 """
 
 import json

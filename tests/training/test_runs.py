@@ -1,5 +1,5 @@
-"""What befalls runs: starved threads, two in one folder, a killed launcher, damaged and foreign
-checkpoints.
+"""What befalls runs: starved threads, two in one folder, a killed launcher,
+damaged and foreign checkpoints.
 """
 
 import json
@@ -27,8 +27,8 @@ DEADLINE = 600  # seconds; on an idle machine these take ten
 
 @pytest.fixture(scope="module")
 def zero3(tiny_data, tmp_path_factory) -> Path:
-    """The output folder of a ZeRO-3 run of two processes, whose gloo threads were starved from its last
-    checkpoint on.
+    """The output folder of a ZeRO-3 run of two processes,
+    whose gloo threads were starved from its last checkpoint on.
     """
     out = tmp_path_factory.mktemp("zero3") / "out"
     command = train_command(tiny_data, out, 2, *QUICK, ZERO3)

@@ -1,5 +1,5 @@
-"""A feature cache that cannot be written or read: the same predictions as without it, and no video blamed for
-it.
+"""A feature cache that cannot be written or read: the same predictions as without it,
+and no video blamed for it.
 """
 
 import json

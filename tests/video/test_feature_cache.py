@@ -1,5 +1,5 @@
-"""Vision features on disk: the same losses and answers, for one process or many, whatever happens to the
-files.
+"""Vision features on disk: the same losses and answers, for one process or many,
+whatever happens to the files.
 """
 
 import multiprocessing

@@ -122,8 +122,8 @@ def test_threshold_is_a_mean_over_the_token():
 
 
 def test_threshold_is_exact():
-    """117 grey levels over a token's 2,352 values are 0.0995 of change, dropped; 118 are 0.1003, kept; up and
-    down alike.
+    """117 grey levels over a token's 2,352 values are 0.0995 of change, dropped; 118 are 0.1003, kept;
+    up and down alike.
     """
     frames = torch.full((3, 3, 112, 112), 100, dtype=torch.uint8)
     frames[1, 0, 30, 28:46] = torch.tensor([107] * 9 + [94] * 9, dtype=torch.uint8)  # 9 x 7 + 9 x 6 = 117
