@@ -301,9 +301,8 @@ def describe(kind: type[_Settings]) -> str:
         )
         text = " ".join((field.description or "").split())
         indent = " " * 6
-        lines.append(
-            f"  {name}  ({default})\n{textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)}"
-        )
+        doc = textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)
+        lines.append(f"  {name}  ({default})\n{doc}")
     return "\n".join(lines)
 
 
