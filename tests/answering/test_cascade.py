@@ -243,12 +243,12 @@ def test_times_move_to_the_recordings_clock_and_contradictions_are_told(cascade)
     assert window.crash == Interval(start=108.0, end=112.0) and window.first_sign == 106.0
     assert window.answers[4].values == {"pred_start": 8.0, "pred_end": 12.0}  # as it was said
     short = window_of(verdict, (100.0, 107.0))
-    assert short["crash"] is None and short["first_sign"] == 106.0
-    assert any("interval lies behind the end of what was shown (7.0 s)" in note for note in short["notes"])
+    assert short.crash is None and short.first_sign == 106.0
+    assert any("interval lies behind the end of what was shown (7.0 s)" in note for note in short.notes)
 
 
 def test_a_clip_is_what_its_windows_are():
     calm, broken = Window(start=0, end=20, status=NO_CRASH), failed_window((0, 20), "cut off")
-    unsure = calm | {"status": UNDECIDED}
+    unsure = Window(start=0, end=20, status=UNDECIDED)
     assert status_of([calm, broken]) == NO_CRASH and status_of([calm, unsure]) == UNDECIDED
     assert status_of([unsure, found(0, None)]) == CRASH and status_of([broken]) == FAILED

@@ -150,7 +150,7 @@ def test_journal_resumes_after_a_kill_and_merges(tmp_path):
     # The process dies without closing anything, as a killed one does.
     script = """
 import os, sys
-from crashchat.journals import PredictionJournal, journal_path
+from crashchat.data.journals import PredictionJournal, journal_path
 journal = PredictionJournal(journal_path(sys.argv[1], 0), {"model": "m"})
 for data_id in (4, 0, 2):
     journal.append({"data_id": data_id, "raw_response": "n\\u00e3o\\n\\r\\u2028"})

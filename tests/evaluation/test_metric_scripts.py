@@ -99,10 +99,8 @@ def test_script_compares_two_models(tmp_path, capsys):
 
 def test_script_help_has_an_example(tmp_path):
     done = run_script("crash_recognition", "--help", cwd=tmp_path)
-    assert (
-        done.returncode == 0
-        and "example: python scripts/eval/compute_crash_recognition_metrics.py"
-        in " ".join(done.stdout.split())
+    assert done.returncode == 0 and "example: crashchat score crash_recognition" in " ".join(
+        done.stdout.split()
     )
 
 

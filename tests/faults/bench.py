@@ -299,7 +299,7 @@ def training(data: Path, out: Path | str, processes: int = 1, *more: str) -> lis
     words = [
         "bash",
         "scripts/launch.sh",
-        "crashchat.training.train",
+        "train",
         "configs/train/heterogeneous.yaml",
         str(processes),
     ]
@@ -311,7 +311,7 @@ def evaluation(data: Path, model: Path, out: Path | str, processes: int = 1, *mo
     words = [
         "bash",
         "scripts/launch.sh",
-        "crashchat.evaluation.evaluate",
+        "evaluate",
         "configs/eval/all_tasks.yaml",
         str(processes),
     ]

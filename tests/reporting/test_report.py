@@ -309,7 +309,7 @@ def test_one_prediction_file_without_its_clips_is_compared(rows, tmp_path):
     ]
     only = tmp_path / "model" / "predictions.json"
     write_json_atomic(only, records)
-    words = ["compare", str(only), "--data-dir", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
+    words = [str(only), "--data-dir", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
     assert main(words) == 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("This clip could not be read: ") == 4 and page.count("no such file") == 4

@@ -29,7 +29,8 @@ def evaluate(out: Path, model: Path, data: Path, *settings: str) -> tuple[list[d
     command = [
         sys.executable,
         "-m",
-        "crashchat.evaluation.evaluate",
+        "crashchat",
+        "evaluate",
         ROOT / "configs" / "eval" / "crash_recognition.yaml",
         f"model={model}",
     ]
