@@ -99,7 +99,7 @@ def test_script_compares_two_models(tmp_path, capsys):
 
 def test_script_help_has_an_example(tmp_path):
     done = run_script("crash_recognition", "--help", cwd=tmp_path)
-    assert done.returncode == 0 and "example: crashchat score crash_recognition" in " ".join(
+    assert done.returncode == 0 and "crashchat score crash_recognition --predictions" in " ".join(
         done.stdout.split()
     )
 
