@@ -10,11 +10,13 @@ them.
 import argparse
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
-from crashchat.config import Config, EvalConfig, TrainConfig, check_share, describe, load_config
+from crashchat.config import EvalConfig, TrainConfig, check_share, describe, load_config
 from crashchat.errors import exit_code, writing
 
 KINDS: dict[str, type[TrainConfig] | type[EvalConfig]] = {"train": TrainConfig, "evaluate": EvalConfig}
+Config = TypeVar("Config", TrainConfig, EvalConfig)
 
 
 def make_parser(command: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:

@@ -150,8 +150,8 @@ def scratch_folder(target: Path) -> Iterator[Path]:
         for folder in [path for path in target.parent.iterdir() if left.fullmatch(path.name)]:
             print(f"{folder}: deleted, left by a process that was killed")
             shutil.rmtree(folder)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.made_") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.made_") as made:
+            yield Path(made)
 
 
 @contextmanager

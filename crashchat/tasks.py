@@ -15,9 +15,11 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-LINGUISTIC = "linguistic"
-PERCEPTION = "perception"
+Group = Literal["linguistic", "perception"]
+LINGUISTIC: Literal["linguistic"] = "linguistic"
+PERCEPTION: Literal["perception"] = "perception"
 VIDEO_TAG = "<video>"
 FILE_PREFIX = "crashchat_dada_video_total"
 SPLITS = ("train", "val", "test")
@@ -108,7 +110,7 @@ class Task:
     """
 
     name: str
-    group: str
+    group: Group
     prompt: str
     negative_answer: str | None
     fields: tuple[str, ...]
@@ -274,8 +276,9 @@ _ALL = [
 
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    group: tuple(task.name for task in _ALL if task.group == group) for group in (LINGUISTIC, PERCEPTION)
+_IN_ORDER: tuple[Group, ...] = (LINGUISTIC, PERCEPTION)
+GROUPS: dict[Group, tuple[str, ...]] = {
+    group: tuple(task.name for task in _ALL if task.group == group) for group in _IN_ORDER
 }
 
 _BY_PROMPT = {task.prompt: task for task in _ALL}

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -53,8 +54,9 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Qwen2Tokenizer:
     learnt = json.loads(tokenizer.to_str())["model"]
     return Qwen2Tokenizer(
         vocab=learnt["vocab"],
-        merges=[tuple(merge) for merge in learnt["merges"]],
-        unk_token=None,
+        # Pairs, as tokenizers wants them; transformers' type is that of a merges.txt's lines.
+        merges=cast(list[str], [tuple(merge) for merge in learnt["merges"]]),
+        unk_token=None,  # type: ignore[arg-type]  # its type leaves out that there may be none
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=SPECIAL,

@@ -54,7 +54,7 @@ def figures(result: ClipResult, strips: list[bytes | None]) -> list[Figure]:
             for image, event in zip(images, result.events, strict=True)
         ]
     event = result.events[0] if result.events else None
-    return [Figure(image, 0.0, result.seconds, event) for image in images]
+    return [Figure(image, 0.0, result.seconds or 0.0, event) for image in images]
 
 
 def _values(result: ClipResult, strips: list[bytes | None], video: str | None) -> dict:

@@ -187,7 +187,8 @@ def read_and_show(path: Path, settings: VideoSettings, source: Source) -> tuple[
         model = resize_frames(frames, num_frames, settings.vision)
         width = max(1, round(frames.shape[3] * STRIP_HEIGHT / frames.shape[2]))
         shown = interpolate(frames, size=(STRIP_HEIGHT, width), mode="bilinear", antialias=True)
-        sizes.update(model=model.shape[2:], shown=shown.shape[2:])
+        for name, part in (("model", model), ("shown", shown)):
+            sizes[name] = (part.shape[2], part.shape[3])
         widest = max(model.shape[3], width)
         return torch.cat([pad(part, (0, widest - part.shape[3])) for part in (model, shown)], dim=2)
 

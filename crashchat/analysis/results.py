@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FORMAT = "crashchat.analysis.clip/1"
+from crashchat.tasks import Group
+
+FORMAT: Literal["crashchat.analysis.clip/1"] = "crashchat.analysis.clip/1"
 CRASH: Literal["crash"] = "crash"
 NO_CRASH: Literal["no crash"] = "no crash"
 UNDECIDED: Literal["undecided"] = "undecided"
@@ -33,7 +35,7 @@ class TaskAnswer(_Part):
 
     task: str
     """A name of TASKS."""
-    adapter: Literal["linguistic", "perception"] | None
+    adapter: Group | None
     """Which adapter answered; none: one model for all tasks."""
     raw_response: str
     """The model's words."""

@@ -25,7 +25,7 @@ from crashchat.analysis.results import (
     TaskAnswer,
     Window,
 )
-from crashchat.answering.verdict import Verdict
+from crashchat.answering.verdict import Answer, Verdict
 from crashchat.errors import CrashChatError
 from crashchat.tasks import TASKS
 
@@ -94,6 +94,18 @@ def failed_window(span: tuple[float, float], error: str) -> Window:
     return Window(start=span[0], end=span[1], status=FAILED, error=error)
 
 
+def _task_answer(answer: Answer) -> TaskAnswer:
+    assert answer.task is not None, "the cascade judges by its tasks' answers alone"
+    values = answer.values
+    return TaskAnswer(
+        task=answer.task,
+        adapter=answer.adapter,
+        raw_response=answer.raw_response,
+        values=values,
+        parsed=values is not None,
+    )
+
+
 def window_of(verdict: Verdict, span: tuple[float, float]) -> Window:
     """A verdict on a window as it stands in the result: its times moved to the recording's clock.
 
@@ -101,16 +113,7 @@ def window_of(verdict: Verdict, span: tuple[float, float]) -> Window:
     """
     start, end = span
     status = UNDECIDED if verdict.crash is None else CRASH if verdict.crash else NO_CRASH
-    answers = [
-        TaskAnswer(
-            task=answer.task,
-            adapter=answer.adapter,
-            raw_response=answer.raw_response,
-            values=answer.values,
-            parsed=answer.values is not None,
-        )
-        for answer in verdict.answers
-    ]
+    answers = [_task_answer(answer) for answer in verdict.answers]
     window = Window(
         start=start, end=end, status=status, crash_probability=round(verdict.probability, 6), answers=answers
     )

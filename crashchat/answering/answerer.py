@@ -4,7 +4,7 @@ visuals -> encode, once (or from the feature cache) -> prefill, once an adapter 
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -29,7 +29,8 @@ from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model, load_tokenizer
 from crashchat.checkpoints.layouts import CheckpointError, read_vision_config
 from crashchat.config import Decode
-from crashchat.tasks import TASKS
+from crashchat.model.videollama3 import CrashChatModel
+from crashchat.tasks import TASKS, Group
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.source import VideoError
 from crashchat.video.tokens import VideoSettings, VisualTokens
@@ -110,10 +111,11 @@ class Answerer:
         """The prefixes of a look under an adapter (None: whatever the model is, BASE:
         the base alone), made where needed.
         """
-        bare = adapter == BASE and isinstance(self.model, PeftModel)
-        if isinstance(self.model, PeftModel) and not bare and adapter is not None:
+        context: AbstractContextManager = torch.no_grad()
+        if isinstance(self.model, PeftModel) and adapter == BASE:
+            context = self.model.disable_adapter()
+        elif isinstance(self.model, PeftModel) and adapter is not None:
             self.model.set_adapter(adapter)
-        context = self.model.disable_adapter() if bare else torch.no_grad()
         with context:
             if look.prefix is None or look.adapter != adapter:
                 look.prefix = None  # the old one's memory is free before the new one is made
@@ -130,7 +132,11 @@ class Answerer:
                 raise
 
     def answer(
-        self, look: Look, questions: list[list[Asked]], adapter: str | None = None, group: str | None = None
+        self,
+        look: Look,
+        questions: list[list[Asked]],
+        adapter: str | None = None,
+        group: Group | None = None,
     ) -> list[list[Answer]]:
         """The answers to each video's questions, all at once.
 
@@ -165,9 +171,9 @@ class Answerer:
                     decode(self.tokenizer, ids),
                     yes_probability(first, self._yes_no) if asked.task == RECOGNITION else None,
                 )
-                for asked, ids, first in zip(row, *given, strict=True)
+                for asked, ids, first in zip(row, row_tokens, row_logits, strict=True)
             ]
-            for row, *given in zip(questions, tokens, logits, strict=True)
+            for row, row_tokens, row_logits in zip(questions, tokens, logits, strict=True)
         ]
 
 
@@ -182,7 +188,9 @@ def load_with_adapters(
     Raises CheckpointError.
     """
     tokenizer = load_tokenizer(folder)
-    model: nn.Module = load_model(folder, tokenizer, device, vision=read_vision_config(vision_config))
+    model: CrashChatModel | PeftModel = load_model(
+        folder, tokenizer, device, vision=read_vision_config(vision_config)
+    )
     for name, adapter in adapters.items():
         model = load_adapter(model, adapter, name)
     return model, tokenizer

@@ -24,7 +24,7 @@ from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FIL
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.config import Decode, EvalConfig
-from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION
+from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, Group
 
 MAX_VISUAL_TOKENS = EvalConfig.model_fields["max_visual_tokens"].default
 MAX_TOKENS_PER_BATCH = EvalConfig.model_fields["max_tokens_per_batch"].default
@@ -47,7 +47,7 @@ class Cascade:
         """{"base": {"name", "sha256"}, "linguistic": … or None, "perception": … or None}."""
         return self._identity.result()
 
-    def _ask(self, look: Look, group: str) -> list[list[Answer]]:
+    def _ask(self, look: Look, group: Group) -> list[list[Answer]]:
         """The answers to a group's tasks on each video."""
         questions = [[Asked.of(task) for task in GROUPS[group]]] * len(look.visuals)
         return self.answerer.answer(
@@ -134,11 +134,15 @@ def load_cascade(
     answerer = Answerer(model, tokenizer, settings, max_new_tokens=max_new_tokens, decode=decode)
 
     def identify() -> dict:
-        found = {BASE: {"name": model_folder.resolve().name, "sha256": content_hash(model_folder)}}
+        found: dict[str, dict[str, str] | None] = {
+            BASE: {"name": model_folder.resolve().name, "sha256": content_hash(model_folder)}
+        }
         for group in GROUPS:
             folder = folders.get(group)
             names = [CONFIG_FILE, LORA_FILE, PROJECTOR_FILE]
-            found[group] = folder and {"name": folder.resolve().name, "sha256": content_hash(folder, names)}
+            found[group] = (
+                {"name": folder.resolve().name, "sha256": content_hash(folder, names)} if folder else None
+            )
         return found
 
     pool = ThreadPoolExecutor(1)

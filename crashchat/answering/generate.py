@@ -15,6 +15,7 @@ The prefix's keys and values are held and read once for all branches, not once a
 
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,23 +43,26 @@ class RoomyLayer(DynamicLayer):
         begin = self.get_seq_length()
         end = begin + key_states.shape[2]
         if self.room is None or end > self.room[0].shape[2]:
-            old, capacity = (self.keys, self.values), end + max(256, end // 8)
+            old, capacity = self.room, end + max(256, end // 8)
             rows, heads, _, size = key_states.shape
-            self.room = tuple(
-                states.new_empty(rows, heads, capacity, size) for states in (key_states, value_states)
+            self.room = (
+                key_states.new_empty(rows, heads, capacity, size),
+                value_states.new_empty(rows, heads, capacity, size),
             )
-            for room, states in zip(self.room, old, strict=True):
-                if begin:
-                    room[:, :, :begin] = states
+            if old is not None:
+                for room, states in zip(self.room, old, strict=True):
+                    room[:, :, :begin] = states[:, :, :begin]
         for room, states in zip(self.room, (key_states, value_states), strict=True):
             room[:, :, begin:end] = states
         self.is_initialized = True
-        self.keep(end)
-        return self.keys, self.values
+        return self.keep(end)
 
-    def keep(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        self.keys, self.values = (room[:, :, :length] for room in self.room)
+    def keep(self, length: int) -> tuple[Tensor, Tensor]:
+        """Forget all but the first `length` tokens, whose keys and values are returned."""
+        assert self.room is not None, "tokens are kept only after update has put some in"
+        keys, values = (room[:, :, :length] for room in self.room)
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 @dataclass
@@ -163,7 +167,7 @@ class _Rows:
         self.video_ids = torch.cat([self.video_ids, torch.where(real, 0, PADDING)], dim=1)
         self.branch_ids = torch.cat([self.branch_ids, columns[..., 2]], dim=1)
         embeddings = self.model.model.language_model.embed_tokens(columns[..., 0].to(device))
-        mask = parts
+        mask: Tensor | list[Part] | None = parts
         if parts is None:
             seen = dense_mask(self.video_ids, self.branch_ids, queries=width)
             mask = torch.where(seen, 0.0, -torch.inf).to(
@@ -227,6 +231,7 @@ def answer_from_prefix(
             break
         logits = _logits_at(model, rows.add(added), places)
     for layer in prefix.cache.layers:
+        assert isinstance(layer, RoomyLayer), "prefill makes the cache of these"
         layer.keep(cached)
     return answers, first_logits
 
@@ -280,4 +285,5 @@ def yes_probability(logits: Tensor, tokens: list[int]) -> float:
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
     """Token ids of an answer as text."""
-    return tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+    # One answer's ids give one text; transformers' type also tells of a list for several.
+    return cast(str, tokenizer.decode(token_ids, skip_special_tokens=True)).strip()

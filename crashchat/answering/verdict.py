@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from crashchat.tasks import TASKS
+from crashchat.tasks import TASKS, Group
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Answer:
     """
 
     task: str | None
-    adapter: str | None
+    adapter: Group | None
     raw_response: str
     crash_probability: float | None = field(
         default=None, compare=False

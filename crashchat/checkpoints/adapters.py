@@ -11,7 +11,7 @@ vision encoder: what is in the file is loaded.
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
@@ -73,7 +73,7 @@ def _rename(key: str, source: str, target: str) -> str:
     return PEFT_PREFIX + rename_key(key.removeprefix(PEFT_PREFIX), source, target)
 
 
-def _read_config(folder: str | Path) -> dict:
+def _read_config(folder: str | Path) -> object:
     path = file_in(folder, CONFIG_FILE)
     if not path.exists():
         raise CheckpointError(
@@ -84,10 +84,23 @@ def _read_config(folder: str | Path) -> dict:
     return read_json(path, CheckpointError, "an adapter's config")
 
 
-def read_adapter(folder: str | Path) -> tuple[LoraConfig, dict[str, Tensor], str]:
-    """(LoRA config, weights under native names, form) of an adapter folder of either form.
+class Adapter(NamedTuple):
+    """An adapter folder's content.
 
-    The config's target modules are exactly those that the weights name. Raises CheckpointError for a folder
+    config: its target modules are exactly those that the weights name. modules: these, sorted. weights: under
+    native names. form: "ours" or "released".
+    """
+
+    config: LoraConfig
+    modules: list[str]
+    weights: dict[str, Tensor]
+    form: str
+
+
+def read_adapter(folder: str | Path) -> Adapter:
+    """An adapter folder of either form.
+
+    Raises CheckpointError for a folder
     that is no adapter, an adapter without LoRA or projector, one that does more than LoRA, or weights that
     are not finite.
     """
@@ -131,13 +144,14 @@ def read_adapter(folder: str | Path) -> tuple[LoraConfig, dict[str, Tensor], str
         "use_rslora",
         "base_model_name_or_path",
     }
+    modules = sorted(lora)
     config = LoraConfig(
         **fields.model_dump(include=kept),
-        target_modules=sorted(lora),
+        target_modules=modules,
         modules_to_save=[PROJECTOR],
         task_type="CAUSAL_LM",
     )
-    return config, weights, form
+    return Adapter(config, modules, weights, form)
 
 
 def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: str = "default") -> PeftModel:
@@ -147,14 +161,11 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
     switches. Raises CheckpointError naming what of the adapter the model has no place for, what it lacks, and
     sizes that differ.
     """
-    config, weights, form = read_adapter(folder)
-    print_once(
-        f"{folder}: adapter ({form} form), LoRA r {config.r} on {len(config.target_modules)} modules, and "
-        "projector"
-    )
+    config, modules, weights, form = read_adapter(folder)
+    print_once(f"{folder}: adapter ({form} form), LoRA r {config.r} on {len(modules)} modules, and projector")
     base = base_of(model)
     own = {module for module, _ in base.named_modules()}
-    unknown = [module for module in config.target_modules if module not in own]
+    unknown = [module for module in modules if module not in own]
     if unknown:
         raise CheckpointError(
             f"{folder}: the base model has no modules {unknown[:5]} ({len(unknown)} that the adapter adapts)"
@@ -192,7 +203,8 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
     else:
         adapted = get_peft_model(model, config, adapter_name=name)
     try:
-        report = set_peft_model_state_dict(adapted, weights, adapter_name=name)
+        # torch's report of missing_keys and unexpected_keys, which PEFT's type calls a namedtuple of nothing.
+        report: Any = set_peft_model_state_dict(adapted, weights, adapter_name=name)
     except RuntimeError as error:  # a rank_pattern that gives a module another rank than its weights have
         raise CheckpointError(
             f"{folder}: the adapter's weights do not fit its {CONFIG_FILE}: {error}"
@@ -211,10 +223,10 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
 
 def write_released_adapter(folder: str | Path, out: str | Path) -> None:
     """Write an adapter folder of either form as the released form, for the reference's own code."""
-    config, weights, _ = read_adapter(folder)
+    _, modules, weights, _ = read_adapter(folder)
     renamed = {_rename(key, "native", "local"): value.contiguous() for key, value in weights.items()}
-    values = _read_config(folder)
-    names = sorted({module.rpartition(".")[2] for module in config.target_modules})
+    values = cast(dict, _read_config(folder))  # read_adapter has checked it
+    names = sorted({module.rpartition(".")[2] for module in modules})
     with new_folder(out) as temporary, writing(out):
         lora = {key: value for key, value in renamed.items() if "lora_" in key}
         save_file(lora, temporary / LORA_FILE, metadata={"format": "pt"})
@@ -231,7 +243,7 @@ def write_released_adapter(folder: str | Path, out: str | Path) -> None:
 
 def write_adapter(folder: str | Path, out: str | Path) -> None:
     """Write an adapter folder of either form as ours: one PEFT adapter with the projector inside."""
-    config, weights, _ = read_adapter(folder)
+    config, _, weights, _ = read_adapter(folder)
     with new_folder(out) as temporary, writing(out):
         save_file(
             {key: value.contiguous() for key, value in weights.items()},
@@ -239,4 +251,4 @@ def write_adapter(folder: str | Path, out: str | Path) -> None:
             metadata={"format": "pt"},
         )
         config.inference_mode = True
-        config.save_pretrained(temporary)
+        config.save_pretrained(str(temporary))

@@ -101,7 +101,7 @@ def convert(
         writing(out),
         tqdm(total=len(table), desc=f"{layout} -> {to}", unit="weights") as progress,
     ):
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, keys in enumerate(shards, start=1):
             name = (
                 f"model-{number:05d}-of-{len(shards):05d}.safetensors"

@@ -7,7 +7,7 @@ Any layout of layouts.py is read; what is written is transformers' own.
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
@@ -20,6 +20,7 @@ from crashchat.checkpoints.layouts import (
     file_in,
     native_config,
     rename_key,
+    text_and_vision,
 )
 from crashchat.checkpoints.weights import read_weights
 from crashchat.config import MAX_FPS, MAX_FRAMES
@@ -85,7 +86,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), config=VideoLlama3Config(), trust_remote_code=False, local_files_only=True
         )
-        ids = tokenizer.convert_tokens_to_ids([TURN_START, TURN_END])
+        ids = [tokenizer.convert_tokens_to_ids(token) for token in (TURN_START, TURN_END)]
     # transformers and tokenizers have errors of every kind for files that are JSON and no tokenizer, and
     # plain Exceptions too.
     except Exception as error:
@@ -122,7 +123,8 @@ def load_video_settings(
     values = read_json(path, CheckpointError, "processor settings") if path.exists() else {}
     sampling = checked(Sampling, values, path, CheckpointError)
     known = {field.name for field in dataclasses.fields(VisionSettings)}
-    given = {name: value for name, value in values.items() if name in known}
+    # An object, as has just been checked.
+    given = {name: value for name, value in cast(dict, values).items() if name in known}
     if max_visual_tokens is not None:
         given["max_tokens"] = max_visual_tokens
     vision = checked(VisionSettings, given, path, CheckpointError)
@@ -163,25 +165,30 @@ def load_model(
     if config.tie_word_embeddings and embeddings in weights:
         weights.setdefault("lm_head.weight", weights[embeddings])
     check_shapes({key: tuple(value.shape) for key, value in weights.items()}, config, folder)
-    model, report = CrashChatModel.from_pretrained(
-        None,
-        config=config,
-        state_dict=weights,
-        dtype=config.dtype,
-        attn_implementation={"text_config": attention, "vision_config": "sdpa"},
-        output_loading_info=True,
+    # transformers' types tell neither of the report that output_loading_info adds nor of what `to` takes.
+    loaded, report = cast(
+        tuple[Any, dict],
+        CrashChatModel.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=config.dtype,
+            attn_implementation={"text_config": attention, "vision_config": "sdpa"},
+            output_loading_info=True,
+        ),
     )
     left = {name: keys for name, keys in report.items() if keys}
     if left:
         raise CheckpointError(f"{folder}: weights did not load: {left}")
-    return model.to(device).eval()
+    model: CrashChatModel = loaded.to(device)
+    return model.eval()
 
 
 def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: VideoLlama3Config, folder: str | Path
 ) -> None:
     """Raises CheckpointError for a tokenizer with tokens that the model has no embedding of."""
-    last, size = max(tokenizer.get_vocab().values()), config.text_config.vocab_size
+    last, size = max(tokenizer.get_vocab().values()), text_and_vision(config)[0].vocab_size
     if last >= size:
         raise CheckpointError(
             f"{folder}/tokenizer.json: goes up to token {last}, but vocab_size in config.json is {size}"

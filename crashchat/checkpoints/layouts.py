@@ -5,11 +5,11 @@ nothing else.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
-from transformers import VideoLlama3Config
+from transformers import PreTrainedConfig, VideoLlama3Config
 
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.json_files import Lenient, checked, read_json
@@ -216,7 +216,9 @@ def read_config(folder: str | Path) -> NativeFields | ReleasedFields:
             f"{path}: model_type {abbreviate(kind)}, expected {NATIVE_TYPE!r} (native) or {RELEASED_TYPE!r} "
             "(hub and local)"
         )
-    return checked(NativeFields if kind == NATIVE_TYPE else ReleasedFields, values, path, CheckpointError)
+    if kind == NATIVE_TYPE:
+        return checked(NativeFields, values, path, CheckpointError)
+    return checked(ReleasedFields, values, path, CheckpointError)
 
 
 def stored_dtype(folder: str | Path) -> torch.dtype:
@@ -246,13 +248,16 @@ def native_config(
     """
     fields = read_config(folder)
     path = Path(folder) / "config.json"
+    text: TextFields
+    rope, tied = None, fields.tie_word_embeddings
     if isinstance(fields, NativeFields):
-        text, seen = fields.text_config, fields.vision_config
-        rope = text.rope_parameters.model_dump() if text.rope_parameters else None
-        tied = fields.tie_word_embeddings or text.tie_word_embeddings
+        native = fields.text_config
+        text, seen = native, fields.vision_config
+        rope = native.rope_parameters.model_dump() if native.rope_parameters else None
+        tied = tied or native.tie_word_embeddings
     else:
-        text, rope, tied = fields, None, fields.tie_word_embeddings
-        seen = vision or fields.vision_encoder_config or fields.vision_config or VisionFields(**SO400M)
+        text, so400m = fields, VisionFields.model_validate(SO400M)
+        seen = vision or fields.vision_encoder_config or fields.vision_config or so400m
     if rope is None and text.rope_theta is None:
         raise CheckpointError(f"{path}: rope_theta is missing; it cannot be read off the weights")
     language = {
@@ -266,11 +271,16 @@ def native_config(
     # Its checks go on in transformers, which has errors of many kinds for what it cannot make a model of.
     except Exception as error:
         raise CheckpointError(f"{path}: no model can be made of it: {abbreviate(error)}") from error
-    config.text_config.tie_word_embeddings = config.tie_word_embeddings
+    text_and_vision(config)[0].tie_word_embeddings = config.tie_word_embeddings
     config.dtype = fields.stored
     # The one placeholder of the text (docs/reference.md, Text) stands for video tokens here.
     config.video_token_id = config.image_token_id = image_token
     return config
+
+
+def text_and_vision(config: VideoLlama3Config) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+    """The two configs in a config; transformers' types also tell of the dicts that it makes them of."""
+    return cast(PreTrainedConfig, config.text_config), cast(PreTrainedConfig, config.vision_config)
 
 
 def released_config(config: VideoLlama3Config) -> dict:
@@ -278,7 +288,7 @@ def released_config(config: VideoLlama3Config) -> dict:
 
     Both get the vision config, which the reference's own local ones lack.
     """
-    text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
+    text, vision = (part.to_dict() for part in text_and_vision(config))
     return {
         "model_type": RELEASED_TYPE,
         "architectures": ["Videollama3Qwen2ForCausalLM"],

@@ -8,6 +8,7 @@ pickled code is run.
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -146,7 +147,8 @@ def _headers(path: Path) -> Iterator[tuple[str, tuple[int, ...], int]]:
         with safe_open(path, framework="pt"):  # checks that header and file fit each other
             pass
         with open(path, "rb") as file:
-            header = parse_json(file.read(int.from_bytes(file.read(8), "little")))
+            # An object, or safe_open would have refused the file.
+            header = cast(dict, parse_json(file.read(int.from_bytes(file.read(8), "little"))))
     except (SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(
             f"{path}: cannot be read as weights: {opening(error)}; fetch it again"

@@ -136,7 +136,7 @@ def load_annotations(
     and those answered in two ways.
     """
     wanted = None if tasks is None else set(tasks)
-    order = {name: rank for rank, name in enumerate(TASKS)}
+    order: dict[str | None, int] = {name: rank for rank, name in enumerate(TASKS)}
     videos: dict[str, VideoQAs] = {}
     problems: list[str] = []
     for path in map(Path, paths):

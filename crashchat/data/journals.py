@@ -114,17 +114,12 @@ def _read_journal(path: Path) -> tuple[dict | None, list[dict], int]:
     Raises PredictionError for damage before the end.
     """
     lines = path.read_bytes().splitlines(keepends=True)
-    values, good_bytes = [], 0
+    values: list[dict] = []
+    good_bytes = 0
     for number, line in enumerate(lines, start=1):
-        try:
-            value = parse_json(line, nan=True)
-        except ValueError:
-            value = None
         expected = "run" if number == 1 else "data_id"
-        good = isinstance(value, dict) and expected in value
-        if good and expected == "data_id":
-            good = isinstance(value["data_id"], int | str)
-        if not line.endswith(b"\n") or not good:
+        value = _parse_line(line, expected)
+        if value is None:
             if number == len(lines):
                 break  # the line that was being written when the run died
             raise PredictionError(
@@ -134,6 +129,17 @@ def _read_journal(path: Path) -> tuple[dict | None, list[dict], int]:
         values.append(value)
         good_bytes += len(line)
     return (values[0]["run"] if values else None), values[1:], good_bytes
+
+
+def _parse_line(line: bytes, expected: str) -> dict | None:
+    """The JSON object of a whole line that has the key `expected`; None for any other line."""
+    try:
+        value = parse_json(line, nan=True)
+    except ValueError:
+        return None
+    if not line.endswith(b"\n") or not isinstance(value, dict) or expected not in value:
+        return None
+    return None if expected == "data_id" and not isinstance(value["data_id"], int | str) else value
 
 
 def merge_journals(

@@ -13,8 +13,11 @@ An answer that does not parse is None in its pred fields, never a made-up value.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from types import UnionType
+from typing import TypeGuard
 
 from crashchat.data.annotations import VideoQAs, load_annotations
 from crashchat.errors import CrashChatError, abbreviate
@@ -25,6 +28,10 @@ Records = dict[str, dict[str, list[dict]]]  # of several models: {model: {task: 
 COMMON_FIELDS = ("data_id", "video_path", "prompt", "raw_response")
 MAX_INTEGER = 2**53  # what a float holds to the last digit
 _SHOWN = 5  # how many offenders an error message names
+# What a record's fields may hold, as isinstance takes it.
+_TEXT: type | UnionType = str
+_TEXT_OR_NONE: type | UnionType = str | None
+_NUMBER_OR_NONE: type | UnionType = int | float | None
 
 
 class PredictionError(CrashChatError):
@@ -44,7 +51,7 @@ def prediction_path(output_dir: str | Path, task_name: str, model_name: str, spl
     return results_folder(output_dir, task_name) / model_name / name
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """True for a finite int or float.
 
     JSON as Python reads it may also hold NaN and Infinity; those are no times.
@@ -191,19 +198,20 @@ def _fault(task: Task, record: dict) -> str | None:
         return f"lacks {', '.join(missing)}; a {task.name} record has them all"
     if not isinstance(record["data_id"], int | str) or isinstance(record["data_id"], bool):
         return "has a data_id that is neither a number nor a text"
-    wanted = int | float if task.group == PERCEPTION else str
-    kinds = dict.fromkeys(("video_path", "prompt", "raw_response"), str)
-    kinds |= dict.fromkeys((*task.gt_fields, *task.pred_fields), wanted | None)
-    optional = {"crash_start": int | float | None, "crash_probability": int | float | None}
-    optional |= dict.fromkeys(("model", "source", "error"), str | None)
+    wanted = _NUMBER_OR_NONE if task.group == PERCEPTION else _TEXT_OR_NONE
+    kinds = dict.fromkeys(("video_path", "prompt", "raw_response"), _TEXT)
+    kinds |= dict.fromkeys((*task.gt_fields, *task.pred_fields), wanted)
+    optional = {"crash_start": _NUMBER_OR_NONE, "crash_probability": _NUMBER_OR_NONE}
+    optional |= dict.fromkeys(("model", "source", "error"), _TEXT_OR_NONE)
     kinds |= {key: kind for key, kind in optional.items() if key in record}
     for key, kind in kinds.items():
         # bool is an int to Python; a time it is not. Nor is an integer that no float can hold.
         value = record[key]
         huge = isinstance(value, int) and abs(value) > MAX_INTEGER
         if not isinstance(value, kind) or isinstance(value, bool) or huge:
-            expected = "a text" if kind in (str, str | None) else "a number"
-            return f"has {key} = {abbreviate(value)}, expected {expected}{'' if kind is str else ' or null'}"
+            expected = "a text" if kind in (_TEXT, _TEXT_OR_NONE) else "a number"
+            expected += "" if kind is _TEXT else " or null"
+            return f"has {key} = {abbreviate(value)}, expected {expected}"
     probability = record.get("crash_probability")
     if probability is not None and not 0 <= probability <= 1:
         return f"has crash_probability = {abbreviate(probability)}, expected 0 to 1, or null"
@@ -222,8 +230,7 @@ def _check_one_model(path: Path, records: list[dict]) -> None:
 
 
 def _check_unique(path: Path, what: str, keys: list) -> None:
-    seen: set = set()
-    twice = sorted({str(key) for key in keys if key in seen or seen.add(key)})
+    twice = sorted({str(key) for key, times in Counter(keys).items() if times > 1})
     if twice:
         raise PredictionError(
             f"{path}: {len(twice)} {what} occur more than once ({some(twice)}); it looks like two files "
@@ -274,11 +281,14 @@ def read_crash_starts(path: str | Path) -> dict[str, float]:
 
 
 def crash_starts(videos: Iterable[VideoQAs], path: str | Path) -> dict[str, float]:
-    """The same of annotated videos that are already read from `path`."""
+    """The same of annotated videos that are already read from `path`; those not asked for one have none."""
     task = TASKS["crash_localization"]
     starts: dict[str, float] = {}
     for video in videos:
-        name, start = video_name(video.name), task.ground_truth(video.answer_of(task.name))["gt_start"]
+        answer = video.answer_of(task.name)
+        if answer is None:
+            continue
+        name, start = video_name(video.name), task.ground_truth(answer)["gt_start"]
         if starts.setdefault(name, start) != start:
             raise PredictionError(
                 f"{path}: two videos are called {name}, with crash starts {starts[name]} and {start}"

@@ -107,7 +107,7 @@ class Check:
             try:
                 name, text, answer, source = parse_record(record)
                 task = task_of_prompt(text)
-                truth = task.ground_truth(answer) if task else None
+                truth = task.ground_truth(answer) if task else {}
             except ValueError as error:
                 self.add("unusable record", split, where, str(error))
                 continue

@@ -12,6 +12,7 @@ read.
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -101,6 +102,11 @@ def model_name(config: EvalConfig) -> str:
     return config.model_name or (config.adapter or config.model).resolve().name
 
 
+def _task_of(question: Question) -> str:
+    assert question.task is not None, "load_annotations was asked for the tasks' questions alone"
+    return question.task
+
+
 def record_of(
     video: VideoQAs,
     question: Question,
@@ -112,19 +118,19 @@ def record_of(
 
     starts: annotated crash starts, as scoring needs them.
     """
-    failed = isinstance(answer, VideoError)
-    task = TASKS[question.task]
+    given = None if isinstance(answer, VideoError) else answer
+    task = TASKS[_task_of(question)]
     return make_record(
         task,
         question.data_id,
         str(config.data_dir / video.name),
         question.text,
-        "" if failed else answer.raw_response,
+        given.raw_response if given else "",
         question.answer,
         source=video.source,
-        error=str(answer) if failed else None,
+        error=None if given else str(answer),
         crash_start=starts.get(Path(video.name).name) if task.name == "pre_crash_localization" else None,
-        crash_probability=None if failed else answer.crash_probability,
+        crash_probability=given.crash_probability if given else None,
         model=model_name(config),
     )
 
@@ -165,7 +171,9 @@ def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) 
         dist.barrier()  # the first process has the journals: no other run adds to them
     done = {task: done_ids(path, run) for task, path in files.items()}
     open_questions = {
-        video.name: [question for question in video.questions if question.data_id not in done[question.task]]
+        video.name: [
+            question for question in video.questions if question.data_id not in done[_task_of(question)]
+        ]
         for video in videos
     }
     left = [video for video in videos if open_questions[video.name]]
@@ -199,7 +207,7 @@ def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) 
                 for video, _ in readable
             ]
             answers = answerer.answer(Look([visual for _, visual in readable]), asked) if readable else []
-            answers_on: dict[str, list[Answer] | list[VideoError]] = {
+            answers_on: dict[str, Sequence[Answer | VideoError]] = {
                 video.name: given for (video, _), given in zip(readable, answers, strict=True)
             }
             for video, visual in together:
@@ -208,7 +216,7 @@ def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) 
                     print(f"\nwarning: {visual}", file=sys.stderr)
                     answers_on[video.name] = [visual] * len(questions)
                 for question, given in zip(questions, answers_on[video.name], strict=True):
-                    journals[question.task].append(record_of(video, question, given, starts, config))
+                    journals[_task_of(question)].append(record_of(video, question, given, starts, config))
                 progress.update()
         progress.close()
         for journal in journals.values():

@@ -10,6 +10,7 @@ from these.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from tqdm import tqdm
 
 from crashchat.data.predictions import constant_answer, with_answers
 from crashchat.tasks import PERCEPTION, Task
-from crashchat.video.source import open_container
+from crashchat.video.source import best_video_stream, open_container, time_base
 
 NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES = "no-accident answer", "most frequent answer", "mean times"
 SOURCE, METADATA = "source alone", "metadata alone"
 BLIND = (NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES, SOURCE, METADATA)
 DEPTH, SMALLEST_LEAF = 3, 5
 CLASSES = 50  # so many of the most frequent answers decide where a tree splits
+Summary = Callable[[Task, list[str]], str]  # how the answers of a leaf become one
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ def read_metadata(paths: list[Path]) -> list[Metadata] | None:
     ):
         try:
             with open_container(path) as container:
-                stream = container.streams.best("video")
+                stream = best_video_stream(container)
                 if stream is None:
                     return None
                 seconds = (
-                    float(stream.duration * stream.time_base)
+                    float(stream.duration * time_base(stream))
                     if stream.duration
                     else (container.duration or 0) / 1e6
                 )
@@ -96,17 +98,18 @@ def guesses(
     if training is None:
         return rows
     blind = np.zeros((len(training.answers), 0)), np.zeros((len(records), 0))
-    learnt = {MOST_FREQUENT: (_vote, *blind)}
-    summary = _vote
+    # {row: (its summary, what is known of the training videos, and of the records')}
+    learnt: dict[str, tuple[Summary, np.ndarray, np.ndarray]] = {MOST_FREQUENT: (_vote, *blind)}
+    summary: Summary = _vote
     if task.group == PERCEPTION:
         summary = _mean_times
         learnt[MEAN_TIMES] = (summary, *blind)
     if training.sources and sources:
         kinds = sorted(set(training.sources))
-        learnt[SOURCE] = (summary, *(_one_hot(side, kinds) for side in (training.sources, sources)))
+        learnt[SOURCE] = summary, _one_hot(training.sources, kinds), _one_hot(sources, kinds)
     if training.metadata and metadata:
         codecs = sorted({header.codec for header in training.metadata})
-        learnt[METADATA] = (summary, *(_features(side, codecs) for side in (training.metadata, metadata)))
+        learnt[METADATA] = summary, _features(training.metadata, codecs), _features(metadata, codecs)
     targets = _targets(task, training.answers)
     for name, (summary, known, asked) in learnt.items():
         leaves = _leaves(known, targets, asked)

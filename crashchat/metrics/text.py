@@ -134,7 +134,7 @@ def bleu(totals: Totals) -> np.ndarray:
     """Corpus BLEU-4 of column totals, as nltk's corpus_bleu with method1: no hit counts as 0.1,
     no single word as 0.
     """
-    logs = 0.0
+    logs: np.ndarray | float = 0.0
     for n in range(1, 5):
         hits, grams = np.asarray(totals[f"hits{n}"]), np.maximum(totals[f"grams{n}"], 1)
         logs = logs + 0.25 * np.log(np.where(hits > 0, hits, 0.1) / grams)

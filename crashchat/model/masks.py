@@ -23,9 +23,9 @@ PADDING = -1  # video id of a padding token
 BLOCK = 128  # tokens a side of a BlockMask's block
 
 
-def visible(query: int, key: int, video_ids: Tensor, branch_ids: Tensor) -> Tensor:
+def visible(query: Tensor, key: Tensor, video_ids: Tensor, branch_ids: Tensor) -> Tensor:
     """The rule, elementwise: may the token at `query` see the token at `key`? bool,
-    broadcast over the index tensors.
+    broadcast over the index tensors, which are int64.
 
     video_ids, branch_ids: int64[L] of one row. Padding sees itself alone, so that no softmax is over nothing.
     """

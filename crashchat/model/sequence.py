@@ -57,7 +57,7 @@ class Sequence:
 def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that stands for one visual token. Raises SequenceError for a tokenizer without it."""
     known = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    if known is None or known == tokenizer.unk_token_id:
+    if not isinstance(known, int) or known == tokenizer.unk_token_id:
         raise SequenceError(
             f"the tokenizer has no {IMAGE_TOKEN!r} token; use the one that came with the checkpoint"
         )

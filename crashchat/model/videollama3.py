@@ -7,6 +7,7 @@ input_ids -> embed_tokens ------------------------------------------------------
 
 import re
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         videos = pixel_values_videos.split([frames * high * wide for frames, high, wide in grids])
         # (patches down, patches across, merge size) of each video's frames
         sizes = [(high, wide, merge) for (_, high, wide), merge in zip(grids, merges, strict=True)]
-        features: list[Tensor | None] = [None] * len(grids)
+        features: dict[int, Tensor] = {}
         trained = torch.is_grad_enabled() and any(
             parameter.requires_grad for parameter in vision.parameters()
         )
@@ -84,7 +85,7 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
                 pieces = encoded.split([count * high * wide // merge**2 for count in counts])
                 for index, piece in zip(members, pieces, strict=True):
                     features[index] = piece
-        return torch.cat(features)
+        return torch.cat([features[index] for index in range(len(grids))])
 
     def kept_features(
         self,
@@ -102,6 +103,7 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
             return self.encode_videos(pixel_values_videos, video_grid_thw, video_merge_sizes)[
                 video_compression_mask
             ]
+        assert vision_features is not None, "pack gives the features of the videos that it calls cached"
         if video_cached.all():
             return vision_features
         of_cached = video_cached.repeat_interleave(video_grid_thw.prod(dim=1) // video_merge_sizes**2)
@@ -198,7 +200,7 @@ def add_adapter(
 
 def base_of(model: nn.Module) -> CrashChatModel:
     """The CrashChatModel inside a PEFT model (its layers adapted), or the model itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return cast(CrashChatModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 def trainable_parameters(model: nn.Module) -> tuple[int, int]:

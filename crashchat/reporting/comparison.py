@@ -226,7 +226,8 @@ def _headers(paths: dict[str, Path], notes: list[str]) -> dict[str, Metadata] | 
         notes.append(
             f"Not every video can be opened in {next(iter(paths.values())).parent}: no row {METADATA!r}."
         )
-    return headers and dict(zip(paths, headers, strict=True))
+        return None
+    return dict(zip(paths, headers, strict=True))
 
 
 def _all_known(facts: dict, names: list[str]) -> list | None:

@@ -26,17 +26,18 @@ def parse_rows(texts: list[str]) -> dict[str, Path]:
     """
     rows: dict[str, Path] = {}
     for text in texts:
-        name, equals, path = text.partition("=")
+        name, equals, named = text.partition("=")
         if not equals or Path(text).exists():
             path = Path(text)
+            named = str(path)
             name = path.resolve().parent.name if path.suffix == ".json" else path.resolve().name
-        if not name or not str(path):
+        if not name or not named:
             raise ReportError(f"a row is [NAME=]FOLDER or [NAME=]FILE, found {text!r}")
         if name in rows or name in BLIND:
             raise ReportError(
-                f"row {text}: there is a row {name!r} already; give it another name, as NAME={path}"
+                f"row {text}: there is a row {name!r} already; give it another name, as NAME={named}"
             )
-        rows[name] = Path(path)
+        rows[name] = Path(named)
     return rows
 
 

@@ -3,6 +3,7 @@ and to how long a client may take to say what it wants.
 """
 
 import asyncio
+from typing import cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -25,12 +26,13 @@ class Connection(H11Protocol):
         self.limits = limits
         self._deadline: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to wait for the first request."""
-        super().connection_made(transport)
+        # What a server's connection comes over can be written to, which asyncio's own type leaves open.
+        super().connection_made(cast(asyncio.Transport, transport))
         if len(self.connections) > self.limits.connections:
-            transport.write(FULL)
-            transport.close()
+            self.transport.write(FULL)
+            self.transport.close()
         else:
             self._watch()
 

@@ -167,14 +167,14 @@ class Desk:
             self.drop(oldest)
         return opened
 
-    def drop(self, session: str | None) -> None:
+    def drop(self, session: str) -> None:
         """Forget a page's clip and delete its file."""
         with self._lock:
             opened = self._open.pop(session, None)
         if opened:
             opened.path.unlink(missing_ok=True)
 
-    def opened(self, session: str | None) -> Open | None:
+    def opened(self, session: str) -> Open | None:
         """The clip that a page has open."""
         with self._lock:
             if session in self._open:
@@ -196,7 +196,7 @@ class Desk:
     def subject(self, opened: Open) -> tuple[float, float]:
         """What free questions are about: the clip, or of a recording the window of its surest event."""
         result = opened.analysis.result
-        best = max(result.events, key=lambda event: event.crash_probability, default=None)
+        best = max(result.events, key=lambda event: event.crash_probability or 0.0, default=None)
         window = result.windows[best.window if best else 0]
         return window.start, window.end
 

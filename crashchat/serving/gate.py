@@ -134,7 +134,7 @@ class Gate:
                 return _refuse(
                     429, f"too many wrong passwords; try again in {wait} s", **{"Retry-After": str(wait)}
                 )
-            if self._knows_password(authorization):
+            if _gives(authorization, self.password):
                 return None
             self.guesses.add(client)
         return _refuse(
@@ -164,13 +164,15 @@ class Gate:
             )
         return None
 
-    def _knows_password(self, authorization: str) -> bool:
-        scheme, _, value = authorization.partition(" ")
-        try:
-            given = base64.b64decode(value, validate=True).partition(b":")[2]
-        except ValueError:
-            return False
-        return scheme.lower() == "basic" and secrets.compare_digest(given, self.password.encode())
+
+def _gives(authorization: str, password: str) -> bool:
+    """Whether an Authorization header holds this password."""
+    scheme, _, value = authorization.partition(" ")
+    try:
+        given = base64.b64decode(value, validate=True).partition(b":")[2]
+    except ValueError:
+        return False
+    return scheme.lower() == "basic" and secrets.compare_digest(given, password.encode())
 
 
 def _refuse(status: int, text: str, **headers: str) -> PlainTextResponse:

@@ -63,15 +63,20 @@ class Page(gr.Blocks):
         raise gr.Error("this is nothing that the page takes", print_exception=False)
 
 
+def _session(request: gr.Request) -> str:
+    """Which page asks; Gradio leaves it out where a request is no page's."""
+    return request.session_hash or ""
+
+
 def build_page(desk: Desk) -> Page:
     """The page on a desk."""
     limits, voices = desk.limits, desk.cascade.voices()
-    choices = [(NAMES.get(voice, voice), voice or "") for voice in voices]
+    choices = [(NAMES.get(voice, voice or ""), voice or "") for voice in voices]
 
     def analyze(upload: dict | None, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
         """Card, chat and its hint for a dropped clip; without one everything is cleared."""
         if upload is None:
-            desk.drop(request.session_hash)
+            desk.drop(_session(request))
             return "", [], gr.update(interactive=False, placeholder="")
         name = Path(upload["path"]).name
         path = desk.claim(upload["path"])
@@ -79,12 +84,12 @@ def build_page(desk: Desk) -> Page:
         try:
             analysis = desk.look_at(path, name, lambda share, step: progress(share, desc=step))
             if analysis.result.status != FAILED:
-                opened = desk.keep(request.session_hash, path, analysis)
+                opened = desk.keep(_session(request), path, analysis)
         finally:
             if opened is None:
-                desk.drop(request.session_hash)
+                desk.drop(_session(request))
                 path.unlink(missing_ok=True)
-        card = card_html(analysis.result, analysis.strips, opened and f"clips/{opened.token}")
+        card = card_html(analysis.result, analysis.strips, f"clips/{opened.token}" if opened else None)
         if opened is None:
             return card, [], gr.update(interactive=False, placeholder="")
         start, end = desk.subject(opened)
@@ -106,7 +111,7 @@ def build_page(desk: Desk) -> Page:
 
     def ask(question: str | None, voice: str | None, request: gr.Request):
         """The chat with one more question and its answer; each question is answered by itself."""
-        opened = desk.opened(request.session_hash)
+        opened = desk.opened(_session(request))
         if opened is None:
             return "", [{"role": "assistant", "content": "This clip is no longer here; drop it once more."}]
         question = (question or "").strip()
@@ -120,7 +125,7 @@ def build_page(desk: Desk) -> Page:
         return "", [{"role": role, "content": content} for role, content in opened.said]
 
     def close(request: gr.Request) -> None:
-        desk.drop(request.session_hash)
+        desk.drop(_session(request))
 
     with Page(desk, title="CrashChat", analytics_enabled=False, delete_cache=(600, 1800)) as page:
         gr.Markdown(

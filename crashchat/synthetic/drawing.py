@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageDraw
 
-from crashchat.synthetic.scenes import FPS, ROAD_EDGE, Actor, Scene
+from crashchat.synthetic.scenes import FPS, ROAD_EDGE, Actor, Contact, Scene
 
 WIDTH, HEIGHT = 224, 112  # pixels of a frame
 FOCAL = 120.0  # pixels
@@ -50,7 +50,8 @@ def _disc(x: float, y: float, radius: float, tall: float | None = None) -> np.nd
 
 
 def _shade(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
-    return tuple(int(min(255, channel * factor)) for channel in colour)
+    red, green, blue = (int(min(255, channel * factor)) for channel in colour)
+    return red, green, blue
 
 
 def _wheels(places: list[tuple[float, float]], radius: float) -> list[Shape]:
@@ -299,11 +300,11 @@ def _actor(view: _View, scene: Scene, actor: Actor, frame: int) -> None:
     view.standing(x, z, shapes, float(actor.tilt[frame]), mirror=actor.heading < 0)
 
 
-def _crash(view: _View, scene: Scene, frame: int, rng: np.random.Generator) -> None:
+def _crash(view: _View, contact: Contact, frame: int, rng: np.random.Generator) -> None:
     """Sparks and debris from the contact until all rest; smoke that grows and stays."""
-    x, z = scene.impact[frame]
+    x, z = contact.impact[frame]
     z = max(float(z) - 0.3, 3.5)
-    age, left = frame / FPS - scene.start, scene.end - frame / FPS
+    age, left = frame / FPS - contact.start, contact.end - frame / FPS
     if age > 0.35:
         size = min(1.0, (age - 0.35) / 1.2)
         for k in range(6):
@@ -337,8 +338,9 @@ def draw_scene(scene: Scene) -> Iterator[np.ndarray]:
     noise = np.random.default_rng([*scene.seed, 2])
     for frame in range(len(scene.ego_speed)):
         dx, dy = 0, round(0.6 * np.sin(1.9 * scene.ego_distance[frame]))  # an uneven road
-        crashing = scene.crash and frame / FPS >= scene.start - 1e-6
-        if crashing and scene.subject == "ego-car" and frame / FPS < scene.end - 1e-6:
+        # The crash, as soon as it has begun.
+        contact = scene.contact if scene.contact and frame / FPS >= scene.contact.start - 1e-6 else None
+        if contact and scene.subject == "ego-car" and frame / FPS < contact.end - 1e-6:
             dx, dy = (int(value) for value in noise.integers(-5, 6, 2))
         image = background.crop((MARGIN - dx, MARGIN - dy, MARGIN - dx + WIDTH, MARGIN - dy + HEIGHT))
         view = _View(ImageDraw.Draw(image), dx, dy)
@@ -348,7 +350,7 @@ def draw_scene(scene: Scene) -> Iterator[np.ndarray]:
         for actor in sorted(scene.actors, key=lambda actor: -actor.z[frame]):
             if 3.2 < actor.z[frame] < FAR:
                 _actor(view, scene, actor, frame)
-        if crashing:
-            _crash(view, scene, frame, noise)
+        if contact:
+            _crash(view, contact, frame, noise)
         view.draw.chord((-30, BONNET, WIDTH + 30, HEIGHT + 40), 180, 360, fill=bonnet)
         yield np.asarray(image)

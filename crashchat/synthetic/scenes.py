@@ -61,15 +61,28 @@ class Actor:
     z: np.ndarray
     tilt: np.ndarray
     braking: np.ndarray
-    heading: int = 0
-    walking: np.ndarray | None = None  # bool[T]: legs move
+    heading: int
+    walking: np.ndarray  # bool[T]: legs move
+
+
+@dataclass
+class Contact:
+    """A crash. cue: the first sign of it; start, end: from the first touch until all rest; in seconds.
+
+    impact: float[T, 2], x and z of sparks and smoke.
+    """
+
+    cue: float
+    start: float
+    end: float
+    impact: np.ndarray
 
 
 @dataclass
 class Scene:
-    """A clip's story. Times are seconds from the clip's start, on the frame grid of 1/FPS;
-    None where nothing crashes.
+    """A clip's story. Times are seconds from the clip's start, on the frame grid of 1/FPS.
 
+    contact: the crash, None where nothing crashes.
     action: what the main road user does: brakes, crosses, changes lane, swerves, wobbles, or nothing (plain
     driving).
     cause: the key of the cause's sentence (scene_answers.py).
@@ -77,7 +90,6 @@ class Scene:
 
     seed: tuple[int, ...]
     family: str
-    crash: bool
     subject: str
     object: str
     duration: float
@@ -90,11 +102,13 @@ class Scene:
     actor: int = 0  # whose action
     action_time: float | None = None
     cause: str = ""
-    cue: float | None = None
-    start: float | None = None
-    end: float | None = None
-    impact: np.ndarray | None = None  # float[T, 2], x and z of sparks and smoke
+    contact: Contact | None = None
     hit: list[int] = field(default_factory=list)  # actors that take part in the crash
+
+    @property
+    def crash(self) -> bool:
+        """Whether it crashes."""
+        return self.contact is not None
 
     @property
     def times(self) -> np.ndarray:

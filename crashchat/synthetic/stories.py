@@ -20,6 +20,7 @@ from crashchat.synthetic.scenes import (
     STORIES,
     WIDTH,
     Actor,
+    Contact,
     Scene,
 )
 
@@ -64,12 +65,22 @@ class _Draft:
         free = [colour for colour in COLOURS if colour not in self.used[kind]]
         colour = str(self.rng.choice(free))
         self.used[kind].add(colour)
-        shape = self.t.shape
-        arrays = [
-            np.broadcast_to(np.asarray(value, dtype), shape).copy()
-            for value, dtype in ((x, float), (z, float), (tilt, float), (braking, bool), (walking, bool))
-        ]
-        self.actors.append(Actor(kind, colour, *arrays[:4], heading=heading, walking=arrays[4]))
+
+        def each_frame(value, dtype: type) -> np.ndarray:
+            return np.broadcast_to(np.asarray(value, dtype), self.t.shape).copy()
+
+        self.actors.append(
+            Actor(
+                kind,
+                colour,
+                x=each_frame(x, float),
+                z=each_frame(z, float),
+                tilt=each_frame(tilt, float),
+                braking=each_frame(braking, bool),
+                heading=heading,
+                walking=each_frame(walking, bool),
+            )
+        )
         return len(self.actors) - 1
 
     def sign(self) -> int:
@@ -99,6 +110,7 @@ def _ahead(draft: _Draft, crash: bool, other: str) -> dict:
     """The vehicle ahead in the ego lane brakes hard: rear-end collision, or the gap is just enough."""
     rng, lead = draft.rng, draft.start - draft.cue
     gap = CONTACT_Z + max(3.0, min(8.0, lead * draft.cruise * rng.uniform(0.6, 0.9)))
+    tilt: np.ndarray | float = 0.0
     if crash:
         draft.stop_ego(0.7)
         z = draft.ramp(draft.cue, draft.start, gap, CONTACT_Z, 1.4)
@@ -106,7 +118,7 @@ def _ahead(draft: _Draft, crash: bool, other: str) -> dict:
         lights, tilt = draft.t >= draft.cue - 1e-6, draft.lie_tilt(other, draft.sign())
     else:
         gap = max(gap, CONTACT_Z + 5.0)
-        near, tilt = CONTACT_Z + rng.uniform(2.5, 3.5), 0.0
+        near = CONTACT_Z + rng.uniform(2.5, 3.5)
         z = draft.ramp(draft.cue, draft.start, gap, near, 0.8)
         lights = draft.t >= draft.cue - 1e-6
         if rng.random() < 0.5:
@@ -129,7 +141,7 @@ def _crossing(draft: _Draft, crash: bool, other: str) -> dict:
     waiting = side * (ROAD_EDGE + 0.5 + half)
     lead = draft.start - draft.cue
     moving = draft.t >= draft.cue - 1e-6
-    tilt = 0.0
+    tilt: np.ndarray | float = 0.0
     if crash:
         draft.stop_ego(0.7)
         middle = side * rng.uniform(-0.5, 0.7)
@@ -213,7 +225,8 @@ def _others(draft: _Draft, crash: bool, kinds: tuple[str, str]) -> dict:
 
 def _control(draft: _Draft, crash: bool, kind: str) -> dict:
     """A vehicle ahead zigzags and leaves the road, or is caught again by its driver."""
-    rng, side, z = draft.rng, draft.sign(), draft.rng.uniform(8.0, 11.0)
+    rng, side = draft.rng, draft.sign()
+    z: np.ndarray | float = rng.uniform(8.0, 11.0)
     lane = rng.choice([0.0, side * 3.5])
     part = np.clip((draft.t - draft.cue) / (draft.start - draft.cue), 0, 1)
     swings = 1 if draft.start - draft.cue < 1.0 else 2
@@ -233,7 +246,8 @@ def _control(draft: _Draft, crash: bool, kind: str) -> dict:
 
 def _fall(draft: _Draft, crash: bool, kind: str) -> dict:
     """A motorbike wobbles and falls, or is caught again."""
-    rng, side, z = draft.rng, draft.sign(), draft.rng.uniform(6.5, 9.0)
+    rng, side = draft.rng, draft.sign()
+    z: np.ndarray | float = rng.uniform(6.5, 9.0)
     lane = rng.choice(list(LANES.values()), p=[0.3, 0.4, 0.3])
     part = np.clip((draft.t - draft.cue) / (draft.start - draft.cue), 0, 1)
     swings = 1 if draft.start - draft.cue < 1.0 else 2
@@ -307,7 +321,6 @@ def make_scene(seed: Sequence[int], crash: bool, family: str, pair: tuple[str, s
     scene = Scene(
         seed=tuple(seed),
         family=family,
-        crash=crash,
         subject=subject,
         object=other,
         duration=draft.duration,
@@ -320,9 +333,9 @@ def make_scene(seed: Sequence[int], crash: bool, family: str, pair: tuple[str, s
         **story,
     )
     if crash:
-        scene.cue, scene.start, scene.end = draft.cue, draft.start, draft.end
         involved = [scene.actors[index] for index in scene.hit]
-        scene.impact = np.stack([np.mean([a.x for a in involved], 0), np.min([a.z for a in involved], 0)], 1)
+        impact = np.stack([np.mean([a.x for a in involved], 0), np.min([a.z for a in involved], 0)], 1)
+        scene.contact = Contact(draft.cue, draft.start, draft.end, impact)
     else:
         scene.hit = []
     return scene

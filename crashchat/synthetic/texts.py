@@ -81,7 +81,7 @@ def description(scene: Scene) -> str:
 
 def task_answers(scene: Scene) -> dict[str, str]:
     """{task name: answer}; the localization tasks are asked about crashes alone."""
-    if not scene.crash:
+    if scene.contact is None:
         return {
             name: task.negative_answer for name, task in TASKS.items() if task.negative_answer is not None
         }
@@ -91,8 +91,8 @@ def task_answers(scene: Scene) -> dict[str, str]:
         "crash_description": description(scene),
         "causal_reasoning": cause,
         "prevention_reasoning": prevention,
-        "crash_localization": f"{scene.start:.1f} - {scene.end:.1f} seconds",
-        "pre_crash_localization": f"{scene.cue:.1f} seconds",
+        "crash_localization": f"{scene.contact.start:.1f} - {scene.contact.end:.1f} seconds",
+        "pre_crash_localization": f"{scene.contact.cue:.1f} seconds",
     }
 
 
@@ -178,7 +178,8 @@ def general_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str,
     def one_of(*phrasings: str) -> str:
         return str(rng.choice(phrasings))
 
-    last = len(scene.ego_speed) - 1
+    last, contact = len(scene.ego_speed) - 1, scene.contact
+    start, end = (contact.start, contact.end) if contact else (None, None)
     counts = {kind: sum(actor.kind == kind for actor in scene.actors) for kind in ROAD_USERS}
     users = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "none"
     asked = [
@@ -197,10 +198,10 @@ def general_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str,
                 "From when to when is there contact and skidding?",
                 "Between which times do things touch and slide?",
             ),
-            f"from {scene.start:.1f} to {scene.end:.1f} seconds" if scene.crash else "never",
+            f"from {start:.1f} to {end:.1f} seconds" if contact else "never",
         ),
-        (one_of("When do sparks first fly?", "At what second do sparks appear?"), _seconds(scene.start)),
-        (one_of("When does all sliding end?", "When are those that touched at rest?"), _seconds(scene.end)),
+        (one_of("When do sparks first fly?", "At what second do sparks appear?"), _seconds(start)),
+        (one_of("When does all sliding end?", "When are those that touched at rest?"), _seconds(end)),
         (
             one_of("When does the ego-car stop?", "At what time does the ego-car stand still?"),
             _seconds(_ego_stop(scene)),

@@ -83,7 +83,7 @@ class QuestionDataset(Dataset):
                 self._cache.popitem(last=False)
         return visual
 
-    def __getitem__(self, number: int) -> list[Pass]:
+    def __getitem__(self, number: int) -> list[Pass] | Exception:
         return self.__getitems__([number])
 
     def __getitems__(self, numbers: list[int]) -> list[Pass] | Exception:
@@ -158,7 +158,8 @@ class QuestionLoader(DataLoader):
             persistent_workers=persistent and num_workers > 0,
         )
 
-    def __iter__(self) -> Iterator[dict]:
+    # torch's type promises an iterator of its own, of which nobody needs more than what any iterator has.
+    def __iter__(self) -> Iterator[dict]:  # type: ignore[override]
         for batch in super().__iter__():
             if isinstance(batch, Exception):
                 raise batch

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -20,7 +21,7 @@ from crashchat.command import run_command
 from crashchat.config import TrainConfig, check_share, save_config
 from crashchat.data.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
 from crashchat.files import held, sync
-from crashchat.model.videollama3 import add_adapter, trainable_parameters
+from crashchat.model.videollama3 import CrashChatModel, add_adapter, trainable_parameters
 from crashchat.processes import choose_device, local_device, print_once, process_count, rank
 from crashchat.training.batches import QuestionDataset, QuestionSampler
 from crashchat.training.losses import plot_losses
@@ -125,7 +126,7 @@ def _train(config: TrainConfig) -> Path:
         config.base_model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
     )
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
-    model = load_model(
+    base = load_model(
         config.base_model,
         tokenizer,
         local_device(),
@@ -133,7 +134,7 @@ def _train(config: TrainConfig) -> Path:
         vision=read_vision_config(config.vision_config),
     )
     feature_cache = open_feature_cache(
-        config.feature_cache, config.feature_cache_gb, model.model.vision_model, settings
+        config.feature_cache, config.feature_cache_gb, base.model.vision_model, settings
     )
     datasets = [
         QuestionDataset(
@@ -147,12 +148,13 @@ def _train(config: TrainConfig) -> Path:
         )
         for videos in (train_videos, val_videos)
     ]
+    model: CrashChatModel | PeftModel = base
     if config.finetune == "lora":
-        model.requires_grad_(False)
-        model = add_adapter(model, config.lora_rank, config.lora_alpha, config.lora_dropout)
+        base.requires_grad_(False)
+        model = add_adapter(base, config.lora_rank, config.lora_alpha, config.lora_dropout)
         model.peft_config["default"].base_model_name_or_path = str(config.base_model)
     else:
-        model.requires_grad_(True)
+        base.requires_grad_(True)
     trained, total = trainable_parameters(model)
     # Made after the model: once it exists, ZeRO-3 would shard weights while they are loaded and checked.
     args = training_arguments(config, processes)

@@ -2,9 +2,11 @@
 
 import contextlib
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
@@ -14,7 +16,7 @@ from crashchat.config import TrainConfig
 from crashchat.files import sync_tree
 from crashchat.model.sequence import IGNORED
 from crashchat.model.videollama3 import CrashChatOutput, is_projector
-from crashchat.training.batches import QuestionLoader, QuestionSampler
+from crashchat.training.batches import QuestionDataset, QuestionLoader, QuestionSampler
 from crashchat.training.losses import plot_losses
 from crashchat.video.tokens import VisualTokens
 
@@ -22,6 +24,11 @@ from crashchat.video.tokens import VisualTokens
 class QuestionTrainer(Trainer):
     """Trainer with three things of its own: batches that count questions, a loss averaged over the labelled
     tokens of the whole global batch, and two learning rates."""
+
+    # What this one is given; Trainer's own types allow anything.
+    model: nn.Module
+    train_dataset: QuestionDataset
+    eval_dataset: QuestionDataset
 
     def __init__(self, config: TrainConfig, sampler: QuestionSampler, **kwargs):
         super().__init__(**kwargs)
@@ -32,12 +39,19 @@ class QuestionTrainer(Trainer):
         # Not prepared by accelerate: the sampler already gives this process's share alone.
         return QuestionLoader(self.train_dataset, self.sampler, self.config.num_workers, persistent=True)
 
-    def run_model(self, model, batch: dict, videos: list[VisualTokens] | None) -> CrashChatOutput:
-        """The model's output; features that had to be encoded are kept for the next time."""
-        outputs = model(**batch)
+    def run_model(self, model, batch: dict, videos: list[VisualTokens] | None) -> tuple[Tensor, Tensor]:
+        """(loss_sum, num_labels) of a batch; features that had to be encoded are kept for the next time.
+
+        videos: those of the batch, None without a feature cache.
+        """
+        outputs: CrashChatOutput = model(**batch)
         if videos is not None:
-            self.train_dataset.feature_cache.store_new(videos, outputs.vision_features)
-        return outputs
+            cache, features = self.train_dataset.feature_cache, outputs.vision_features
+            assert cache is not None and features is not None, "videos come along with a feature cache alone"
+            cache.store_new(videos, features)
+        # Only the base class wants fields that may be empty.
+        assert outputs.loss_sum is not None and outputs.num_labels is not None
+        return outputs.loss_sum, outputs.num_labels
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Forward and backward of this process's share of a step,
@@ -47,7 +61,7 @@ class QuestionTrainer(Trainer):
         global batch.
         """
         model.train()
-        batches = self._prepare_inputs(inputs["batches"])
+        batches = cast(list[dict], self._prepare_input(inputs["batches"]))
         labelled, passes = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches), len(batches)
         if self.args.world_size > 1:
             shares = torch.tensor([labelled, passes], device=self.args.device)[None]
@@ -67,7 +81,8 @@ class QuestionTrainer(Trainer):
                 else self.accelerator.no_sync(model)
             ):
                 own = min(index, len(batches) - 1)
-                loss = self.run_model(model, batches[own], inputs["videos"][own]).loss_sum * scale
+                loss_sum, _ = self.run_model(model, batches[own], inputs["videos"][own])
+                loss = loss_sum * scale
                 self.accelerator.backward(
                     loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {})
                 )
@@ -107,9 +122,10 @@ class QuestionTrainer(Trainer):
         """
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            sync_tree(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            output_dir = self._get_output_dir(trial)
+            sync_tree(Path(output_dir) / f"checkpoint-{self.state.global_step}")
             rotate_checkpoints(
-                self.args.output_dir,
+                output_dir,
                 save_total_limit=self.config.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
@@ -119,7 +135,7 @@ class QuestionTrainer(Trainer):
         """Mean loss over all labelled tokens of the validation questions, each asked once,
         videos shared among processes.
         """
-        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        dataset: QuestionDataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         rank, processes = self.args.process_index, self.args.world_size
         # Every process runs the same number of batches (ZeRO-3 gathers weights in step); the surplus counts
         # nothing.
@@ -134,10 +150,10 @@ class QuestionTrainer(Trainer):
         totals = torch.zeros(2, dtype=torch.float64)
         progress = tqdm(loader, desc="validation", leave=False, disable=not self.is_world_process_zero())
         for index, inputs in enumerate(progress):
-            (batch,), (videos,) = self._prepare_inputs(inputs["batches"]), inputs["videos"]  # one video
-            outputs = self.run_model(self.model, batch, videos)
+            (batch,), (videos,) = self._prepare_input(inputs["batches"]), inputs["videos"]  # one video
+            sums = self.run_model(self.model, batch, videos)
             if not (surplus and index == rounds - 1):
-                totals += torch.stack([outputs.loss_sum.double(), outputs.num_labels.double()]).cpu()
+                totals += torch.stack([value.double() for value in sums]).cpu()
         if processes > 1:
             totals = totals.to(self.args.device)
             dist.all_reduce(totals)

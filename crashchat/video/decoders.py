@@ -28,6 +28,7 @@ from crashchat.video.source import (
     open_container,
     packets_of,
     sample_indices,
+    time_base,
     timeline_of,
     video_stream,
 )
@@ -62,6 +63,12 @@ class ReadPlan:
     threads: int
     resize: Resize
 
+    @property
+    def timeline(self) -> Timeline:
+        """The times that the packets tell, for the decoders that are only given files whose packets do."""
+        assert self.source.timeline is not None, "decode.py asks only read_through without a timeline"
+        return self.source.timeline
+
     def by(self, timeline: Timeline) -> "ReadPlan":
         """The same plan for other times of the file's frames."""
         indices, seconds = sample_indices(timeline.pts, timeline.end, self.fps, self.max_frames)
@@ -81,13 +88,14 @@ class ReadPlan:
             yield container, stream
 
 
-def _droppable(packets: list[tuple[int | None, bool]], needed: set[int]) -> set[int]:
+def _droppable(packets: list[tuple[int, bool]], needed: set[int]) -> set[int]:
     """Numbers of the packets behind the last needed one of their group of pictures:
     nothing needed depends on them.
 
     A group that begins with frames shown before its key frame leans on the group before it.
     """
-    droppable, busy, earliest = set(), False, None
+    droppable: set[int] = set()
+    busy, earliest = False, None
     for number in reversed(range(len(packets))):
         pts, is_key = packets[number]
         busy = busy or pts in needed
@@ -104,14 +112,14 @@ def read_skipping(plan: ReadPlan) -> torch.Tensor | None:
     """Frames uint8[T, 3, h, w], decoding no more than they depend on;
     None where the file's are not what its packets tell.
     """
-    timeline = plan.source.timeline
+    ticks = plan.timeline.ticks
     places: dict[int, list[int]] = {}
     for place, index in enumerate(plan.indices):
-        places.setdefault(timeline.ticks[index], []).append(place)
+        places.setdefault(ticks[index], []).append(place)
     # The first and the last frame must be there too, or the times are others than the packets'.
-    needed = {*places, timeline.ticks[0], timeline.ticks[-1]}
+    needed = {*places, ticks[0], ticks[-1]}
     droppable = _droppable(plan.source.packets, needed)
-    kept: list[torch.Tensor | None] = [None] * len(plan.indices)
+    kept: dict[int, torch.Tensor] = {}
     number = -1
     with plan.opened() as (container, stream):
         for packet in packets_of(plan.file, container, stream):
@@ -124,6 +132,8 @@ def read_skipping(plan: ReadPlan) -> torch.Tensor | None:
                 # The decoder passes over a frame that no other depends on.
                 stream.codec_context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
             for frame in packet.decode():
+                if frame.pts is None:
+                    continue
                 needed.discard(frame.pts)
                 if frame.pts in places:
                     picture = plan.picture(frame)
@@ -136,7 +146,7 @@ def read_skipping(plan: ReadPlan) -> torch.Tensor | None:
             len(needed),
         )
         return None
-    return torch.cat(kept)
+    return torch.cat([kept[place] for place in range(len(plan.indices))])
 
 
 def read_decord(plan: ReadPlan) -> torch.Tensor | None:
@@ -144,7 +154,7 @@ def read_decord(plan: ReadPlan) -> torch.Tensor | None:
     try:
         reader = decord.VideoReader(str(plan.file.absolute()), ctx=decord.cpu(0), num_threads=plan.threads)
         times = reader.get_frame_timestamp(range(len(reader)))[:, 0]
-        pts = np.asarray(plan.source.timeline.pts)
+        pts = np.asarray(plan.timeline.pts)
         if len(times) != len(pts) or np.abs(times - times[0] - pts).max() > 2e-3:
             logger.info("%s: decord and PyAV disagree on its frames, PyAV reads it", plan.file)
             return None
@@ -200,7 +210,7 @@ def read_around(plan: ReadPlan, span: tuple[float, float]) -> torch.Tensor:
 
     Raises VideoError, and FFmpegError from the decoder.
     """
-    ticks = [plan.source.timeline.ticks[index] for index in plan.indices]
+    ticks = [plan.timeline.ticks[index] for index in plan.indices]
     wanted = sorted(set(ticks))
     pictures: dict[int, torch.Tensor] = {}
     for run_up in RUN_UPS:
@@ -216,7 +226,7 @@ def _decode_some(plan: ReadPlan, wanted: list[int], run_up: float | None) -> dic
     pictures = {}
     with plan.opened() as (container, stream):
         if run_up is not None:
-            before = max(wanted[0] - int(run_up / stream.time_base), plan.source.timeline.ticks[0])
+            before = max(wanted[0] - int(run_up / time_base(stream)), plan.timeline.ticks[0])
             container.seek(before, stream=stream, backward=True)
         clock = _Clock(container, stream)
         for frame in frames_of(plan.file, container, stream):
@@ -255,8 +265,8 @@ class _Clock:
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
         self.stores_pts = container.format.name != "avi"
         rate = stream.average_rate or stream.guessed_rate or 25
-        self.step = max(1, round(1 / (rate * stream.time_base)))
-        self.last = {"pts": None, "dts": None}
+        self.step = max(1, round(1 / (rate * time_base(stream))))
+        self.last: dict[str, int] = {}
         self.faults = {"pts": 0, "dts": 0}
         self.next = 0
 
@@ -265,7 +275,7 @@ class _Clock:
         pts, dts = frame.pts if self.stores_pts else None, frame.dts
         for kind, value in (("pts", pts), ("dts", dts)):
             if value is not None:
-                self.faults[kind] += self.last[kind] is not None and value <= self.last[kind]
+                self.faults[kind] += kind in self.last and value <= self.last[kind]
                 self.last[kind] = value
         now = pts if pts is not None and (dts is None or self.faults["pts"] <= self.faults["dts"]) else dts
         now = self.next if now is None else now

@@ -127,7 +127,7 @@ class FeatureCache:
             if checksum != _checksum(stored):
                 raise ValueError("its checksum is wrong")
             visual = VisualTokens(
-                pixel_values=torch.empty(0, stored["patch_values"].item(), dtype=torch.uint8),
+                pixel_values=torch.empty(0, int(stored["patch_values"]), dtype=torch.uint8),
                 grid_thw=stored["grid_thw"],
                 merge_sizes=stored["merge_sizes"],
                 compression_mask=stored["compression_mask"],
@@ -237,7 +237,7 @@ def _digest(data: bytes) -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:

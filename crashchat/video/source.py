@@ -5,8 +5,10 @@ one sampling rule.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -76,7 +78,8 @@ class Timeline:
 class Source:
     """What a file's headers and packets say. `timeline` is None where packets carry no usable times.
 
-    packets: (ticks, whether it is a key frame) of each packet that is shown, in order of decoding.
+    packets: (ticks, whether it is a key frame) of each packet that is shown, in order of decoding; those
+    without a time are left out.
     """
 
     format: str
@@ -87,7 +90,7 @@ class Source:
     width: int
     promised_seconds: float | None
     timeline: Timeline | None
-    packets: list[tuple[int | None, bool]]
+    packets: list[tuple[int, bool]]
 
 
 def sample_indices(
@@ -156,17 +159,29 @@ def open_container(file: Path) -> av.container.InputContainer:
     return av.open(str(file.absolute()), metadata_errors="replace", options=_OPTIONS)
 
 
+def best_video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The video stream that ffmpeg would choose, None where there is none."""
+    # PyAV's type is that of any stream, as it does not tell from the word which kind is asked for.
+    return cast(av.VideoStream | None, container.streams.best("video"))
+
+
+def time_base(stream: av.VideoStream) -> Fraction:
+    """Seconds of a tick of the stream's times."""
+    assert stream.time_base is not None, "ffmpeg gives every stream that it reads a time base"
+    return stream.time_base
+
+
 def video_stream(file: Path, container: av.container.InputContainer) -> av.VideoStream:
     """The video stream to read. Cover art in a sound file and text rendered as a picture don't count.
 
     Its decoder refuses pictures over MOST_PIXELS, before it takes memory for them. Raises VideoError.
     """
-    stream = container.streams.best("video")
+    stream = best_video_stream(container)
     if container.format.name == "tty":
         raise VideoError(file, "a text file, not a video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-        raise VideoError(file, f"no video stream in it (found: {', '.join(kinds)})")
+        kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+        raise VideoError(file, f"no video stream in it (found: {kinds or 'nothing'})")
     if stream.codec_context is None:
         raise VideoError(file, "not readable as a video (Decoder not found)")
     _check_size(file, stream.codec_context.width, stream.codec_context.height)
@@ -235,20 +250,25 @@ def _probe(file: Path) -> Source:
     with open_container(file) as container:
         stream = video_stream(file, container)
         promised = _promised_seconds(container, stream)
-        frame, packets, order = None, [], []
+        frame = None
+        shown = 0
+        times: list[tuple[int, int | None]] = []
+        order: list[tuple[int, bool]] = []
         for packet in packets_of(file, container, stream):
             if packet.size and not packet.is_discard:
-                packets.append((packet.pts, packet.duration))
-                order.append((packet.pts, packet.is_keyframe))
+                shown += 1
+                if packet.pts is not None:
+                    times.append((packet.pts, packet.duration))
+                    order.append((packet.pts, packet.is_keyframe))
             if frame is None:  # Decoding goes on only until the first picture.
                 frame = _first_frame(file, packet, stream)
         if frame is None:
             raise VideoError(file, f"no frame of its {stream.codec_context.name} video can be decoded")
         timeline = None
-        if all(pts is not None for pts, _ in packets):
-            packets.sort()
-            if all(before[0] < after[0] for before, after in pairwise(packets)):
-                timeline = timeline_of(packets, stream)
+        if len(times) == shown:
+            times.sort()
+            if all(before[0] < after[0] for before, after in pairwise(times)):
+                timeline = timeline_of(times, stream)
                 check_timeline(file, timeline, promised)
         return Source(
             format=container.format.name,
@@ -266,7 +286,7 @@ def _probe(file: Path) -> Source:
 def _promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
     """How long the header says the video lasts, in seconds; None where it doesn't say."""
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        return float(stream.duration * time_base(stream))
     tag = re.fullmatch(
         r"(\d{1,9}):(\d{1,9}):(\d{1,9}(?:\.\d+)?)", stream.metadata.get("DURATION", "")
     )  # Matroska, by stream
@@ -277,9 +297,9 @@ def _promised_seconds(container: av.container.InputContainer, stream: av.VideoSt
     return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
 
 
-def timeline_of(times: list[tuple[int, int | None]], stream: av.VideoStream) -> Timeline:
+def timeline_of(times: Sequence[tuple[int, int | None]], stream: av.VideoStream) -> Timeline:
     """(pts, duration) of each frame in ticks, in order of display -> seconds from the first frame."""
-    start, tick = times[0][0], float(stream.time_base)
+    start, tick = times[0][0], float(time_base(stream))
     last_pts, last_duration = times[-1]
     if last_duration:
         last_seconds = last_duration * tick

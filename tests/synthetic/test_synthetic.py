@@ -45,12 +45,13 @@ def test_events_are_in_order_and_inside_the_clip():
     for scene in scenes(200):
         answers = task_answers(scene)
         if not scene.crash:
-            assert scene.cue is scene.start is scene.end is None
+            assert scene.contact is None
             assert "crash_localization" not in answers and answers["crash_recognition"] == "No"
             continue
-        assert 0 <= scene.cue < scene.start < scene.end < scene.duration
-        assert answers["crash_localization"] == f"{scene.start:.1f} - {scene.end:.1f} seconds"
-        assert answers["pre_crash_localization"] == f"{scene.cue:.1f} seconds"
+        contact = scene.contact
+        assert 0 <= contact.cue < contact.start < contact.end < scene.duration
+        assert answers["crash_localization"] == f"{contact.start:.1f} - {contact.end:.1f} seconds"
+        assert answers["pre_crash_localization"] == f"{contact.cue:.1f} seconds"
         for name, answer in answers.items():
             TASKS[name].ground_truth(answer)
 
@@ -103,7 +104,7 @@ def test_general_questions_are_exact_and_none_is_a_tasks(tmp_path):
         asked = dict(general_questions(scene, np.random.default_rng(0)))
         assert len(asked) >= 11
         if scene.crash:
-            assert f"{scene.start:.1f} seconds" in asked.values()
+            assert f"{scene.contact.start:.1f} seconds" in asked.values()
         else:
             assert "never" in asked.values()
 
