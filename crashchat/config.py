@@ -4,6 +4,7 @@ Unknown keys are errors.
 """
 
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -164,6 +165,10 @@ class TrainConfig(_Settings):
         if self.save_steps % self.eval_steps:
             raise ValueError(
                 f"save_steps={self.save_steps} is not a multiple of eval_steps={self.eval_steps}"
+            )
+        if self.deepspeed and find_spec("deepspeed") is None:
+            raise ValueError(
+                "deepspeed is not installed (Linux alone has it); leave it out for plain data parallelism"
             )
         if self.finetune == "full" and self.deepspeed:
             raise ValueError("finetune=full is for tiny models and does not go with deepspeed")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is needed, checks style, spelling and the floors, and runs the tests. Usage: bash scripts/test.sh [pytest arguments]
+# Sets up what is needed, checks style, spelling, types and the floors, and runs the tests. Usage: bash scripts/test.sh [pytest arguments]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
@@ -8,6 +8,7 @@ bash scripts/browser.sh
 "$PYTHON" -m ruff format --check .
 "$(dirname "$PYTHON")/codespell"
 "$(dirname "$PYTHON")/lint-imports"
+"$PYTHON" -m mypy
 # One thread a process: the tests start several processes, and tiny matrices gain nothing from more.
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 # A worker a core; a file's tests share what they make, so they stay with one worker.

@@ -12,11 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
-import decord
 import numpy as np
 import torch
-from decord._ffi.base import DECORDLimitReachedError
-from decord.bridge.torchdl import to_torch
 
 from crashchat.video.source import (
     WHOLE,
@@ -33,7 +30,14 @@ from crashchat.video.source import (
     video_stream,
 )
 
-decord.logging.set_level(decord.logging.QUIET)
+try:
+    import decord
+    from decord._ffi.base import DECORDLimitReachedError
+    from decord.bridge.torchdl import to_torch
+except ImportError:  # there is none for macOS and arm64: PyAV then reads VP8 and VP9 too, from start to end
+    decord = None
+else:
+    decord.logging.set_level(decord.logging.QUIET)
 logger = logging.getLogger(__name__)
 
 # Frames decord hands over at a time.
@@ -151,6 +155,8 @@ def read_skipping(plan: ReadPlan) -> torch.Tensor | None:
 
 def read_decord(plan: ReadPlan) -> torch.Tensor | None:
     """Frames uint8[T, 3, h, w], or None where decord sees another video than the packets tell of."""
+    if decord is None:
+        return None
     try:
         reader = decord.VideoReader(str(plan.file.absolute()), ctx=decord.cpu(0), num_threads=plan.threads)
         times = reader.get_frame_timestamp(range(len(reader)))[:, 0]
