@@ -2,11 +2,11 @@
 forward and backward.
 
 plain     six causal rows, each prefix and branch, one after the other (what question by question costs)
-parts     one packed row, part by part (crashchat/attention.py)
+segments     one packed row, part by part (crashchat/attention.py)
 dense     one packed row, SDPA with the dense mask
 flex      one packed row, FlexAttention with the BlockMask, compiled (GPU only: it has no backward on a CPU)
 
-`parts`, `dense` and `flex` are held against each other; the largest difference is printed.
+`segments`, `dense` and `flex` are held against each other; the largest difference is printed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from common import SIZES, median, report, turns
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from crashchat.model.attention import branch_attention, parts_of
+from crashchat.model.attention import branch_attention, segments_of
 from crashchat.model.masks import block_mask, dense_mask
 from crashchat.processes import choose_device, choose_dtype
 
@@ -87,7 +87,7 @@ def main() -> int:
 
     ways = {
         "plain": plain,
-        "parts": lambda: branch_attention(None, *inputs, parts_of(video_ids, branch_ids))[0],
+        "segments": lambda: branch_attention(None, *inputs, segments_of(video_ids, branch_ids))[0],
         "dense": dense,
     }
     if device.type == "cuda":
@@ -116,7 +116,7 @@ def main() -> int:
     }
     worst = {}
     for name in ways:
-        pairs = zip(found[name], found["parts"], strict=True)
+        pairs = zip(found[name], found["segments"], strict=True)
         # The plain way runs the prefix six times, so its gradients there are six times as large: outputs
         # alone are held.
         kept = list(pairs)[: 1 if name == "plain" else None]
@@ -124,7 +124,7 @@ def main() -> int:
     extra = {
         "prefix tokens": arguments.prefix,
         "branch tokens": BRANCHES,
-        "largest relative difference from parts": worst,
+        "largest relative difference from segments": worst,
     }
     report("attention", f"{arguments.size}_{arguments.prefix}", figures, extra, arguments.out)
     return 0

@@ -45,12 +45,12 @@ def opening(error: BaseException, length: int = 160) -> str:
     return text if len(text) <= length else f"{text[:length]}…"
 
 
-def listed(problems: list[str], most: int = 20) -> str:
+def listed(problems: list[str], limit: int = 20) -> str:
     """Problems for the end of a message: one on its line, several below it, each on its own."""
     if len(problems) == 1:
         return f" {problems[0]}"
-    more = [f"… and {len(problems) - most} more"] if len(problems) > most else []
-    return "".join(f"\n  {problem}" for problem in problems[:most] + more)
+    more = [f"… and {len(problems) - limit} more"] if len(problems) > limit else []
+    return "".join(f"\n  {problem}" for problem in problems[:limit] + more)
 
 
 @contextmanager

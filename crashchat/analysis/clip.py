@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate, pad
 import crashchat
 from crashchat.analysis.results import FAILED, ClipResult, ModelIdentity, Sampling, Window
 from crashchat.analysis.windows import WindowSettings, failed_window, find_events, plan, status_of, window_of
-from crashchat.answering.answerer import MAX_VIDEOS, Look, in_batches
+from crashchat.answering.answerer import MAX_VIDEOS, VideoContext, in_batches
 from crashchat.answering.cascade import MAX_TOKENS_PER_BATCH, Cascade
 from crashchat.data.journals import PredictionJournal
 from crashchat.data.predictions import PredictionError
@@ -45,12 +45,12 @@ class Analysis:
     """What came out for one clip.
 
     strips: a JPEG for the clip, or for each event of a recording; None where it could not
-    be drawn. look: the clip as the model has it, where it was not cut into windows; for further questions.
+    be drawn. context: the clip as the model has it, where it was not cut into windows; for further questions.
     """
 
     result: ClipResult
     strips: list[bytes | None] = field(default_factory=list)
-    look: Look | None = None
+    context: VideoContext | None = None
 
 
 def window_settings(
@@ -143,9 +143,9 @@ def analyze_clip(
         else:
             visual, pictures = read_and_show(path, cascade.answerer.settings, source)
             result.seconds = round(seconds or cascade.answerer.settings.end_of(visual), 3)
-            analysis.look = Look([visual])
-            (verdict,) = cascade.judge(analysis.look, lambda step: progress(0.1, step))
-            result.windows = [window_of(verdict, (0.0, result.seconds))]
+            analysis.context = VideoContext([visual])
+            (output,) = cascade.run(analysis.context, lambda step: progress(0.1, step))
+            result.windows = [window_of(output, (0.0, result.seconds))]
             analysis.strips = [film_strip(pictures)] if draw else []
         result.status = status_of(result.windows)
         if result.status == FAILED:
@@ -216,11 +216,11 @@ def _look_at_windows(
     for together in in_batches(windows, MAX_TOKENS_PER_BATCH):
         readable = {number: visual for number, visual in together if isinstance(visual, VisualTokens)}
         if readable:
-            verdicts = cascade.judge(
-                Look(list(readable.values())), partial(_tell, progress, min(readable), len(spans))
+            outputs = cascade.run(
+                VideoContext(list(readable.values())), partial(_tell, progress, min(readable), len(spans))
             )
-            for number, verdict in zip(readable, verdicts, strict=True):
-                done[number] = window_of(verdict, spans[number])
+            for number, output in zip(readable, outputs, strict=True):
+                done[number] = window_of(output, spans[number])
         for number, visual in together:
             if isinstance(visual, VideoError):
                 done[number] = failed_window(spans[number], visual.cause)

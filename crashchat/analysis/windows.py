@@ -25,7 +25,7 @@ from crashchat.analysis.results import (
     TaskAnswer,
     Window,
 )
-from crashchat.answering.verdict import Answer, Verdict
+from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.errors import CrashChatError
 from crashchat.tasks import TASKS
 
@@ -106,33 +106,33 @@ def _task_answer(answer: Answer) -> TaskAnswer:
     )
 
 
-def window_of(verdict: Verdict, span: tuple[float, float]) -> Window:
-    """A verdict on a window as it stands in the result: its times moved to the recording's clock.
+def window_of(output: CascadeOutput, span: tuple[float, float]) -> Window:
+    """A output on a window as it stands in the result: its times moved to the recording's clock.
 
     What contradicts itself or lies outside the window is told in `notes`; the raw answers stay as they are.
     """
     start, end = span
-    status = UNDECIDED if verdict.crash is None else CRASH if verdict.crash else NO_CRASH
-    answers = [_task_answer(answer) for answer in verdict.answers]
+    status = UNDECIDED if output.crash is None else CRASH if output.crash else NO_CRASH
+    answers = [_task_answer(answer) for answer in output.answers]
     window = Window(
-        start=start, end=end, status=status, crash_probability=round(verdict.probability, 6), answers=answers
+        start=start, end=end, status=status, crash_probability=round(output.probability, 6), answers=answers
     )
     notes = window.notes
-    if verdict.crash is None:
+    if output.crash is None:
         notes.append("recognition answered neither 'Yes' nor 'No'")
-    described = verdict.value("crash_description").get("pred_caption", "")
+    described = output.value("crash_description").get("pred_caption", "")
     calm = (
         described.strip(" .").lower()
         == (TASKS["crash_description"].negative_answer or "").strip(" .").lower()
     )
-    if verdict.crash is not None and described and verdict.crash == calm:
+    if output.crash is not None and described and output.crash == calm:
         notes.append(
-            f"recognition says {'Yes' if verdict.crash else 'No'}, but the description is {described!r}"
+            f"recognition says {'Yes' if output.crash else 'No'}, but the description is {described!r}"
         )
-    if not verdict.crash:
+    if not output.crash:
         return window
 
-    interval, sign = verdict.value("crash_localization"), verdict.value("pre_crash_localization")
+    interval, sign = output.value("crash_localization"), output.value("pre_crash_localization")
     if not interval:
         notes.append("the crash interval does not parse")
     elif interval["pred_start"] >= end - start:

@@ -24,7 +24,7 @@ from crashchat.answering.generate import (
     yes_and_no,
     yes_probability,
 )
-from crashchat.answering.verdict import Answer
+from crashchat.answering.outputs import Answer
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model, load_tokenizer
 from crashchat.checkpoints.layouts import CheckpointError, read_vision_config
@@ -54,7 +54,7 @@ class Asked(NamedTuple):
 
 
 @dataclass
-class Look:
+class VideoContext:
     """Videos in front of the model together: tokens, vision features,
     and prefixes under the adapter that read them last.
     """
@@ -64,14 +64,14 @@ class Look:
     prefix: Prefix | None = None
     adapter: str | None = None
 
-    def only(self, rows: list[int]) -> "Look":
-        """Some of the videos, with their features; this look itself where they are all of them."""
+    def only(self, rows: list[int]) -> "VideoContext":
+        """Some of the videos, with their features; this context itself where they are all of them."""
         if len(rows) == len(self.visuals):
             return self
         if self.features is None:
-            return Look([self.visuals[row] for row in rows])
+            return VideoContext([self.visuals[row] for row in rows])
         pieces = self.features.split([visual.num_kept for visual in self.visuals])
-        return Look([self.visuals[row] for row in rows], torch.cat([pieces[row] for row in rows]))
+        return VideoContext([self.visuals[row] for row in rows], torch.cat([pieces[row] for row in rows]))
 
 
 class Answerer:
@@ -107,33 +107,33 @@ class Answerer:
             raise CheckpointError(str(error)) from error
 
     @contextmanager
-    def under(self, look: Look, adapter: str | None) -> Iterator[Prefix]:
-        """The prefixes of a look under an adapter (None: whatever the model is, BASE:
-        the base alone), made where needed.
+    def under(self, context: VideoContext, adapter: str | None) -> Iterator[Prefix]:
+        """The prefixes of a context under an adapter (None: whatever the model is,
+        BASE: the base alone), made where needed.
         """
-        context: AbstractContextManager = torch.no_grad()
+        mode: AbstractContextManager = torch.no_grad()
         if isinstance(self.model, PeftModel) and adapter == BASE:
-            context = self.model.disable_adapter()
+            mode = self.model.disable_adapter()
         elif isinstance(self.model, PeftModel) and adapter is not None:
             self.model.set_adapter(adapter)
-        with context:
-            if look.prefix is None or look.adapter != adapter:
-                look.prefix = None  # the old one's memory is free before the new one is made
-                if look.features is None or not self._one_vision:
-                    look.features = encode(self.model, look.visuals)
+        with mode:
+            if context.prefix is None or context.adapter != adapter:
+                context.prefix = None  # the old one's memory is free before the new one is made
+                if context.features is None or not self._one_vision:
+                    context.features = encode(self.model, context.visuals)
                     if self.feature_cache:
-                        self.feature_cache.store_new(look.visuals, look.features)
-                look.prefix = prefill(self.model, self.tokenizer, look.visuals, look.features)
-                look.adapter = adapter
+                        self.feature_cache.store_new(context.visuals, context.features)
+                context.prefix = prefill(self.model, self.tokenizer, context.visuals, context.features)
+                context.adapter = adapter
             try:
-                yield look.prefix
+                yield context.prefix
             except BaseException:
-                look.prefix = None  # half an answer may stand in its cache
+                context.prefix = None  # half an answer may stand in its cache
                 raise
 
     def answer(
         self,
-        look: Look,
+        context: VideoContext,
         questions: list[list[Asked]],
         adapter: str | None = None,
         group: Group | None = None,
@@ -151,10 +151,10 @@ class Answerer:
                     else None
                     for asked in row
                 ]
-                for visual, row in zip(look.visuals, questions, strict=True)
+                for visual, row in zip(context.visuals, questions, strict=True)
             ]
         texts = [[asked.text for asked in row] for row in questions]
-        with self.under(look, adapter) as prefix:
+        with self.under(context, adapter) as prefix:
             tokens, logits = answer_from_prefix(
                 self.model,
                 self.tokenizer,

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from crashchat.answering.answerer import BASE, RECOGNITION, Answerer, Asked, Look, load_with_adapters
-from crashchat.answering.verdict import Answer, Verdict
+from crashchat.answering.answerer import BASE, RECOGNITION, Answerer, Asked, VideoContext, load_with_adapters
+from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.checkpoints.layouts import CheckpointError
@@ -47,40 +47,42 @@ class Cascade:
         """{"base": {"name", "sha256"}, "linguistic": … or None, "perception": … or None}."""
         return self._identity.result()
 
-    def _ask(self, look: Look, group: Group) -> list[list[Answer]]:
+    def _ask(self, context: VideoContext, group: Group) -> list[list[Answer]]:
         """The answers to a group's tasks on each video."""
-        questions = [[Asked.of(task) for task in GROUPS[group]]] * len(look.visuals)
+        questions = [[Asked.of(task) for task in GROUPS[group]]] * len(context.visuals)
         return self.answerer.answer(
-            look, questions, self.adapters.get(group), group if self.adapters else None
+            context, questions, self.adapters.get(group), group if self.adapters else None
         )
 
-    def judge(self, look: Look, progress: Callable[[str], None] = lambda step: None) -> list[Verdict]:
+    def run(
+        self, context: VideoContext, progress: Callable[[str], None] = lambda step: None
+    ) -> list[CascadeOutput]:
         """Run the cascade on some stretches of video, all at once. progress: told what comes next."""
         place = GROUPS[LINGUISTIC].index(RECOGNITION)
         with self._lock:
             progress("is there a crash, what happens, and why?")
-            answers = self._ask(look, LINGUISTIC)
+            answers = self._ask(context, LINGUISTIC)
             labels = [row[place].values for row in answers]
             crashes = [None if label is None else label["pred_label"] == "Yes" for label in labels]
             if rows := [row for row, crash in enumerate(crashes) if crash]:
                 progress("when does it happen?")
-                for row, more in zip(rows, self._ask(look.only(rows), PERCEPTION), strict=True):
+                for row, more in zip(rows, self._ask(context.only(rows), PERCEPTION), strict=True):
                     answers[row] += more
         probabilities = [row[place].crash_probability or 0.0 for row in answers]
         return [
-            Verdict(crash, probability, tuple(row))
+            CascadeOutput(crash, probability, tuple(row))
             for crash, probability, row in zip(crashes, probabilities, answers, strict=True)
         ]
 
-    def voices(self) -> list[str | None]:
+    def adapter_choices(self) -> list[str | None]:
         """Who can be asked free questions: the adapters and the base under them, or the one model (None)."""
         names = list(dict.fromkeys(self.adapters.values()))
         return [*names, BASE] if names else [None]
 
-    def ask(self, look: Look, question: str, voice: str | None) -> str:
-        """The answer to a person's question on one video; the prefix stays in `look` for the next."""
+    def ask(self, context: VideoContext, question: str, adapter: str | None) -> str:
+        """The answer to a person's question on one video; the prefix stays in `context` for the next."""
         with self._lock:
-            return self.answerer.answer(look, [[Asked(question, None)]], voice)[0][0].raw_response
+            return self.answerer.answer(context, [[Asked(question, None)]], adapter)[0][0].raw_response
 
 
 def content_hash(folder: Path, names: list[str] | None = None) -> str:

@@ -13,7 +13,7 @@ the rule of masks.py:
 The prefix's keys and values are held and read once for all branches, not once a question. Greedy decoding.
 """
 
-from collections.abc import Sequence as ListOf
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,14 +23,14 @@ from transformers import Cache, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from crashchat.answering.constraints import Constraint
-from crashchat.model.attention import Part
+from crashchat.model.attention import Segment
 from crashchat.model.masks import PADDING, dense_mask
 from crashchat.model.sequence import PREFIX, Branch, branch_token_ids, prefix_ids
 from crashchat.model.videollama3 import CrashChatModel, base_of
 from crashchat.video.tokens import VisualTokens
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """One layer's keys and values, float[V, heads, L, head size], with room behind them for those to come.
 
     transformers' DynamicLayer copies all that are there to append a token; here a step only writes its own.
@@ -78,7 +78,7 @@ class Prefix:
 
 
 @torch.inference_mode()
-def encode(model: nn.Module, visuals: ListOf[VisualTokens]) -> Tensor:
+def encode(model: nn.Module, visuals: Sequence[VisualTokens]) -> Tensor:
     """Vision features of some videos' kept tokens, float[K, vision hidden]: the cached ones, or encoded now.
 
     Adapters that leave the vision encoder alone share them.
@@ -103,7 +103,7 @@ def encode(model: nn.Module, visuals: ListOf[VisualTokens]) -> Tensor:
 def prefill(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    visuals: ListOf[VisualTokens],
+    visuals: Sequence[VisualTokens],
     features: Tensor | None = None,
 ) -> Prefix:
     """The prefixes of some videos, under the adapter that is active now.
@@ -118,7 +118,7 @@ def prefill(
     for row, own in zip(ids, prefixes, strict=True):
         row[: len(own)] = torch.tensor(own)
     embeddings = model.embed(ids.to(model.device), features)
-    cache = Cache(layer_class_to_replicate=RoomyLayer)
+    cache = Cache(layer_class_to_replicate=PreallocatedLayer)
     # Without a mask SDPA is causal and builds nothing of size L x L; no token sees the padding behind it.
     _run(model, embeddings, torch.arange(max(lengths), device=model.device)[None], None, cache)
     return Prefix(cache, lengths)
@@ -128,7 +128,7 @@ def _run(
     model: CrashChatModel,
     embeddings: Tensor,
     position_ids: Tensor,
-    mask: Tensor | list[Part] | None,
+    mask: Tensor | list[Segment] | None,
     cache: Cache,
 ) -> Tensor:
     """Last hidden states float[V, n, hidden] of n new tokens a row; the cache grows by n.
@@ -153,12 +153,11 @@ class _Rows:
         self.video_ids = torch.where(index < torch.tensor(prefix.lengths)[:, None], 0, PADDING)
         self.branch_ids = torch.full_like(self.video_ids, PREFIX)
 
-    def add(self, tokens: list[list[tuple[int, int, int]]], parts: list[Part] | None = None) -> Tensor:
+    def add(self, tokens: list[list[tuple[int, int, int]]], segments: list[Segment] | None = None) -> Tensor:
         """Run new tokens, (id, position, branch) of each row; returns their last hidden states,
         float[V, n, hidden].
 
-        parts: what sees what, where each branch's new tokens stand together; without, a mask says it token by
-        token.
+        segments: what sees what, where each branch's new tokens stand together; without, a mask says it.
         """
         width, device = max(map(len, tokens)), self.model.device
         padding = (self.pad_token_id, 0, PREFIX)
@@ -167,8 +166,8 @@ class _Rows:
         self.video_ids = torch.cat([self.video_ids, torch.where(real, 0, PADDING)], dim=1)
         self.branch_ids = torch.cat([self.branch_ids, columns[..., 2]], dim=1)
         embeddings = self.model.model.language_model.embed_tokens(columns[..., 0].to(device))
-        mask: Tensor | list[Part] | None = parts
-        if parts is None:
+        mask: Tensor | list[Segment] | None = segments
+        if segments is None:
             seen = dense_mask(self.video_ids, self.branch_ids, queries=width)
             mask = torch.where(seen, 0.0, -torch.inf).to(
                 device, embeddings.dtype
@@ -181,9 +180,9 @@ def answer_from_prefix(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prefix: Prefix,
-    questions: ListOf[ListOf[str]],
+    questions: Sequence[Sequence[str]],
     max_new_tokens: int = 256,
-    constraints: ListOf[ListOf[Constraint | None]] | None = None,
+    constraints: Sequence[Sequence[Constraint | None]] | None = None,
 ) -> tuple[list[list[list[int]]], list[Tensor]]:
     """Greedy answers to each video's questions, as token ids without the closing `<|im_end|>`.
 
@@ -198,7 +197,7 @@ def answer_from_prefix(
     asked_tokens: list[list[tuple[int, int, int]]] = [[] for _ in questions]
     open_branches: list[tuple[int, int, int]] = []
     places: list[tuple[int, int]] = []  # where the last token of each open branch stands among what was added
-    parts: list[Part] = []
+    segments: list[Segment] = []
     cached = max(prefix.lengths)
     for row, asked in enumerate(questions):
         for number, question in enumerate(asked, start=1):
@@ -208,16 +207,16 @@ def answer_from_prefix(
             asked_tokens[row] += [(token, position + offset, number) for offset, token in enumerate(ids)]
             open_branches.append((row, number, position + len(ids)))
             places.append((row, end - 1))
-            parts.append(
-                Part(row, slice(begin, end), slice(cached + begin, cached + end), slice(0, position))
+            segments.append(
+                Segment(row, slice(begin, end), slice(cached + begin, cached + end), slice(0, position))
             )
-    logits = _logits_at(model, rows.add(asked_tokens, parts), places)
+    logits = _logits_at(model, rows.add(asked_tokens, segments), places)
     first_logits = list(logits.clone().split([len(asked) for asked in questions]))
     for step in range(max_new_tokens):
         if constraints is not None:
             for index, (row, number, _) in enumerate(open_branches):
                 if (constraint := constraints[row][number - 1]) is not None:
-                    logits[index] = _only(logits[index], constraint.allowed(answers[row][number - 1]))
+                    logits[index] = mask_logits(logits[index], constraint.allowed(answers[row][number - 1]))
         still_open, places = [], []
         added: list[list[tuple[int, int, int]]] = [[] for _ in questions]
         for (row, number, position), token in zip(open_branches, logits.argmax(dim=-1).tolist(), strict=True):
@@ -231,12 +230,12 @@ def answer_from_prefix(
             break
         logits = _logits_at(model, rows.add(added), places)
     for layer in prefix.cache.layers:
-        assert isinstance(layer, RoomyLayer), "prefill makes the cache of these"
+        assert isinstance(layer, PreallocatedLayer), "prefill makes the cache of these"
         layer.keep(cached)
     return answers, first_logits
 
 
-def _only(logits: Tensor, tokens: list[int]) -> Tensor:
+def mask_logits(logits: Tensor, tokens: list[int]) -> Tensor:
     """float[vocabulary], with all but some tokens ruled out."""
     kept = torch.full_like(logits, -torch.inf)
     kept[tokens] = logits[tokens]
@@ -252,8 +251,8 @@ def _logits_at(model: CrashChatModel, hidden: Tensor, places: list[tuple[int, in
 def answer_questions(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    visuals: ListOf[VisualTokens],
-    questions: ListOf[ListOf[str]],
+    visuals: Sequence[VisualTokens],
+    questions: Sequence[Sequence[str]],
     max_new_tokens: int = 256,
 ) -> list[list[list[int]]]:
     """Greedy answers to each video's questions, all at once; as from answer_from_prefix.

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, VideoLlama3Config
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.json_files import Lenient, checked, read_json
 
-# Part -> prefix of its keys. The longest prefix that fits decides, so that `model.` (language) comes last.
+# Segment -> prefix of its keys. The longest prefix that fits decides, so that `model.` (language) comes last.
 LAYOUTS: dict[str, dict[str, str]] = {
     "native": {
         "vision": "model.vision_model.",

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from crashchat.data.predictions import PredictionError, some
+from crashchat.data.predictions import PredictionError, first_few
 from crashchat.errors import writing
 from crashchat.files import write_json_atomic
 from crashchat.json_files import parse_json
@@ -188,8 +188,8 @@ def merge_journals(
         if missing or unknown:
             raise PredictionError(
                 f"{final_path}: not written: of {len(expected)} records {len(missing)} are missing "
-                f"({some(missing)}) "
-                f"and {len(unknown)} do not belong ({some(unknown)}); run the same command again to go on"
+                f"({first_few(missing)}) "
+                f"and {len(unknown)} do not belong ({first_few(unknown)}); run the same command again"
             )
     records = sorted(merged.values(), key=lambda r: (isinstance(r["data_id"], str), r["data_id"]))
     write_json_atomic(final_path, records)

@@ -223,7 +223,7 @@ def _check_one_model(path: Path, records: list[dict]) -> None:
     for key in ("model", "prompt"):
         found = list(dict.fromkeys(str(record.get(key)) for record in records))
         if len(found) > 1:
-            shown = some(repr(text[:40]) for text in found)
+            shown = first_few(repr(text[:40]) for text in found)
             raise PredictionError(
                 f"{path}: mixes answers of several runs: {len(found)} {key}s ({shown}); score each run alone"
             )
@@ -233,7 +233,7 @@ def _check_unique(path: Path, what: str, keys: list) -> None:
     twice = sorted({str(key) for key, times in Counter(keys).items() if times > 1})
     if twice:
         raise PredictionError(
-            f"{path}: {len(twice)} {what} occur more than once ({some(twice)}); it looks like two files "
+            f"{path}: {len(twice)} {what} occur more than once ({first_few(twice)}); it looks like two files "
             "joined"
         )
 
@@ -244,12 +244,12 @@ def _check_complete(path: Path, records: list[dict], task: Task, annotations: Pa
     if missing:
         raise PredictionError(
             f"{path}: a partial run: {len(missing)} of the questions in {annotations} have no record "
-            f"({some(missing)}); "
+            f"({first_few(missing)}); "
             f"run the evaluation again to complete it"
         )
     if unknown:
         raise PredictionError(
-            f"{path}: {len(unknown)} records are about videos not in {annotations} ({some(unknown)}); "
+            f"{path}: {len(unknown)} records are about videos not in {annotations} ({first_few(unknown)}); "
             "another split?"
         )
 
@@ -263,7 +263,7 @@ def unasked(records: list[dict], videos: Iterable[VideoQAs]) -> tuple[list[str],
     return sorted(asked - answered), sorted(answered - asked)
 
 
-def some(keys: Iterable) -> str:
+def first_few(keys: Iterable) -> str:
     """The first few of some keys, for a message."""
     keys = [str(key) if len(str(key)) <= 200 else abbreviate(key) for key in keys]
     return ", ".join(keys[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")

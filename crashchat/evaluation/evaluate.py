@@ -20,9 +20,9 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from crashchat.answering.answerer import Answerer, Asked, Look, in_batches, load_with_adapters
+from crashchat.answering.answerer import Answerer, Asked, VideoContext, in_batches, load_with_adapters
 from crashchat.answering.constraints import Choices
-from crashchat.answering.verdict import Answer
+from crashchat.answering.outputs import Answer
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.command import run_command
 from crashchat.config import EvalConfig, save_config
@@ -206,7 +206,9 @@ def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) 
                 [Asked(question.text, question.task) for question in open_questions[video.name]]
                 for video, _ in readable
             ]
-            answers = answerer.answer(Look([visual for _, visual in readable]), asked) if readable else []
+            answers = (
+                answerer.answer(VideoContext([visual for _, visual in readable]), asked) if readable else []
+            )
             answers_on: dict[str, Sequence[Answer | VideoError]] = {
                 video.name: given for (video, _), given in zip(readable, answers, strict=True)
             }

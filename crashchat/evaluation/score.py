@@ -52,7 +52,7 @@ def task_sums(
     return text_sums(records, task.gt_fields[0], task.pred_fields[0], extras)
 
 
-def goodness(task_name: str, sums: Sums) -> np.ndarray:
+def per_question_score(task_name: str, sums: Sums) -> np.ndarray:
     """float64[R] between 0 and 1: how good each answer is; right or wrong, IoU,
     first-sign score or ROUGE-L.
     """
@@ -66,10 +66,11 @@ def scores(sums: Sums, protocol: str = "strict") -> dict:
     and under the other protocol's name the same in it.
     """
     (other,) = set(PROTOCOLS) - {protocol}
-    return _in(sums, protocol) | {other: _in(sums, other)}
+    return with_intervals(sums, protocol) | {other: with_intervals(sums, other)}
 
 
-def _in(sums: Sums, protocol: str) -> dict:
+def with_intervals(sums: Sums, protocol: str) -> dict:
+    """{metric: value} in one protocol, and `intervals`, {metric: [low, high]}."""
     ranges = {name: list(interval) for name, interval in intervals(sums, protocol).items()}
     return {**sums.metrics(protocol), "intervals": ranges}
 

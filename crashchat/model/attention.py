@@ -33,7 +33,7 @@ NOTHING = slice(0, 0)
 
 
 @dataclass(frozen=True)
-class Part:
+class Segment:
     """Tokens that attend alike: a prefix, or a branch.
 
     row: of the batch. queries: where the tokens stand among those that ask. own: where they stand among the
@@ -46,8 +46,8 @@ class Part:
     prefix: slice
 
 
-def parts_of(video_ids: Tensor, branch_ids: Tensor) -> list[Part]:
-    """The parts of a packed row, in order.
+def segments_of(video_ids: Tensor, branch_ids: Tensor) -> list[Segment]:
+    """The segments of a packed row, in order.
 
     video_ids, branch_ids: int64[1, L] (packing.py). Raises ValueError for padding.
     """
@@ -55,21 +55,21 @@ def parts_of(video_ids: Tensor, branch_ids: Tensor) -> list[Part]:
         raise ValueError(f"expected one row without padding, found video_ids {list(video_ids.shape)}")
     pairs = torch.stack([video_ids[0], branch_ids[0]], dim=1)
     runs, lengths = torch.unique_consecutive(pairs, dim=0, return_counts=True)
-    parts: list[Part] = []
+    segments: list[Segment] = []
     prefix, start = NOTHING, 0
     for (_, branch), length in zip(runs.tolist(), lengths.tolist(), strict=True):
         own = slice(start, start + length)
-        parts.append(Part(0, own, own, NOTHING if branch == PREFIX else prefix))
+        segments.append(Segment(0, own, own, NOTHING if branch == PREFIX else prefix))
         prefix = own if branch == PREFIX else prefix
         start += length
-    return parts
+    return segments
 
 
 def branch_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
     """Attention of packed rows.
 
     query: float[R, heads, n, head size]; key, value: float[R, key-value heads, L, head size].
-    attention_mask: list[Part], in the order of rows and queries (what is left of a row is padding and gets
+    attention_mask: list[Segment], in the order of rows and queries (what is left of a row is padding and gets
     zeros); or bool[R, 1, n, L] or float[R, 1, n, L] as for SDPA; or None, for rows that are causal from end
     to end. Returns float[R, n, heads, head size].
     """
@@ -92,15 +92,15 @@ def branch_attention(module, query, key, value, attention_mask, scaling=None, dr
             1, 2
         ), None
     rows: list[list[Tensor]] = [[] for _ in query]
-    for part in attention_mask:
-        row = slice(part.row, part.row + 1)
-        asking = query[row, :, part.queries]
+    for segment in attention_mask:
+        row = slice(segment.row, segment.row + 1)
+        asking = query[row, :, segment.queries]
         keys, values = (
-            torch.cat([states[row, :, part.prefix], states[row, :, part.own]], dim=2)
+            torch.cat([states[row, :, segment.prefix], states[row, :, segment.own]], dim=2)
             for states in (key, value)
         )
         causal = causal_lower_right(asking.shape[2], keys.shape[2])
-        rows[part.row].append(
+        rows[segment.row].append(
             F.scaled_dot_product_attention(asking, keys, values, attn_mask=causal, **settings)
         )
     joined = [torch.cat(row, dim=2) for row in rows]

@@ -10,13 +10,13 @@ Attention costs what the videos cost, not the square of the row (attention.py). 
 behind each other, in the order of the row.
 """
 
-from collections.abc import Sequence as ListOf
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from crashchat.model.sequence import Sequence
+from crashchat.model.sequence import VideoSequence
 from crashchat.video.tokens import VisualTokens
 
 
@@ -57,10 +57,10 @@ class PackedBatch:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def split_by_tokens(lengths: ListOf[int], most: int) -> list[list[int]]:
+def split_by_tokens(lengths: Sequence[int], limit: int) -> list[list[int]]:
     """Which sequences go through the model together: their indices, in order, in lists.
 
-    lengths: int[V], tokens of each sequence. most: tokens that a batch holds; a sequence that is longer goes
+    lengths: int[V], tokens of each sequence. limit: tokens that a batch holds; a sequence that is longer goes
     alone.
     """
     lists: list[list[int]] = []
@@ -68,13 +68,13 @@ def split_by_tokens(lengths: ListOf[int], most: int) -> list[list[int]]:
     for index, length in enumerate(lengths):
         if not lists or length > room:
             lists.append([])
-            room = most
+            room = limit
         lists[-1].append(index)
         room -= length
     return lists
 
 
-def pack(sequences: ListOf[Sequence], visuals: ListOf[VisualTokens]) -> PackedBatch:
+def pack(sequences: Sequence[VideoSequence], visuals: Sequence[VisualTokens]) -> PackedBatch:
     """Put sequences and their visual tokens into one batch."""
     if len(sequences) != len(visuals) or not sequences:
         raise ValueError(

@@ -9,7 +9,7 @@ branch is, to the model, the ordinary one-question sample of docs/reference.md, 
 sequence *is* that sample.
 """
 
-from collections.abc import Sequence as ListOf
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +36,7 @@ class Branch:
 
 
 @dataclass
-class Sequence:
+class VideoSequence:
     """The tokens of one video and its questions.
 
     input_ids: int64[L]
@@ -65,7 +65,7 @@ def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def prefix_ids(
-    tokenizer: PreTrainedTokenizerBase, seconds: ListOf[float], tokens_per_frame: ListOf[int]
+    tokenizer: PreTrainedTokenizerBase, seconds: Sequence[float], tokens_per_frame: Sequence[int]
 ) -> list[int]:
     """Token ids of a video: everything up to the newline after its last frame.
 
@@ -97,11 +97,11 @@ def branch_token_ids(tokenizer: PreTrainedTokenizerBase, branch: Branch) -> tupl
 
 def build_sequence(
     tokenizer: PreTrainedTokenizerBase,
-    seconds: ListOf[float],
-    tokens_per_frame: ListOf[int],
-    branches: ListOf[Branch],
+    seconds: Sequence[float],
+    tokens_per_frame: Sequence[int],
+    branches: Sequence[Branch],
     max_length: int | None = None,
-) -> Sequence:
+) -> VideoSequence:
     """The sequence of one video and its questions (docs/reference.md, Text).
 
     max_length: tokens a single question's sample may have (prefix and that branch), as the reference counts;
@@ -126,4 +126,4 @@ def build_sequence(
     as_tensor = [
         torch.tensor(column, dtype=torch.int64) for column in (input_ids, labels, position_ids, branch_ids)
     ]
-    return Sequence(*as_tensor)
+    return VideoSequence(*as_tensor)

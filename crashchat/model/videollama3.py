@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import VideoLlama3ForConditionalGeneration
 from transformers.utils import ModelOutput
 
-from crashchat.model.attention import FRAME_ATTENTION, parts_of
+from crashchat.model.attention import FRAME_ATTENTION, segments_of
 from crashchat.model.masks import block_mask
 from crashchat.model.sequence import IGNORED
 from crashchat.video.tokens import normalise
@@ -169,7 +169,7 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         """The language model's last hidden states, float[R, L, hidden], of a packed batch."""
         language_model = self.model.language_model
         flex = language_model.config._attn_implementation == "flex_attention"
-        mask = block_mask(video_ids, branch_ids) if flex else parts_of(video_ids, branch_ids)
+        mask = block_mask(video_ids, branch_ids) if flex else segments_of(video_ids, branch_ids)
         return language_model(
             inputs_embeds=self.embed(input_ids, kept_features),
             position_ids=position_ids,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crashchat.data.predictions import Records, is_number, video_name
-from crashchat.evaluation.score import goodness
+from crashchat.evaluation.score import per_question_score
 from crashchat.html import data_uri, link
 from crashchat.metrics.localization import interval_iou
 from crashchat.metrics.sums import Sums
@@ -140,7 +140,7 @@ def clip_cards(
                 videos.setdefault(video_name(record["video_path"]), {}).setdefault(task, {})[row] = record
     grades: dict[str, list[float]] = {name: [] for name in videos}
     for task, answered in sums[judged].items():
-        for video, grade in zip(answered.videos, goodness(task, answered), strict=True):
+        for video, grade in zip(answered.videos, per_question_score(task, answered), strict=True):
             grades[video].append(float(grade))
 
     draw = random.Random(seed)

@@ -185,7 +185,7 @@ def published_tables(scores: Scores) -> list[Table]:
 
 
 def breakdown_tables(
-    sums: dict[str, dict[str, Sums]], groups: dict[str, str], title: str, most: int = 8
+    sums: dict[str, dict[str, Sums]], groups: dict[str, str], title: str, limit: int = 8
 ) -> list[Table]:
     """A table a task: a line a row, a column a group of videos with MAIN's figure over it.
 
@@ -199,7 +199,7 @@ def breakdown_tables(
         for video in videos:
             counts[groups.get(video, "?")] = counts.get(groups.get(video, "?"), 0) + 1
         ranked = sorted(counts, key=lambda group: (-counts[group], group))
-        kept = ranked if len(ranked) <= most else ranked[: most - 1]
+        kept = ranked if len(ranked) <= limit else ranked[: limit - 1]
         named = {group: group if group in kept else "others" for group in ranked}
         columns = list(dict.fromkeys(named[group] for group in ranked))
         if len(columns) < 2:

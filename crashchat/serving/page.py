@@ -21,7 +21,7 @@ from crashchat.analysis.cards import card_html, clock
 from crashchat.analysis.options import VIDEO_SUFFIXES
 from crashchat.analysis.results import FAILED
 from crashchat.answering.answerer import BASE
-from crashchat.serving.desk import Desk
+from crashchat.serving.clip_service import ClipService
 
 TEMPLATES = files("crashchat") / "templates"
 CSS = (
@@ -33,15 +33,15 @@ NAMES = {None: "model", BASE: "base model"}
 
 class Page(gr.Blocks):
     """Takes from clients what the page's own code sends, nothing else: texts,
-    and an upload that waits at the desk.
+    and an upload that waits at the service.
 
     Gradio takes a file by its path wherever a component's data holds one, and fetches it where the path is an
     address.
     """
 
-    def __init__(self, desk: Desk, **settings):
+    def __init__(self, service: ClipService, **settings):
         super().__init__(**settings)
-        self.desk = desk
+        self.service = service
 
     async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
         """Every event's data pass here, before Gradio does anything with them.
@@ -57,7 +57,7 @@ class Page(gr.Blocks):
         if (
             isinstance(block, gr.File)
             and isinstance(value, dict)
-            and self.desk.expects(path := value.get("path"))
+            and self.service.expects(path := value.get("path"))
         ):
             return {"path": path, "meta": {"_type": "gradio.FileData"}}
         raise gr.Error("this is nothing that the page takes", print_exception=False)
@@ -68,31 +68,31 @@ def _session(request: gr.Request) -> str:
     return request.session_hash or ""
 
 
-def build_page(desk: Desk) -> Page:
-    """The page on a desk."""
-    limits, voices = desk.limits, desk.cascade.voices()
-    choices = [(NAMES.get(voice, voice or ""), voice or "") for voice in voices]
+def build_page(service: ClipService) -> Page:
+    """The page on a service."""
+    limits, adapters = service.limits, service.cascade.adapter_choices()
+    choices = [(NAMES.get(adapter, adapter or ""), adapter or "") for adapter in adapters]
 
     def analyze(upload: dict | None, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
         """Card, chat and its hint for a dropped clip; without one everything is cleared."""
         if upload is None:
-            desk.drop(_session(request))
+            service.drop(_session(request))
             return "", [], gr.update(interactive=False, placeholder="")
         name = Path(upload["path"]).name
-        path = desk.claim(upload["path"])
+        path = service.claim(upload["path"])
         opened = None
         try:
-            analysis = desk.look_at(path, name, lambda share, step: progress(share, desc=step))
+            analysis = service.look_at(path, name, lambda share, step: progress(share, desc=step))
             if analysis.result.status != FAILED:
-                opened = desk.keep(_session(request), path, analysis)
+                opened = service.keep(_session(request), path, analysis)
         finally:
             if opened is None:
-                desk.drop(_session(request))
+                service.drop(_session(request))
                 path.unlink(missing_ok=True)
         card = card_html(analysis.result, analysis.strips, f"clips/{opened.token}" if opened else None)
         if opened is None:
             return card, [], gr.update(interactive=False, placeholder="")
-        start, end = desk.subject(opened)
+        start, end = service.subject(opened)
         return (
             card,
             [],
@@ -109,15 +109,15 @@ def build_page(desk: Desk) -> Page:
             traceback.print_exc()
             return f"<p><b>{html.escape(str(error))}</b></p>", [], gr.update(interactive=False)
 
-    def ask(question: str | None, voice: str | None, request: gr.Request):
+    def ask(question: str | None, adapter: str | None, request: gr.Request):
         """The chat with one more question and its answer; each question is answered by itself."""
-        opened = desk.opened(_session(request))
+        opened = service.opened(_session(request))
         if opened is None:
             return "", [{"role": "assistant", "content": "This clip is no longer here; drop it once more."}]
         question = (question or "").strip()
         if question:
             try:
-                answer = desk.ask(opened, question, voice or None) or "(no answer)"
+                answer = service.ask(opened, question, adapter or None) or "(no answer)"
             except Exception as error:
                 traceback.print_exc()
                 answer = f"This failed: {error}"
@@ -125,9 +125,9 @@ def build_page(desk: Desk) -> Page:
         return "", [{"role": role, "content": content} for role, content in opened.said]
 
     def close(request: gr.Request) -> None:
-        desk.drop(_session(request))
+        service.drop(_session(request))
 
-    with Page(desk, title="CrashChat", analytics_enabled=False, delete_cache=(600, 1800)) as page:
+    with Page(service, title="CrashChat", analytics_enabled=False, delete_cache=(600, 1800)) as page:
         gr.Markdown(
             "# One clip in, a crash report out\n"
             f"Up to {limits.max_bytes / 2**20:.0f} MiB and {clock(limits.max_seconds, False)}. "
@@ -153,8 +153,8 @@ def build_page(desk: Desk) -> Page:
                 placeholder="drop a clip first",
                 max_length=LONGEST_TEXT,
             )
-            voice = gr.Dropdown(
-                choices, value=choices[0][1], label="answered by", visible=len(choices) > 1, elem_id="voice"
+            adapter = gr.Dropdown(
+                choices, value=choices[0][1], label="answered by", visible=len(choices) > 1, elem_id="adapter"
             )
         clip.change(
             guarded,
@@ -165,14 +165,14 @@ def build_page(desk: Desk) -> Page:
             api_visibility="private",
             preprocess=False,  # it would leave an empty file for each upload
         )
-        question.submit(ask, [question, voice], [question, chat], api_visibility="private")
+        question.submit(ask, [question, adapter], [question, chat], api_visibility="private")
         page.unload(close)
     page.state_session_capacity = 4 * limits.kept  # Gradio keeps each page's last card
     page.queue(max_size=limits.queue, default_concurrency_limit=2, api_open=False)
     return page
 
 
-def mount(app: FastAPI, page: Page, desk: Desk) -> FastAPI:
+def mount(app: FastAPI, page: Page, service: ClipService) -> FastAPI:
     """The page at the app's root, with system fonts and this project's own script alone."""
 
     @app.post("/gradio_api/upload", include_in_schema=False)
@@ -180,10 +180,10 @@ def mount(app: FastAPI, page: Page, desk: Desk) -> FastAPI:
         """In place of Gradio's, which names an upload by its content:
         two pages with the same clip would share one file.
         """
-        folder, tracked = desk.new_folder(), file_upload_statuses if upload_id else None
+        folder, tracked = service.new_folder(), file_upload_statuses if upload_id else None
         try:
             paths, _, _ = await upload_fn(
-                request, folder, desk.limits.max_bytes, upload_id, upload_progress=tracked
+                request, folder, service.limits.max_bytes, upload_id, upload_progress=tracked
             )
             if len(paths) != 1:
                 raise HTTPException(400, f"{len(paths)} files, expected one clip")
@@ -194,7 +194,7 @@ def mount(app: FastAPI, page: Page, desk: Desk) -> FastAPI:
                     413 if "maximum allowed size" in error.message else 400, error.message
                 ) from error
             raise
-        desk.expect(folder, Path(paths[0]))
+        service.expect(folder, Path(paths[0]))
         page.upload_file_set.update(paths)
         return paths
 
@@ -206,7 +206,7 @@ def mount(app: FastAPI, page: Page, desk: Desk) -> FastAPI:
         app,
         page,
         path="/",
-        max_file_size=desk.limits.max_bytes,
+        max_file_size=service.limits.max_bytes,
         footer_links=[],
         show_error=True,
         ssr_mode=False,

@@ -32,9 +32,9 @@ from crashchat.analysis.options import AnalyzeError, add_model_options, cascade_
 from crashchat.analysis.results import FAILED, ClipResult
 from crashchat.command import make_parser
 from crashchat.errors import CrashChatError, error_line
+from crashchat.serving.clip_service import Busy, ClipService, Limits
 from crashchat.serving.connections import Connection
-from crashchat.serving.desk import Busy, Desk, Limits
-from crashchat.serving.gate import Gate
+from crashchat.serving.guard import RequestGuard
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PASSWORD = "CRASHCHAT_PASSWORD"
@@ -44,7 +44,7 @@ PREFIX, IN_USE = (
 )  # of private folders, and the file in them that a running server holds locked
 
 
-def create_app(desk: Desk, password: str | None = None, hosts: list[str] | None = None) -> FastAPI:
+def create_app(service: ClipService, password: str | None = None, hosts: list[str] | None = None) -> FastAPI:
     """The endpoint and the page.
 
     hosts: names the server is called by (None: any), against pages that borrow its address.
@@ -55,17 +55,17 @@ def create_app(desk: Desk, password: str | None = None, hosts: list[str] | None 
 
     @app.get("/api/health")
     def health() -> dict:
-        return {"status": "ok", "model": desk.cascade.identity}
+        return {"status": "ok", "model": service.cascade.identity}
 
     @app.post("/api/analyze")
     def analyze_upload(file: UploadFile) -> ClipResult:
         name = file.filename or "clip"
-        path = desk.place(name)
+        path = service.place(name)
         try:
             with open(path, "wb") as target:
                 while block := file.file.read(MEBIBYTE):
                     target.write(block)
-            result = desk.look_at(path, name, draw=False).result
+            result = service.look_at(path, name, draw=False).result
         except Busy as busy:
             raise HTTPException(503, str(busy), {"Retry-After": "10"}) from busy
         finally:
@@ -76,13 +76,13 @@ def create_app(desk: Desk, password: str | None = None, hosts: list[str] | None 
 
     @app.get("/clips/{token}")
     def clip_of_page(token: str) -> FileResponse:
-        path = desk.file(token)
+        path = service.file(token)
         if path is None:
             raise HTTPException(404, "no such clip is open")
         return FileResponse(path)
 
-    app = mount(app, build_page(desk), desk)
-    app.add_middleware(Gate, limits=desk.limits, password=password)
+    app = mount(app, build_page(service), service)
+    app.add_middleware(RequestGuard, limits=service.limits, password=password)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     return app
@@ -159,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
     limits = Limits(int(arguments.max_mebibytes * MEBIBYTE), arguments.max_seconds, arguments.queue)
     with private_folder() as folder:
         hosts = list(LOOPBACK) if arguments.host in LOOPBACK else None
-        app = create_app(Desk(cascade, windows, folder, limits), password, hosts)
+        app = create_app(ClipService(cascade, windows, folder, limits), password, hosts)
         # Uvicorn ends by the signal that stopped it; as an exception it lets the private folder be deleted.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops)", flush=True)

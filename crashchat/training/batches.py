@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from crashchat.data.annotations import Question, VideoQAs
 from crashchat.model.packing import PackedBatch, pack, split_by_tokens
-from crashchat.model.sequence import Branch, Sequence, SequenceError, build_sequence
+from crashchat.model.sequence import Branch, SequenceError, VideoSequence, build_sequence
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.reading import read_visual_tokens
 from crashchat.video.source import VideoError
@@ -119,7 +119,7 @@ class QuestionDataset(Dataset):
         lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize)
         return [self._pass([sequences[i] for i in some], [visuals[i] for i in some]) for some in lists]
 
-    def _pass(self, sequences: list[Sequence], visuals: list[VisualTokens]) -> Pass:
+    def _pass(self, sequences: list[VideoSequence], visuals: list[VisualTokens]) -> Pass:
         videos = [without_pixels(visual) for visual in visuals] if self.feature_cache else None
         return Pass(pack(sequences, visuals), videos)
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from crashchat.video.tokens import VisualTokens
 
-# Part of every key: raise it when the same video and settings give other tokens, or entries hold other
+# Segment of every key: raise it when the same video and settings give other tokens, or entries hold other
 # things.
 FORMAT = 1
 # Room made at a time, as a share of the limit, so that not every new entry looks through all old ones.

@@ -92,12 +92,12 @@ def target_size(height: int, width: int, num_frames: int, settings: VisionSettin
     # A side is at least one factor, or a very long and thin picture would vanish.
     new_height = max(factor, round(height / factor) * factor)
     new_width = max(factor, round(width / factor) * factor)
-    most = settings.max_tokens * factor**2 // num_frames
+    limit = settings.max_tokens * factor**2 // num_frames
     if settings.max_tokens_per_frame is not None:
-        most = min(most, settings.max_tokens_per_frame * factor**2)
+        limit = min(limit, settings.max_tokens_per_frame * factor**2)
     least = settings.min_tokens * factor**2
-    if new_height * new_width > most:
-        shrink = math.sqrt(height * width / most)
+    if new_height * new_width > limit:
+        shrink = math.sqrt(height * width / limit)
         new_height = max(factor, math.floor(height / shrink / factor) * factor)
         new_width = max(factor, math.floor(width / shrink / factor) * factor)
     if new_height * new_width < least:
@@ -179,13 +179,13 @@ def _compression_mask(pixels: torch.Tensor, num_frames: int, settings: VisionSet
     kept = torch.ones(tokens.shape[:2], dtype=torch.bool)
     # Normalised pixels differ by 2 / 255 a grey level, so that mean x 255 is twice the mean difference in
     # grey levels.
-    most = settings.compression_threshold * tokens.shape[2] / 2
+    limit = settings.compression_threshold * tokens.shape[2] / 2
     # One frame at a time: the difference of a whole video at once would take as much memory again as the
     # video.
     for frame in range(1, num_frames):
         now, before = tokens[frame], tokens[frame - 1]
         change = (torch.maximum(now, before) - torch.minimum(now, before)).sum(dim=-1, dtype=torch.int32)
-        kept[frame] = change > most
+        kept[frame] = change > limit
         kept[frame, 0] |= ~kept[frame].any()
     return kept.flatten()
 

@@ -16,7 +16,7 @@ from crashchat.analysis.windows import (
     status_of,
     window_of,
 )
-from crashchat.answering.answerer import BASE, Look
+from crashchat.answering.answerer import BASE, VideoContext
 from crashchat.answering.cascade import Cascade, content_hash, load_cascade
 from crashchat.answering.generate import answer_questions, decode
 from crashchat.checkpoints.adapters import load_adapter
@@ -32,9 +32,9 @@ FILES = ["adapter_config.json", "adapter_model.safetensors"]
 SETTINGS = {"fps": FPS, "max_frames": MAX_FRAMES, "max_new_tokens": 24, "device": CPU}
 
 
-def look_at(cascade: Cascade, flash: tuple[int, int] | None) -> Look:
+def look_at(cascade: Cascade, flash: tuple[int, int] | None) -> VideoContext:
     pictures = torch.from_numpy(frames(90, 15, flash)).permute(0, 3, 1, 2)
-    return Look(
+    return VideoContext(
         [
             tokens_of_clip(
                 Clip("", pictures, [float(second) for second in range(15)]), cascade.answerer.settings
@@ -73,72 +73,72 @@ def cascade(tiny_base, flash_adapters) -> Cascade:
 
 def test_yes_is_localized_and_no_is_not(cascade):
     with counted(cascade) as counts:
-        (verdict,) = cascade.judge(look_at(cascade, (6, 9)))
+        (output,) = cascade.run(look_at(cascade, (6, 9)))
         assert counts == {
             "vision": 1,
             "projector": 2,
         }  # frames encoded once, the prefix again for the other projector
-    assert verdict.crash is True and verdict.probability > 0.5
-    assert [answer.task for answer in verdict.answers] == list(TASKS)
-    assert [answer.adapter for answer in verdict.answers] == [LINGUISTIC] * 4 + [PERCEPTION] * 2
-    assert [answer.raw_response for answer in verdict.answers[4:]] == [INTERVAL, SIGN]
-    assert verdict.value("crash_localization") == {"pred_start": 8.0, "pred_end": 12.0}
+    assert output.crash is True and output.probability > 0.5
+    assert [answer.task for answer in output.answers] == list(TASKS)
+    assert [answer.adapter for answer in output.answers] == [LINGUISTIC] * 4 + [PERCEPTION] * 2
+    assert [answer.raw_response for answer in output.answers[4:]] == [INTERVAL, SIGN]
+    assert output.value("crash_localization") == {"pred_start": 8.0, "pred_end": 12.0}
 
     with counted(cascade) as counts:
-        (verdict,) = cascade.judge(look_at(cascade, None))
+        (output,) = cascade.run(look_at(cascade, None))
         assert counts == {"vision": 1, "projector": 1}
-    assert verdict.crash is False and verdict.probability < 0.5
-    assert [answer.task for answer in verdict.answers] == list(GROUPS[LINGUISTIC])
+    assert output.crash is False and output.probability < 0.5
+    assert [answer.task for answer in output.answers] == list(GROUPS[LINGUISTIC])
 
 
 def test_several_stretches_at_once_are_answered_as_each_alone(cascade):
     flashes = [(6, 9), None, (2, 5), None]
-    looks = [look_at(cascade, flash) for flash in flashes]
-    alone = [cascade.judge(look)[0] for look in looks]
+    contexts = [look_at(cascade, flash) for flash in flashes]
+    alone = [cascade.run(context)[0] for context in contexts]
     with counted(cascade) as counts:
-        together = cascade.judge(Look([look.visuals[0] for look in looks]))
+        together = cascade.run(VideoContext([context.visuals[0] for context in contexts]))
         assert counts == {"vision": 1, "projector": 2}  # the perception adapter reads the two crashes alone
-    assert [verdict.answers for verdict in together] == [verdict.answers for verdict in alone]
-    assert [verdict.crash for verdict in together] == [True, False, True, False]
-    assert [verdict.probability for verdict in together] == pytest.approx(
-        [verdict.probability for verdict in alone], abs=1e-5
+    assert [output.answers for output in together] == [output.answers for output in alone]
+    assert [output.crash for output in together] == [True, False, True, False]
+    assert [output.probability for output in together] == pytest.approx(
+        [output.probability for output in alone], abs=1e-5
     )
 
 
 def test_each_adapter_answers_as_in_its_own_evaluation(cascade, tiny_base, flash_adapters):
-    look = look_at(cascade, (2, 5))
-    (verdict,) = cascade.judge(look)
+    context = look_at(cascade, (2, 5))
+    (output,) = cascade.run(context)
     for folder, group in zip(flash_adapters, (LINGUISTIC, PERCEPTION), strict=True):
         alone = load_adapter(load_model(tiny_base, cascade.answerer.tokenizer, CPU), folder)
         prompts = [TASKS[task].prompt for task in GROUPS[group]]
-        expected = answer_questions(alone, cascade.answerer.tokenizer, look.visuals, [prompts], 24)[0]
-        given = [answer.raw_response for answer in verdict.answers if answer.adapter == group]
+        expected = answer_questions(alone, cascade.answerer.tokenizer, context.visuals, [prompts], 24)[0]
+        given = [answer.raw_response for answer in output.answers if answer.adapter == group]
         assert given == [decode(cascade.answerer.tokenizer, tokens) for tokens in expected]
 
 
 def test_one_adapter_or_one_model_for_all_tasks_is_never_switched(tiny_base, flash_adapters):
     twice = load_cascade(tiny_base, flash_adapters[0], flash_adapters[0], **SETTINGS)
     with counted(twice) as counts:
-        (verdict,) = twice.judge(look_at(twice, (6, 9)))
-        assert counts == {"vision": 1, "projector": 1} and len(verdict.answers) == 6
+        (output,) = twice.run(look_at(twice, (6, 9)))
+        assert counts == {"vision": 1, "projector": 1} and len(output.answers) == 6
     alone = load_cascade(tiny_base, **SETTINGS)
-    (verdict,) = alone.judge(look_at(alone, None))
-    assert {answer.adapter for answer in verdict.answers} == {None}
+    (output,) = alone.run(look_at(alone, None))
+    assert {answer.adapter for answer in output.answers} == {None}
     assert alone.identity[LINGUISTIC] is None and alone.identity[BASE]["name"] == "tiny_base"
 
 
 def test_free_questions_share_the_prefix(cascade):
-    look = look_at(cascade, None)
-    cascade.judge(look)
+    context = look_at(cascade, None)
+    cascade.run(context)
     with counted(cascade) as counts:
-        first = cascade.ask(look, TASKS["crash_recognition"].prompt, LINGUISTIC)
-        assert first == cascade.ask(look, TASKS["crash_recognition"].prompt, LINGUISTIC) == "No"
+        first = cascade.ask(context, TASKS["crash_recognition"].prompt, LINGUISTIC)
+        assert first == cascade.ask(context, TASKS["crash_recognition"].prompt, LINGUISTIC) == "No"
         assert counts == {"vision": 0, "projector": 0}
-        cascade.ask(look, "Is there a car?", BASE)
+        cascade.ask(context, "Is there a car?", BASE)
         assert counts == {"vision": 0, "projector": 1}
-    assert cascade.voices() == [LINGUISTIC, PERCEPTION, BASE]
+    assert cascade.adapter_choices() == [LINGUISTIC, PERCEPTION, BASE]
     assert (
-        cascade.ask(look, TASKS["crash_recognition"].prompt, LINGUISTIC) == "No"
+        cascade.ask(context, TASKS["crash_recognition"].prompt, LINGUISTIC) == "No"
     )  # the base's turn left nothing behind
 
 
@@ -148,7 +148,7 @@ def test_adapters_that_adapt_the_vision_encoder_have_features_of_their_own(share
     cascade = load_cascade(
         folder / "base", folder / "lora", other, vision_config=folder / "vision" / "config.json", device=CPU
     )
-    look = Look(
+    context = VideoContext(
         [
             tokens_of_clip(
                 Clip("", torch.zeros(2, 3, 56, 56, dtype=torch.uint8), [0.0, 0.1]), cascade.answerer.settings
@@ -156,8 +156,8 @@ def test_adapters_that_adapt_the_vision_encoder_have_features_of_their_own(share
         ]
     )
     with counted(cascade) as counts:
-        cascade.ask(look, "Why?", LINGUISTIC)
-        cascade.ask(look, "Why?", PERCEPTION)
+        cascade.ask(context, "Why?", LINGUISTIC)
+        cascade.ask(context, "Why?", PERCEPTION)
         assert counts == {"vision": 2, "projector": 2}
 
 
@@ -166,9 +166,9 @@ def test_constrained_answers_always_parse(tiny_base):
     free, constrained = (
         load_cascade(tiny_base, decode=decode, **SETTINGS) for decode in ("free", "constrained")
     )
-    assert free.judge(look_at(free, (6, 9)))[0].crash is None
-    (verdict,) = constrained.judge(look_at(constrained, (6, 9)))
-    assert verdict.crash is not None and verdict.crash == (verdict.probability > 0.5)
+    assert free.run(look_at(free, (6, 9)))[0].crash is None
+    (output,) = constrained.run(look_at(constrained, (6, 9)))
+    assert output.crash is not None and output.crash == (output.probability > 0.5)
     (asked,) = constrained._ask(look_at(constrained, (6, 9)), PERCEPTION)
     assert [answer.values is not None and max(answer.values.values()) <= 15 for answer in asked] == [
         True,
@@ -238,11 +238,11 @@ def test_overlapping_findings_are_one_event(windows, expected):
 
 
 def test_times_move_to_the_recordings_clock_and_contradictions_are_told(cascade):
-    (verdict,) = cascade.judge(look_at(cascade, (6, 9)))
-    window = window_of(verdict, (100.0, 115.0))
+    (output,) = cascade.run(look_at(cascade, (6, 9)))
+    window = window_of(output, (100.0, 115.0))
     assert window.crash == Interval(start=108.0, end=112.0) and window.first_sign == 106.0
     assert window.answers[4].values == {"pred_start": 8.0, "pred_end": 12.0}  # as it was said
-    short = window_of(verdict, (100.0, 107.0))
+    short = window_of(output, (100.0, 107.0))
     assert short.crash is None and short.first_sign == 106.0
     assert any("interval lies behind the end of what was shown (7.0 s)" in note for note in short.notes)
 

@@ -154,17 +154,17 @@ def test_a_leak_between_branches_is_caught(adapted, tiny_tokenizer, monkeypatch)
     """
     batch = packed_of(tiny_tokenizer, samples()[:1])
     right, _ = loss_and_gradients(adapted, [batch])
-    monkeypatch.setattr("crashchat.model.videollama3.parts_of", lambda videos, branches: None)
+    monkeypatch.setattr("crashchat.model.videollama3.segments_of", lambda videos, branches: None)
     leaking, _ = loss_and_gradients(adapted, [batch])
     assert abs(leaking - right) > 1e-3
 
 
 def test_every_attention_gives_the_same_loss(adapted, tiny_tokenizer, monkeypatch):
-    """Part by part, with the dense mask of the one rule, and FlexAttention's BlockMask."""
+    """Segment by part, with the dense mask of the one rule, and FlexAttention's BlockMask."""
     batch = packed_of(tiny_tokenizer, samples())
     with torch.no_grad():
         expected = float(adapted(**batch.as_dict()).loss_sum)
-        monkeypatch.setattr("crashchat.model.videollama3.parts_of", dense_mask)
+        monkeypatch.setattr("crashchat.model.videollama3.segments_of", dense_mask)
         assert abs(float(adapted(**batch.as_dict()).loss_sum) - expected) < 1e-5 * expected
         adapted.get_base_model().model.language_model.config._attn_implementation = "flex_attention"
         assert abs(float(adapted(**batch.as_dict()).loss_sum) - expected) < 1e-5 * expected

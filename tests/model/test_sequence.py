@@ -10,7 +10,7 @@ from crashchat.checkpoints.folders import load_tokenizer
 from crashchat.model import attention, masks, packing
 from crashchat.model.masks import BLOCK, PADDING, block_mask, dense_mask, draw
 from crashchat.model.packing import pack, split_by_tokens
-from crashchat.model.sequence import IGNORED, Branch, Sequence, SequenceError, build_sequence, prefix_ids
+from crashchat.model.sequence import IGNORED, Branch, SequenceError, VideoSequence, build_sequence, prefix_ids
 from crashchat.tasks import question_text
 from tests.helpers.models import visual_of
 
@@ -74,10 +74,10 @@ def rows_in(docstring: str, name: str) -> list[list[int]]:
 
 
 def test_the_packings_drawing_is_the_packing():
-    def sequence(prefix: int, *branches: int) -> Sequence:
+    def sequence(prefix: int, *branches: int) -> VideoSequence:
         branch_ids = [0] * prefix + [number for number, size in enumerate(branches, 1) for _ in range(size)]
         filler = torch.ones(len(branch_ids), dtype=torch.int64)
-        return Sequence(filler, filler, filler, torch.tensor(branch_ids))
+        return VideoSequence(filler, filler, filler, torch.tensor(branch_ids))
 
     batch = pack([sequence(2, 2, 2), sequence(1, 2)], [visual_of(1)] * 2)
     for name in ("video_ids", "branch_ids"):
@@ -93,19 +93,20 @@ def test_the_attentions_drawing_is_its_parts_and_they_are_the_rule():
     drawn = [[bool(line[2 * column : 2 * column + 1].strip()) for column in range(6)] for line in lines]
     assert torch.tensor(drawn).equal(dense_mask(video_ids, branch_ids)[0, 0])
     video_ids, branch_ids = packed_ids([[4, 3, 5], [1, 2], [6]], 21)
-    parts = attention.parts_of(video_ids, branch_ids)
-    assert [(part.own.start, part.own.stop, part.prefix.start, part.prefix.stop) for part in parts] == [
+    segments = attention.segments_of(video_ids, branch_ids)
+    ends = [(one.own.start, one.own.stop, one.prefix.start, one.prefix.stop) for one in segments]
+    assert ends == [
         (0, 4, 0, 0), (4, 7, 0, 4), (7, 12, 0, 4), (12, 13, 0, 0), (13, 15, 12, 13), (15, 21, 0, 0)
     ]  # fmt: skip
     query, key, value = torch.randn(3, 1, 4, 21, 8)
     module = torch.nn.Module()
-    found, _ = attention.branch_attention(module, query, key, value, parts)
+    found, _ = attention.branch_attention(module, query, key, value, segments)
     dense = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=dense_mask(video_ids, branch_ids)
     )
     assert torch.allclose(found.transpose(1, 2), dense, atol=1e-6)
     with pytest.raises(ValueError, match="one row without padding"):
-        attention.parts_of(*packed_ids([[2, 2]], 6))
+        attention.segments_of(*packed_ids([[2, 2]], 6))
 
 
 def test_sequences_are_split_by_tokens():

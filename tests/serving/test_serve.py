@@ -14,7 +14,7 @@ from crashchat.__main__ import main
 from crashchat.analysis.clip import window_settings
 from crashchat.analysis.results import ClipResult
 from crashchat.answering.cascade import load_cascade
-from crashchat.serving.desk import Busy, Desk, Limits
+from crashchat.serving.clip_service import Busy, ClipService, Limits
 from crashchat.serving.serve import IN_USE
 from tests.helpers.flashes import INTERVAL
 from tests.helpers.models import CPU, MODEL
@@ -203,25 +203,27 @@ def test_others_are_let_in_only_with_a_password(tmp_path, capsys, monkeypatch):
 
 def test_the_queue_and_the_open_clips_have_ends(tiny_base, tmp_path, clips):
     cascade = load_cascade(tiny_base, fps=1, max_frames=20, max_new_tokens=4, device=CPU)
-    desk = Desk(cascade, window_settings(cascade), tmp_path, Limits(queue=2, kept=1))
-    with desk.turn(), desk.turn(), pytest.raises(Busy, match="2 clips are waiting"):
-        desk.look_at(clips["calm"], "calm.mp4")
+    service = ClipService(cascade, window_settings(cascade), tmp_path, Limits(queue=2, kept=1))
+    with service.slot(), service.slot(), pytest.raises(Busy, match="2 clips are waiting"):
+        service.look_at(clips["calm"], "calm.mp4")
     opened = []
     for session in ("one", "two"):
-        path = desk.place("calm.MP4")
+        path = service.place("calm.MP4")
         path.write_bytes(clips["calm"].read_bytes())
-        opened.append(desk.keep(session, path, desk.look_at(path, "calm.MP4")))
-    assert desk.opened("one") is None and not opened[0].path.exists()
-    assert desk.file(opened[1].token) == opened[1].path and opened[1].path.suffix == ".mp4"
-    assert desk.place("../../etc/passwd.sh").parent == tmp_path and desk.place("x.sh").suffix == ".video"
-    assert isinstance(desk.ask(opened[1], "Why?", None), str)
+        opened.append(service.keep(session, path, service.look_at(path, "calm.MP4")))
+    assert service.opened("one") is None and not opened[0].path.exists()
+    assert service.file(opened[1].token) == opened[1].path and opened[1].path.suffix == ".mp4"
+    assert (
+        service.place("../../etc/passwd.sh").parent == tmp_path and service.place("x.sh").suffix == ".video"
+    )
+    assert isinstance(service.ask(opened[1], "Why?", None), str)
 
 
 def test_a_recording_can_be_asked_about(tiny_base, tmp_path, clips):
     cascade = load_cascade(tiny_base, fps=1, max_frames=20, max_new_tokens=4, device=CPU)
-    desk = Desk(cascade, window_settings(cascade, whole_up_to=60), tmp_path, Limits())
-    path = desk.place("long.mp4")
+    service = ClipService(cascade, window_settings(cascade, whole_up_to=60), tmp_path, Limits())
+    path = service.place("long.mp4")
     path.write_bytes(clips["long"].read_bytes())
-    opened = desk.keep("one", path, desk.look_at(path, "long.mp4"))
-    assert len(opened.analysis.result.windows) == 12 and desk.subject(opened) == (0.0, 20.0)
-    assert isinstance(desk.ask(opened, "Why?", None), str)
+    opened = service.keep("one", path, service.look_at(path, "long.mp4"))
+    assert len(opened.analysis.result.windows) == 12 and service.subject(opened) == (0.0, 20.0)
+    assert isinstance(service.ask(opened, "Why?", None), str)

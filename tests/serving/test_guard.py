@@ -16,8 +16,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 
-from crashchat.serving.desk import Limits
-from crashchat.serving.gate import Gate, Guesses
+from crashchat.serving.clip_service import Limits
+from crashchat.serving.guard import Guesses, RequestGuard
 from crashchat.serving.serve import connection_settings
 
 LIMITS = Limits(max_bytes=2**20)
@@ -41,7 +41,7 @@ def serving(limits: Limits = LIMITS, password: str | None = None):
     async def count(request: Request) -> int:
         return len(await request.body())
 
-    app.add_middleware(Gate, limits=limits, password=password)
+    app.add_middleware(RequestGuard, limits=limits, password=password)
     settings = connection_settings(limits) | {"timeout_graceful_shutdown": 1}
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", **settings))
@@ -172,7 +172,7 @@ def test_websockets_stay_outside():
         raise AssertionError("the gate let it through")
 
     scope = {"type": "websocket", "path": "/", "headers": [], "client": ("127.0.0.1", 1)}
-    asyncio.run(Gate(inside, LIMITS, "right")(scope, None, send))
+    asyncio.run(RequestGuard(inside, LIMITS, "right")(scope, None, send))
     assert [message["type"] for message in told] == ["websocket.close"]
     handshake = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     handshake["Sec-WebSocket-Key"] = base64.b64encode(bytes(16)).decode()

@@ -14,7 +14,7 @@ from pathlib import Path
 from crashchat.analysis.clip import MEBIBYTE, Analysis, Progress, analyze_clip
 from crashchat.analysis.options import VIDEO_SUFFIXES
 from crashchat.analysis.windows import WindowSettings
-from crashchat.answering.answerer import Look
+from crashchat.answering.answerer import VideoContext
 from crashchat.answering.cascade import Cascade
 from crashchat.video.reading import read_span
 
@@ -52,7 +52,7 @@ MESSAGES = 200  # of a clip's chat that are kept
 
 
 @dataclass
-class Open:
+class OpenClip:
     """A clip that a page has open.
 
     said: who and what, question and answer in turn; the page is told it, and never asked for it.
@@ -64,7 +64,7 @@ class Open:
     said: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=MESSAGES))
 
 
-class Desk:
+class ClipService:
     """Takes clips in, has them looked at, keeps what pages have open. Threads share it.
 
     folder: private; everything in it is the server's own.
@@ -74,13 +74,13 @@ class Desk:
         self.cascade, self.windows, self.folder, self.limits = cascade, windows, folder, limits
         self._inside = 0
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, Open] = OrderedDict()
+        self._open: OrderedDict[str, OpenClip] = OrderedDict()
         self._waiting: OrderedDict[str, Path] = (
             OrderedDict()
         )  # the file and the folder of each upload that no page has claimed
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def slot(self) -> Iterator[None]:
         """A place in the queue; the model itself takes one clip at a time. Raises Busy where none is left."""
         with self._lock:
             if self._inside >= self.limits.queue:
@@ -140,7 +140,7 @@ class Desk:
         self, path: Path, name: str, progress: Progress = lambda share, step: None, draw: bool = True
     ) -> Analysis:
         """Analyze an upload under the name it came with. Raises Busy."""
-        with self.turn():
+        with self.slot():
             analysis = analyze_clip(
                 self.cascade,
                 path,
@@ -154,12 +154,12 @@ class Desk:
         analysis.result.path = Path(name).name[:200]  # where it lies here is nobody's business
         return analysis
 
-    def keep(self, session: str, path: Path, analysis: Analysis) -> Open:
+    def keep(self, session: str, path: Path, analysis: Analysis) -> OpenClip:
         """Keep a clip for its page; the page's last one,
         and the longest unused where there are too many, are dropped.
         """
         self.drop(session)
-        opened = Open(secrets.token_urlsafe(16), path, analysis)
+        opened = OpenClip(secrets.token_urlsafe(16), path, analysis)
         with self._lock:
             self._open[session] = opened
             oldest = next(iter(self._open)) if len(self._open) > self.limits.kept else None
@@ -174,7 +174,7 @@ class Desk:
         if opened:
             opened.path.unlink(missing_ok=True)
 
-    def opened(self, session: str) -> Open | None:
+    def opened(self, session: str) -> OpenClip | None:
         """The clip that a page has open."""
         with self._lock:
             if session in self._open:
@@ -193,22 +193,22 @@ class Desk:
                 None,
             )
 
-    def subject(self, opened: Open) -> tuple[float, float]:
+    def subject(self, opened: OpenClip) -> tuple[float, float]:
         """What free questions are about: the clip, or of a recording the window of its surest event."""
         result = opened.analysis.result
         best = max(result.events, key=lambda event: event.crash_probability or 0.0, default=None)
         window = result.windows[best.window if best else 0]
         return window.start, window.end
 
-    def ask(self, opened: Open, question: str, voice: str | None) -> str:
+    def ask(self, opened: OpenClip, question: str, adapter: str | None) -> str:
         """The answer to a free question on an open clip; its prefix is computed for the first one alone.
 
         Raises Busy.
         """
-        with self.turn():
-            look = opened.analysis.look
-            if look is None:  # a recording: its windows were let go
-                look = opened.analysis.look = Look(
+        with self.slot():
+            context = opened.analysis.context
+            if context is None:  # a recording: its windows were let go
+                context = opened.analysis.context = VideoContext(
                     [read_span(opened.path, self.cascade.answerer.settings, self.subject(opened))]
                 )
-            return self.cascade.ask(look, question, voice)
+            return self.cascade.ask(context, question, adapter)

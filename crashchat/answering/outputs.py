@@ -29,7 +29,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CascadeOutput:
     """What the cascade says of one stretch of video; times in seconds from the stretch's start.
 
     crash: None where recognition answered neither 'Yes' nor 'No'. probability: of 'Yes' against 'No', from

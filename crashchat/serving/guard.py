@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 from crashchat.analysis.clip import MEBIBYTE
-from crashchat.serving.desk import Limits
+from crashchat.serving.clip_service import Limits
 
 # Only this server may be asked by its page. Gradio's own code is inline and evaluated.
 POLICY = (
@@ -81,7 +81,7 @@ def _network(address: str) -> str:
     return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-class Gate:
+class RequestGuard:
     """Answers what must not get through, and puts the page's policy on what does. Plain ASGI."""
 
     def __init__(self, app, limits: Limits, password: str | None):
