@@ -16,7 +16,9 @@ from crashchat.analysis.options import VIDEO_SUFFIXES
 from crashchat.analysis.windows import WindowSettings
 from crashchat.answering.answerer import VideoContext
 from crashchat.answering.cascade import Cascade
+from crashchat.video.playable import is_playable, write_playable
 from crashchat.video.reading import read_span
+from crashchat.video.source import probe
 
 
 class Busy(Exception):
@@ -75,9 +77,9 @@ class ClipService:
         self._inside = 0
         self._lock = threading.Lock()
         self._open: OrderedDict[str, OpenClip] = OrderedDict()
-        self._waiting: OrderedDict[str, Path] = (
-            OrderedDict()
-        )  # the file and the folder of each upload that no page has claimed
+        # {file: folder} of each upload that no page has claimed.
+        self._waiting: OrderedDict[str, Path] = OrderedDict()
+        self._copying = threading.Lock()
 
     @contextmanager
     def slot(self) -> Iterator[None]:
@@ -127,9 +129,8 @@ class ClipService:
         """
         with self._lock:
             folder = self._waiting.pop(path, None)
-        if (
-            folder is None or not Path(path).is_file()
-        ):  # where no page asks for an upload, Gradio deletes it after a while
+        # Where no page asks for an upload, Gradio deletes it after a while.
+        if folder is None or not Path(path).is_file():
             raise Gone("this clip is no longer here; drop it once more")
         own = self.place(path)
         Path(path).rename(own)
@@ -173,6 +174,7 @@ class ClipService:
             opened = self._open.pop(session, None)
         if opened:
             opened.path.unlink(missing_ok=True)
+            _copy_of(opened.path).unlink(missing_ok=True)
 
     def opened(self, session: str) -> OpenClip | None:
         """The clip that a page has open."""
@@ -193,6 +195,20 @@ class ClipService:
                 None,
             )
 
+    def playable(self, token: str) -> Path | None:
+        """The file of an open clip as a browser plays it: itself, or a copy, made for the first who asks.
+
+        Raises VideoError where it cannot be read.
+        """
+        path = self.file(token)
+        if path is None or is_playable(probe(path)):
+            return path
+        copy = _copy_of(path)
+        with self._copying:
+            if not copy.is_file():
+                write_playable(path, copy)
+        return copy
+
     def subject(self, opened: OpenClip) -> tuple[float, float]:
         """What free questions are about: the clip, or of a recording the window of its surest event."""
         result = opened.analysis.result
@@ -212,3 +228,7 @@ class ClipService:
                     [read_span(opened.path, self.cascade.answerer.settings, self.subject(opened))]
                 )
             return self.cascade.ask(context, question, adapter)
+
+
+def _copy_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.playable.mp4")

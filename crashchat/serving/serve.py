@@ -76,7 +76,7 @@ def create_app(service: ClipService, password: str | None = None, hosts: list[st
 
     @app.get("/clips/{token}")
     def clip_of_page(token: str) -> FileResponse:
-        path = service.file(token)
+        path = service.playable(token)
         if path is None:
             raise HTTPException(404, "no such clip is open")
         return FileResponse(path)

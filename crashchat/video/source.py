@@ -28,7 +28,8 @@ _LISTS = {"hls", "dash", "concat", "sdp", "rtsp", "rtp", "imf", "image2", "lavfi
 _FORMATS = ",".join(sorted(av.formats_available - _LISTS))
 # Opening may decode a picture already, so that the limit is needed there too.
 _DECODER_OPTIONS = {"max_pixels": str(MOST_PIXELS)}
-_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS} | _DECODER_OPTIONS
+# How a file is opened, by PyAV and by the ffmpeg program alike.
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS} | _DECODER_OPTIONS
 # Seconds that one frame may stand. A time-lapse or a camera that records movement alone may wait for hours;
 # what waits longer has a damaged time stamp. So a recording's length is bounded by its packets.
 LONGEST_FRAME = 24 * 3600
@@ -156,7 +157,7 @@ def open_container(file: Path) -> av.container.InputContainer:
     """The file, opened. Raises FFmpegError and OSError."""
     # An absolute path: a relative one with a colon in it would be taken for a protocol. Metadata need not be
     # UTF-8.
-    return av.open(str(file.absolute()), metadata_errors="replace", options=_OPTIONS)
+    return av.open(str(file.absolute()), metadata_errors="replace", options=OPTIONS)
 
 
 def best_video_stream(container: av.container.InputContainer) -> av.VideoStream | None:

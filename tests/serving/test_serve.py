@@ -16,6 +16,8 @@ from crashchat.analysis.results import ClipResult
 from crashchat.answering.cascade import load_cascade
 from crashchat.serving.clip_service import Busy, ClipService, Limits
 from crashchat.serving.serve import IN_USE
+from crashchat.video.source import probe
+from tests.helpers.clips import ffmpeg
 from tests.helpers.flashes import INTERVAL
 from tests.helpers.models import CPU, MODEL
 from tests.helpers.serving import Server
@@ -227,3 +229,15 @@ def test_a_recording_can_be_asked_about(tiny_base, tmp_path, clips):
     opened = service.keep("one", path, service.look_at(path, "long.mp4"))
     assert len(opened.analysis.result.windows) == 12 and service.subject(opened) == (0.0, 20.0)
     assert isinstance(service.ask(opened, "Why?", None), str)
+
+
+def test_a_clip_that_no_browser_plays_is_shown_as_a_copy(tiny_base, tmp_path, clips):
+    cascade = load_cascade(tiny_base, fps=1, max_frames=20, max_new_tokens=4, device=CPU)
+    service = ClipService(cascade, window_settings(cascade), tmp_path, Limits())
+    path = service.place("calm.avi")
+    ffmpeg("-i", clips["calm"], "-c:v", "mpeg4", path)
+    opened = service.keep("one", path, service.look_at(path, "calm.avi"))
+    copy = service.playable(opened.token)
+    assert copy != path and probe(copy).codec == "h264" and service.playable(opened.token) == copy
+    service.drop("one")
+    assert list(tmp_path.iterdir()) == [] and service.playable(opened.token) is None
