@@ -56,9 +56,8 @@ def run_command(
     try:
         return exit_code(configured)
     finally:
-        distributed = sys.modules.get(
-            "torch.distributed"
-        )  # not imported here: the check of settings needs no torch
+        # Not imported here: the check of settings needs no torch.
+        distributed = sys.modules.get("torch.distributed")
         if distributed and distributed.is_initialized():
             distributed.destroy_process_group()
 

@@ -24,9 +24,8 @@ def test_every_command_explains_itself_by_an_example(command, capsys):
     with pytest.raises(SystemExit) as end:
         main(words)
     told = capsys.readouterr().out
-    assert (
-        end.value.code == 0 and told.count(f"crashchat {command}") >= 2
-    )  # in the usage line, and in an example
+    # In the usage line, and in an example.
+    assert end.value.code == 0 and told.count(f"crashchat {command}") >= 2
 
 
 def test_a_wrong_word_is_named(capsys):

@@ -71,9 +71,8 @@ def test_other_settings_in_the_same_folder_are_refused(trained, tiny_data):
 def test_two_and_four_processes_learn_what_one_does(trained, tiny_data, tmp_path):
     train(tiny_data, tmp_path / "two", 2)
     assert distance(trained, tmp_path / "two") < 2e-4
-    train(
-        tiny_data, tmp_path / "four", 4, "max_tokens_per_batch=1200"
-    )  # several passes a step, not as many on each process
+    # Several passes a step, not as many on each process.
+    train(tiny_data, tmp_path / "four", 4, "max_tokens_per_batch=1200")
     assert distance(trained, tmp_path / "four") < 2e-4
 
 

@@ -169,9 +169,8 @@ class _Rows:
         mask: Tensor | list[Segment] | None = segments
         if segments is None:
             seen = dense_mask(self.video_ids, self.branch_ids, queries=width)
-            mask = torch.where(seen, 0.0, -torch.inf).to(
-                device, embeddings.dtype
-            )  # as SDPA adds it, once for all layers
+            # As SDPA adds it, once for all layers.
+            mask = torch.where(seen, 0.0, -torch.inf).to(device, embeddings.dtype)
         return _run(self.model, embeddings, columns[..., 1].to(device), mask, self.cache)
 
 

@@ -18,9 +18,8 @@ class Answer:
     task: str | None
     adapter: Group | None
     raw_response: str
-    crash_probability: float | None = field(
-        default=None, compare=False
-    )  # last digits vary with what is asked together
+    # Last digits vary with what is asked together.
+    crash_probability: float | None = field(default=None, compare=False)
 
     @property
     def values(self) -> dict | None:

@@ -226,9 +226,9 @@ def probe(path: Path) -> float | str:
     Decodes its first and last frame.
     """
     from crashchat.video.decode import read_clip
-    from crashchat.video.source import (
-        VideoError,
-    )  # Here: torch takes seconds to import, --no-videos needs none of it.
+
+    # Here: torch takes seconds to import, --no-videos needs none of it.
+    from crashchat.video.source import VideoError
 
     try:
         # The last sampled frame stands one step before the end, whatever the number that is kept.

@@ -32,9 +32,8 @@ class Lane:
     start: float | None
     end: float | None
     sign: float | None
-    verdicts: list[tuple[str, bool | None]] = field(
-        default_factory=list
-    )  # (what was said, whether it is right)
+    # (what was said, whether it is right).
+    verdicts: list[tuple[str, bool | None]] = field(default_factory=list)
 
 
 @dataclass

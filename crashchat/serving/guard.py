@@ -49,9 +49,8 @@ class Guesses:
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
         self._now = now
-        self._wrong: OrderedDict[str, tuple[int, float]] = (
-            OrderedDict()
-        )  # how many, and when the last one was
+        # How many, and when the last one was.
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def wait(self, address: str) -> float:
         """Seconds for which no password from this address is looked at, right or wrong."""

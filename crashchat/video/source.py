@@ -288,9 +288,8 @@ def _promised_seconds(container: av.container.InputContainer, stream: av.VideoSt
     """How long the header says the video lasts, in seconds; None where it doesn't say."""
     if stream.duration:
         return float(stream.duration * time_base(stream))
-    tag = re.fullmatch(
-        r"(\d{1,9}):(\d{1,9}):(\d{1,9}(?:\.\d+)?)", stream.metadata.get("DURATION", "")
-    )  # Matroska, by stream
+    # Matroska, by stream.
+    tag = re.fullmatch(r"(\d{1,9}):(\d{1,9}):(\d{1,9}(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if tag:
         hours, minutes, seconds = tag.groups()
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

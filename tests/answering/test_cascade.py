@@ -137,9 +137,8 @@ def test_free_questions_share_the_prefix(cascade):
         cascade.ask(context, "Is there a car?", BASE)
         assert counts == {"vision": 0, "projector": 1}
     assert cascade.adapter_choices() == [LINGUISTIC, PERCEPTION, BASE]
-    assert (
-        cascade.ask(context, TASKS["crash_recognition"].prompt, LINGUISTIC) == "No"
-    )  # the base's turn left nothing behind
+    # The base's turn left nothing behind.
+    assert cascade.ask(context, TASKS["crash_recognition"].prompt, LINGUISTIC) == "No"
 
 
 def test_adapters_that_adapt_the_vision_encoder_have_features_of_their_own(shared, tmp_path):

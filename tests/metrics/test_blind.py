@@ -40,9 +40,8 @@ def test_constant_answers():
         MOST_FREQUENT: ["car hits car"] * 2,
     }
     task = TASKS["crash_localization"]
-    training = Training(
-        ["1.0 - 2.0 seconds", "1.0 - 2.0 seconds", "9.0 - 4.0 seconds"]
-    )  # the last one's ends are swapped
+    # The last one's ends are swapped.
+    training = Training(["1.0 - 2.0 seconds", "1.0 - 2.0 seconds", "9.0 - 4.0 seconds"])
     rows = guesses(task, records(task.name, ["1.0 - 2.0 seconds"]), training, None, None)
     assert said(rows) == {
         NO_ACCIDENT: [""],

@@ -231,9 +231,8 @@ def test_answers_together_are_the_answers_one_by_one(tiny_base, tiny_tokenizer, 
     prompts = [task.prompt for task in TASKS.values()]
     questions = [prompts, prompts[:1], prompts[2:5], prompts[::-1]]
     together = answer_questions(model, tiny_tokenizer, visuals, questions, max_new_tokens=32)
-    assert (
-        len({len(answer) for answers in together for answer in answers}) > 2
-    )  # branches end at different steps
+    # Branches end at different steps.
+    assert len({len(answer) for answers in together for answer in answers}) > 2
     for visual, asked, answers in zip(visuals, questions, together, strict=True):
         assert answers == [plain_answer(model, tiny_tokenizer, visual, question, 32) for question in asked]
 

@@ -264,9 +264,8 @@ def test_rows_that_do_not_look_say_what_they_lack(rows, tiny_data, tmp_path):
     assert list(blind) == [NO_ACCIDENT] and "No training annotations in" in notes[0]
     for task in TASKS.values():
         shutil.copy(tiny_data / task.annotation_file("train"), tmp_path)
-    shutil.copy(
-        tiny_data / TASKS["crash_recognition"].annotation_file("test"), tmp_path
-    )  # it names the sources
+    # It names the sources.
+    shutil.copy(tiny_data / TASKS["crash_recognition"].annotation_file("test"), tmp_path)
     blind, notes = blind_of(tmp_path)
     assert METADATA not in blind and SOURCE in blind and "Not every video can be opened" in notes[0]
 

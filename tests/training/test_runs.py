@@ -134,9 +134,8 @@ def test_a_folder_or_prediction_file_in_use_is_refused(tiny_data, tmp_path):
             f"error: {results / name} is in use by process {os.getpid()} on " in output
             and "Traceback" not in output
         )
-        run(
-            "bash", "scripts/eval/eval_video_crash_localization.sh", *words
-        )  # another task into the same output_dir
+        # Another task into the same output_dir.
+        run("bash", "scripts/eval/eval_video_crash_localization.sh", *words)
     assert "another" not in run("bash", "scripts/eval/eval_video_crash_recognition.sh", *words)
     (tmp_path / "file").write_text("")
     assert "cannot be written to" in train(tiny_data, tmp_path / "file", 1, ok=False)

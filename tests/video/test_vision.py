@@ -137,9 +137,8 @@ def test_the_mask_in_bytes_is_the_rule_on_normalised_pixels():
     """docs/reference.md, Compression, word for word in double precision, on changes around the threshold."""
     generator = torch.Generator().manual_seed(0)
     frames = random_clip(1, 280, 280).frames.repeat(20, 1, 1, 1)
-    noise = (
-        torch.rand(frames.shape, generator=generator) < 0.025
-    )  # some 117 of a token's 2,352 values, over two frames
+    # Some 117 of a token's 2,352 values, over two frames.
+    noise = torch.rand(frames.shape, generator=generator) < 0.025
     tokens = visual_tokens(clip_of(frames ^ noise.to(torch.uint8)), VisionSettings())
     pixels = normalise(tokens.pixel_values).double().view(20, 100, 4 * 588)
     kept = (pixels.diff(dim=0).abs().mean(dim=-1) * 255) > 0.1
