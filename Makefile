@@ -13,7 +13,7 @@ lint: ## check style, put imports and layout right
 test: ## style and the whole test suite, as continuous integration runs it
 	bash scripts/test.sh
 
-faults: ## breaks clips, files, runs, disks and servers on purpose; half an hour (docs/reliability.md)
+faults: ## breaks clips, files, runs, disks and servers on purpose; a quarter of an hour (docs/reliability.md)
 	bash -c 'source scripts/setup.sh && exec "$$PYTHON" -m tests.faults $(FAULTS)'
 
 demo: ## from synthetic clips to a scored report
