@@ -126,7 +126,9 @@ def main() -> int:
         "branch tokens": BRANCHES,
         "largest relative difference from segments": worst,
     }
-    report("attention", f"{arguments.size}_{arguments.prefix}", figures, extra, arguments.out)
+    report(
+        "attention", f"{arguments.size}_{arguments.prefix}", figures=figures, extra=extra, out=arguments.out
+    )
     return 0
 
 

@@ -74,32 +74,46 @@ _SMALL_VISION = SO400M | {
     "num_attention_heads": 4,
 }
 _FULL = VideoSettings(fps=10, max_frames=96)
-_CPU_TEXT = _text(256, 6, 8, 2, 768, 1169)
+_CPU_TEXT = _text(256, 6, heads=8, kv_heads=2, intermediate=768, vocab=1169)
 SIZES = {
     "tiny": Size(
-        _text(96, 3, 4, 2, 256, 1169),
+        _text(96, 3, heads=4, kv_heads=2, intermediate=256, vocab=1169),
         SO400M
         | {"hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
-        VideoSettings(fps=4, max_frames=40, vision=VisionSettings(min_tokens=8, max_tokens_per_frame=8)),
-        (8, 112, 224),
-        "the shape of ckpt/tiny_base",
+        video=VideoSettings(
+            fps=4, max_frames=40, vision=VisionSettings(min_tokens=8, max_tokens_per_frame=8)
+        ),
+        clip=(8, 112, 224),
+        what="the shape of ckpt/tiny_base",
     ),
     "cpu": Size(
         _CPU_TEXT,
         _SMALL_VISION,
-        VideoSettings(fps=4, max_frames=32, vision=VisionSettings(max_tokens_per_frame=28)),
-        (8, 360, 640),
-        "a model that a CPU trains, about 900 tokens of prefix",
+        video=VideoSettings(fps=4, max_frames=32, vision=VisionSettings(max_tokens_per_frame=28)),
+        clip=(8, 360, 640),
+        what="a model that a CPU trains, about 900 tokens of prefix",
     ),
     "long": Size(
         _CPU_TEXT,
         _SMALL_VISION,
-        VideoSettings(fps=10, max_frames=96, vision=VisionSettings(max_tokens_per_frame=94)),
-        (10, 360, 640),
-        "the cpu model at the recipe's length, 96 frames and about 9,000 tokens of prefix",
+        video=VideoSettings(fps=10, max_frames=96, vision=VisionSettings(max_tokens_per_frame=94)),
+        clip=(10, 360, 640),
+        what="the cpu model at the recipe's length, 96 frames and about 9,000 tokens of prefix",
     ),
-    "2b": Size(_text(1536, 28, 12, 2, 8960, 151936), SO400M, _FULL, (10, 720, 1280), "VideoLLaMA3-2B"),
-    "7b": Size(_text(3584, 28, 28, 4, 18944, 152064), SO400M, _FULL, (10, 720, 1280), "VideoLLaMA3-7B"),
+    "2b": Size(
+        _text(1536, 28, heads=12, kv_heads=2, intermediate=8960, vocab=151936),
+        SO400M,
+        video=_FULL,
+        clip=(10, 720, 1280),
+        what="VideoLLaMA3-2B",
+    ),
+    "7b": Size(
+        _text(3584, 28, heads=28, kv_heads=4, intermediate=18944, vocab=152064),
+        SO400M,
+        video=_FULL,
+        clip=(10, 720, 1280),
+        what="VideoLLaMA3-7B",
+    ),
 }
 
 

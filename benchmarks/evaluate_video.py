@@ -56,7 +56,12 @@ def plain_answers(model, tokenizer, clips: list[Path], size: Size, most: int) ->
 def shared_answers(model, tokenizer, clips: list[Path], size: Size, most: int) -> list[list[int]]:
     """All questions at once."""
     visuals = [read_visual_tokens(str(clip), size.video) for clip in clips]
-    return sum(answer_questions(model, tokenizer, visuals, [QUESTIONS] * len(clips), most), [])
+    return sum(
+        answer_questions(
+            model, tokenizer, visuals=visuals, questions=[QUESTIONS] * len(clips), max_new_tokens=most
+        ),
+        [],
+    )
 
 
 def main() -> int:
@@ -102,7 +107,7 @@ def main() -> int:
         "new tokens an answer": arguments.new_tokens,
         "same tokens": f"{sum(a == b for a, b in pairs)} of {len(pairs)}",
     }
-    report("evaluate_video", arguments.size, figures, extra, arguments.out)
+    report("evaluate_video", arguments.size, figures=figures, extra=extra, out=arguments.out)
     return 0
 
 

@@ -166,7 +166,7 @@ def main() -> int:
     extra["model TFLOPs of a step"] = flops / 1e12
     if peak:
         extra["MFU"] = flops / figures["shared"]["seconds"] / peak
-    report("train_step", arguments.size, figures, extra, arguments.out)
+    report("train_step", arguments.size, figures=figures, extra=extra, out=arguments.out)
     return 0
 
 

@@ -139,7 +139,9 @@ def analyze_clip(
             result.seconds = round(seconds, 3)
             settings = result.model_dump(mode="json", include={"path", "bytes", "model", "sampling"})
             with PredictionJournal(journal, settings) if journal else contextlib.nullcontext() as kept:
-                result.windows = _look_at_windows(cascade, path, source, spans, kept, progress)
+                result.windows = _look_at_windows(
+                    cascade, path, source=source, spans=spans, journal=kept, progress=progress
+                )
         else:
             visual, pictures = read_and_show(path, cascade.answerer.settings, source)
             result.seconds = round(seconds or cascade.answerer.settings.end_of(visual), 3)
@@ -212,7 +214,7 @@ def _look_at_windows(
     """
     done = _kept_windows(journal) if journal else {}
     left = [number for number in range(len(spans)) if number not in done]
-    windows = _read_ahead(path, source, spans, left, cascade.answerer.settings)
+    windows = _read_ahead(path, source, spans=spans, numbers=left, settings=cascade.answerer.settings)
     for together in in_batches(windows, MAX_TOKENS_PER_BATCH):
         readable = {number: visual for number, visual in together if isinstance(visual, VisualTokens)}
         if readable:

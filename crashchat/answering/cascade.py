@@ -130,7 +130,13 @@ def load_cascade(
     for group, folder in folders.items():
         same = (name for known, name in adapters.items() if folders[known].resolve() == folder.resolve())
         adapters[group] = next(same, group)
-    settings = load_video_settings(model_folder, fps, max_frames, max_visual_tokens, token_compression)
+    settings = load_video_settings(
+        model_folder,
+        fps,
+        max_frames=max_frames,
+        max_visual_tokens=max_visual_tokens,
+        token_compression=token_compression,
+    )
     own = {name: folders[name] for name in dict.fromkeys(adapters.values())}
     model, tokenizer = load_with_adapters(model_folder, own, device, vision_config)
     answerer = Answerer(model, tokenizer, settings, max_new_tokens=max_new_tokens, decode=decode)

@@ -120,7 +120,13 @@ def prefill(
     embeddings = model.embed(ids.to(model.device), features)
     cache = Cache(layer_class_to_replicate=PreallocatedLayer)
     # Without a mask SDPA is causal and builds nothing of size L x L; no token sees the padding behind it.
-    _run(model, embeddings, torch.arange(max(lengths), device=model.device)[None], None, cache)
+    _run(
+        model,
+        embeddings,
+        position_ids=torch.arange(max(lengths), device=model.device)[None],
+        mask=None,
+        cache=cache,
+    )
     return Prefix(cache, lengths)
 
 
@@ -171,7 +177,9 @@ class _Rows:
             seen = dense_mask(self.video_ids, self.branch_ids, queries=width)
             # As SDPA adds it, once for all layers.
             mask = torch.where(seen, 0.0, -torch.inf).to(device, embeddings.dtype)
-        return _run(self.model, embeddings, columns[..., 1].to(device), mask, self.cache)
+        return _run(
+            self.model, embeddings, position_ids=columns[..., 1].to(device), mask=mask, cache=self.cache
+        )
 
 
 @torch.inference_mode()
@@ -259,7 +267,11 @@ def answer_questions(
     model: a CrashChatModel or a PEFT model around one.
     """
     return answer_from_prefix(
-        model, tokenizer, prefill(model, tokenizer, visuals), questions, max_new_tokens
+        model,
+        tokenizer,
+        prefix=prefill(model, tokenizer, visuals),
+        questions=questions,
+        max_new_tokens=max_new_tokens,
     )[0]
 
 

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             return
         vision = read_vision_config(arguments.vision_config)
         dtype = DTYPES[arguments.dtype] if arguments.dtype else None
-        layout = convert(arguments.source, arguments.out, arguments.to, vision, dtype)
+        layout = convert(arguments.source, arguments.out, to=arguments.to, vision=vision, dtype=dtype)
         print(f"{arguments.out}: {arguments.to} layout, converted from {layout}")
 
     return exit_code(converted)

@@ -70,7 +70,14 @@ def main(argv: list[str] | None = None) -> int:
         dtype = DTYPES[arguments.dtype] if arguments.dtype else stored_dtype(arguments.base)
         vision = read_vision_config(arguments.vision_config)
         with writing(arguments.out):
-            merge(arguments.base, arguments.adapter, arguments.out, dtype, arguments.to, vision)
+            merge(
+                arguments.base,
+                arguments.adapter,
+                out=arguments.out,
+                dtype=dtype,
+                to=arguments.to,
+                vision=vision,
+            )
         print(f"{arguments.out}: merged, {arguments.to} layout")
 
     return exit_code(merged)

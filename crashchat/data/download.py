@@ -68,13 +68,13 @@ class Kind:
 KINDS = {
     "base": Kind("ckpt/videollama3_baseline", "DAMO-NLP-SG/VideoLLaMA3-7B", "model", CHECKPOINT),
     "crashchat": Kind("ckpt/crashchat", None, "model", CHECKPOINT),
-    "annotations": Kind("data", None, "dataset", (".json",), "annotations"),
+    "annotations": Kind(out="data", repo=None, repo_type="dataset", endings=(".json",), folder="annotations"),
     "videos": Kind(
-        "data/videos",
-        None,
-        "dataset",
-        (".mp4", ".avi", ".mov", ".mkv", ".webm", ".zip", ".tar", ".gz"),
-        "videos",
+        out="data/videos",
+        repo=None,
+        repo_type="dataset",
+        endings=(".mp4", ".avi", ".mov", ".mkv", ".webm", ".zip", ".tar", ".gz"),
+        folder="videos",
     ),
 }
 
@@ -184,7 +184,11 @@ def list_items(
         # A part is named after its content, so that a new revision never goes on with an older one's bytes.
         key = hashlib.sha256(f"{file.path}\n{checksum or commit}".encode()).hexdigest()[:40]
         url = hf_hub_url(repo, file.path, repo_type=repo_type, revision=commit)
-        items.append(Item(url, file.path, path, out / PARTS / key, file.size, checksum))
+        items.append(
+            Item(
+                url=url, name=file.path, path=path, part=out / PARTS / key, size=file.size, checksum=checksum
+            )
+        )
     left_out = sorted({file.path for file in files} - {item.name for item in items})
     print(
         f"{repo_type} {repo} at {commit}: {len(items)} files; {len(left_out)} left out: "
@@ -305,7 +309,14 @@ def main(argv: list[str] | None = None) -> int:
     repo = given.repo or kind.repo or parser.error(unknown)
     out = (given.out or ROOT / kind.out).resolve()
     try:
-        items = list_items(kind, repo, given.repo_type or kind.repo_type, given.revision, given.folder, out)
+        items = list_items(
+            kind,
+            repo,
+            repo_type=given.repo_type or kind.repo_type,
+            revision=given.revision,
+            folder=given.folder,
+            out=out,
+        )
         missing = sum(item.missing() for item in items)
         print(
             f"{sum(item.size for item in items) / GIB:.2f} GiB in all, {missing / GIB:.2f} GiB to fetch "

@@ -75,7 +75,11 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
     Raises CheckpointError, ConfigError and AnnotationError.
     """
     settings = load_video_settings(
-        config.model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
+        config.model,
+        config.fps,
+        max_frames=config.max_frames,
+        max_visual_tokens=config.max_visual_tokens,
+        token_compression=config.token_compression,
     )
     adapters = {"default": config.adapter} if config.adapter else {}
     model, tokenizer = load_with_adapters(config.model, adapters, device, config.vision_config)
@@ -123,10 +127,10 @@ def record_of(
     return make_record(
         task,
         question.data_id,
-        str(config.data_dir / video.name),
-        question.text,
-        given.raw_response if given else "",
-        question.answer,
+        video_path=str(config.data_dir / video.name),
+        prompt=question.text,
+        raw_response=given.raw_response if given else "",
+        answer=question.answer,
         source=video.source,
         error=None if given else str(answer),
         crash_start=starts.get(Path(video.name).name) if task.name == "pre_crash_localization" else None,
@@ -218,7 +222,9 @@ def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) 
                     print(f"\nwarning: {visual}", file=sys.stderr)
                     answers_on[video.name] = [visual] * len(questions)
                 for question, given in zip(questions, answers_on[video.name], strict=True):
-                    journals[_task_of(question)].append(record_of(video, question, given, starts, config))
+                    journals[_task_of(question)].append(
+                        record_of(video, question, answer=given, starts=starts, config=config)
+                    )
                 progress.update()
         progress.close()
         for journal in journals.values():
@@ -244,4 +250,4 @@ def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    return run_command("evaluate", __doc__, EvalConfig, evaluate, argv)
+    return run_command("evaluate", __doc__, kind=EvalConfig, work=evaluate, argv=argv)

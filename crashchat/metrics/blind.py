@@ -76,7 +76,13 @@ def read_metadata(paths: list[Path]) -> list[Metadata] | None:
                 )
                 codec = stream.codec_context
                 found.append(
-                    Metadata(codec.width, codec.height, float(stream.average_rate or 0), seconds, codec.name)
+                    Metadata(
+                        width=codec.width,
+                        height=codec.height,
+                        fps=float(stream.average_rate or 0),
+                        seconds=seconds,
+                        codec=codec.name,
+                    )
                 )
         except (OSError, av.error.FFmpegError):
             return None

@@ -120,7 +120,7 @@ def pre_crash_localization_sums(records: list[dict], crash_starts: dict[str, flo
         )
     tallies = ("late_pred_count", "too_early_pred_count")
     empty = ("n", "answers", "score", *THRESHOLDS, "tta_gt", "tta_pred", "tta_error", *tallies)
-    return sums(questions, _tta_figures, counts, tallies, empty)
+    return sums(questions, _tta_figures, counts=counts, tallies=tallies, empty=empty)
 
 
 def _tta_figures(totals: Totals) -> dict[str, np.ndarray]:

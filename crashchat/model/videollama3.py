@@ -153,7 +153,9 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
             vision_features=vision_features,
             video_cached=video_cached,
         )
-        hidden = self.hidden_states(input_ids, position_ids, branch_ids, video_ids, features)
+        hidden = self.hidden_states(
+            input_ids, position_ids, branch_ids=branch_ids, video_ids=video_ids, kept_features=features
+        )
         # A label is predicted by the token before it, which is always of the same branch: a branch's first
         # token has none.
         targets = labels[:, 1:]

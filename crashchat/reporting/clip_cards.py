@@ -118,7 +118,17 @@ def _card(
         answers.append((task, _truth_text(task, record), list(given.items())))
     lanes = [_lane(row, {task: tasks[task][row] for task in tasks if row in tasks[task]}) for row in rows]
     lanes = [lane for lane in lanes if lane.verdicts]
-    return ClipCard(name, why, address, seconds, strip, fault, _is_crash(tasks), [truth, *lanes], answers)
+    return ClipCard(
+        name=name,
+        why=why,
+        link=address,
+        seconds=seconds,
+        strip=strip,
+        fault=fault,
+        crash=_is_crash(tasks),
+        lanes=[truth, *lanes],
+        answers=answers,
+    )
 
 
 def clip_cards(
@@ -153,7 +163,9 @@ def clip_cards(
     others = [name for name in names if name not in best + worst][:RANDOM]
     chosen = [("best", best), ("worst", worst), ("random", others)]
     return [
-        _card(name, why, videos[name], rows, data_dir, page_dir) for why, group in chosen for name in group
+        _card(name, why, tasks=videos[name], rows=rows, data_dir=data_dir, page_dir=page_dir)
+        for why, group in chosen
+        for name in group
     ], judged
 
 

@@ -173,7 +173,12 @@ def main(argv: list[str] | None = None) -> int:
         with writing(arguments.out):
             print(
                 write_report(
-                    rows, arguments.data_dir, arguments.out, arguments.losses, arguments.split, extras
+                    rows,
+                    arguments.data_dir,
+                    out=arguments.out,
+                    losses=arguments.losses,
+                    split=arguments.split,
+                    extras=extras,
                 )
             )
         for name in ("comparison.md", "comparison.csv", "metrics.json", "report.html"):

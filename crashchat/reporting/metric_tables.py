@@ -52,5 +52,7 @@ def _cells(metric: str, rows: dict[str, dict]) -> list[Cell]:
             if metric.startswith(HIGHER + LOWER)
             else (None, None)
         )
-        cells.append(Cell(format_value(row[metric]), row[metric], low, high, name in best))
+        cells.append(
+            Cell(text=format_value(row[metric]), value=row[metric], low=low, high=high, best=name in best)
+        )
     return cells

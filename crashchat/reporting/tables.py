@@ -114,7 +114,9 @@ def _filled(table: Table, scores: Scores) -> Table:
                 continue
             value = _unusable(row[task]) if metric == UNUSABLE else row[task].get(metric)
             low, high = row[task].get("intervals", {}).get(metric, (None, None))
-            cells.append(Cell(format_value(value), value, low, high, name in winners))
+            cells.append(
+                Cell(text=format_value(value), value=value, low=low, high=high, best=name in winners)
+            )
         table.rows.append(Row(name, kind_of(name), cells))
     return table
 
@@ -251,7 +253,14 @@ def difference_tables(differences: dict[str, dict[str, dict[str, Difference]]], 
                 else:
                     significant = found.p < 0.05
                     cells.append(
-                        Cell(f"{found.value:+.3f}", found.value, found.low, found.high, significant, found.p)
+                        Cell(
+                            text=f"{found.value:+.3f}",
+                            value=found.value,
+                            low=found.low,
+                            high=found.high,
+                            best=significant,
+                            p=found.p,
+                        )
                     )
             if any(cell.value is not None for cell in cells):
                 table.rows.append(Row(name, kind_of(name), cells))

@@ -145,12 +145,12 @@ class ClipService:
             analysis = analyze_clip(
                 self.cascade,
                 path,
-                self.windows,
-                Path(name).stem[:200] or "clip",
-                None,
-                progress,
-                draw,
-                self.limits.max_seconds,
+                windows=self.windows,
+                name=Path(name).stem[:200] or "clip",
+                journal=None,
+                progress=progress,
+                draw=draw,
+                max_seconds=self.limits.max_seconds,
             )
         analysis.result.path = Path(name).name[:200]  # where it lies here is nobody's business
         return analysis

@@ -236,18 +236,20 @@ class _View:
 
 def _road(view: _View, scene: Scene, travelled: float) -> None:
     _, _, _ground, road, light = PALETTES[scene.sky]
-    view.quad(-ROAD_EDGE - 1.8, ROAD_EDGE + 1.8, 2.5, FAR, _shade((176, 168, 156), light))  # sidewalks
-    view.quad(-ROAD_EDGE, ROAD_EDGE, 2.5, FAR, road)
+    view.quad(
+        -ROAD_EDGE - 1.8, ROAD_EDGE + 1.8, near=2.5, far=FAR, colour=_shade((176, 168, 156), light)
+    )  # sidewalks
+    view.quad(-ROAD_EDGE, ROAD_EDGE, near=2.5, far=FAR, colour=road)
     paint = _shade((244, 244, 236), light)
     for x in (-ROAD_EDGE + 0.15, ROAD_EDGE - 0.15):
-        view.quad(x - 0.1, x + 0.1, 2.5, FAR, paint)
+        view.quad(x - 0.1, x + 0.1, near=2.5, far=FAR, colour=paint)
     period, dash = 6.0, 2.6
     first = -(travelled % period)
     for begin in np.arange(first, 42.0, period):
         near, far = max(begin, 2.5), begin + dash
         if far > near:
             for x in (-1.75, 1.75):
-                view.quad(x - 0.13, x + 0.13, near, far, paint)
+                view.quad(x - 0.13, x + 0.13, near=near, far=far, colour=paint)
 
 
 def _roadside(view: _View, scene: Scene, travelled: float, decor: np.ndarray) -> None:
@@ -313,9 +315,9 @@ def _crash(view: _View, contact: Contact, frame: int, rng: np.random.Generator) 
             view.blob(
                 x + drift + 0.3 * (k - 2.5),
                 z,
-                1.6 + 0.42 * k * size,
-                (0.35 + 0.1 * k) * size,
-                (grey, grey, grey),
+                up=1.6 + 0.42 * k * size,
+                radius=(0.35 + 0.1 * k) * size,
+                colour=(grey, grey, grey),
             )
     if left > 1e-6:
         burst = 1.7 if age < 0.4 else 1.2

@@ -189,10 +189,10 @@ def main(argv: list[str] | None = None) -> int:
                 make_demo_set(
                     arguments.out,
                     arguments.train,
-                    arguments.val,
-                    arguments.test,
-                    arguments.seed,
-                    arguments.workers,
+                    val=arguments.val,
+                    test=arguments.test,
+                    seed=arguments.seed,
+                    workers=arguments.workers,
                 )
 
     return exit_code(make)

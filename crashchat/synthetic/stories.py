@@ -89,7 +89,7 @@ class _Draft:
     def lie_tilt(self, kind: str, sign: int) -> np.ndarray:
         """Tilt of a road user that is hit: two wheels and legs fall over, four wheels end askew."""
         if kind in ("car", "truck"):
-            return self.ramp(self.start, self.end, 0, sign * self.rng.uniform(10, 16), 0.5)
+            return self.ramp(self.start, self.end, low=0, high=sign * self.rng.uniform(10, 16), power=0.5)
         return self.ramp(self.start, min(self.start + 0.5, self.end), 0, sign * 82)
 
     def calm_ego(self) -> None:
@@ -113,13 +113,13 @@ def _ahead(draft: _Draft, crash: bool, other: str) -> dict:
     tilt: np.ndarray | float = 0.0
     if crash:
         draft.stop_ego(0.7)
-        z = draft.ramp(draft.cue, draft.start, gap, CONTACT_Z, 1.4)
+        z = draft.ramp(draft.cue, draft.start, low=gap, high=CONTACT_Z, power=1.4)
         z = draft.since(draft.start, draft.ramp(draft.start, draft.end, CONTACT_Z, CONTACT_Z + 0.5), z)
         lights, tilt = draft.t >= draft.cue - 1e-6, draft.lie_tilt(other, draft.sign())
     else:
         gap = max(gap, CONTACT_Z + 5.0)
         near = CONTACT_Z + rng.uniform(2.5, 3.5)
-        z = draft.ramp(draft.cue, draft.start, gap, near, 0.8)
+        z = draft.ramp(draft.cue, draft.start, low=gap, high=near, power=0.8)
         lights = draft.t >= draft.cue - 1e-6
         if rng.random() < 0.5:
             draft.drive((draft.cue + 0.2, draft.cruise), (draft.end, 0))
@@ -131,7 +131,7 @@ def _ahead(draft: _Draft, crash: bool, other: str) -> dict:
             )
             z = draft.since(draft.start, draft.ramp(draft.start, draft.end + 1, near, gap), z)
             lights &= draft.t < draft.start - 1e-6
-    actor = draft.add(other, rng.uniform(-0.3, 0.3), z, tilt, lights)
+    actor = draft.add(other, rng.uniform(-0.3, 0.3), z=z, tilt=tilt, braking=lights)
     return {"action": "brakes", "actor": actor, "hit": [actor], "cause": f"ahead {other}"}
 
 
@@ -146,16 +146,24 @@ def _crossing(draft: _Draft, crash: bool, other: str) -> dict:
         draft.stop_ego(0.7)
         middle = side * rng.uniform(-0.5, 0.7)
         x = draft.ramp(draft.cue, draft.start, waiting, middle)
-        x = draft.since(draft.start, draft.ramp(draft.start, draft.end, middle, middle - side * 0.8, 0.6), x)
+        x = draft.since(
+            draft.start,
+            draft.ramp(draft.start, draft.end, low=middle, high=middle - side * 0.8, power=0.6),
+            x,
+        )
         z = draft.distance[draft.frame(draft.start)] + CONTACT_Z - draft.distance
-        z = draft.since(draft.start, draft.ramp(draft.start, draft.end, CONTACT_Z, CONTACT_Z + 1.2, 0.6), z)
+        z = draft.since(
+            draft.start, draft.ramp(draft.start, draft.end, low=CONTACT_Z, high=CONTACT_Z + 1.2, power=0.6), z
+        )
         tilt = draft.lie_tilt(other, -side)
         moving &= draft.t < draft.start - 1e-6
     else:
         choice = rng.choice(["stops", "clear", "ego waits"])
         if choice == "stops":
             draft.calm_ego()
-            x = draft.ramp(draft.cue, draft.start, waiting, side * (ROAD_EDGE - 1.2 + half), 0.7)
+            x = draft.ramp(
+                draft.cue, draft.start, low=waiting, high=side * (ROAD_EDGE - 1.2 + half), power=0.7
+            )
             moving &= draft.t < draft.start - 1e-6
             place = draft.distance[draft.frame(draft.start)] + CONTACT_Z + rng.uniform(1, 4)
         else:
@@ -177,7 +185,7 @@ def _crossing(draft: _Draft, crash: bool, other: str) -> dict:
             reach = draft.distance[blocked].max(initial=0.0)
             place = reach + CONTACT_Z + CROSSING_GAP + rng.uniform(0.5, 2.0)
         z = place - draft.distance
-    actor = draft.add(other, x, z, tilt, False, -side, moving)
+    actor = draft.add(other, x, z=z, tilt=tilt, braking=False, heading=-side, walking=moving)
     cause = {"car": "crossing vehicle", "truck": "crossing vehicle", "pedestrian": "crossing pedestrian"}
     return {"action": "crosses", "actor": actor, "hit": [actor], "cause": cause.get(other, "crossing rider")}
 
@@ -192,7 +200,7 @@ def _others(draft: _Draft, crash: bool, kinds: tuple[str, str]) -> dict:
         side = draft.sign()
         far = z + rng.uniform(4.5, 6.0)
         if crash:
-            z_second = draft.ramp(draft.cue, draft.start, far, z + 1.3, 1.3) + keep
+            z_second = draft.ramp(draft.cue, draft.start, low=far, high=z + 1.3, power=1.3) + keep
             lights = draft.t >= draft.cue - 1e-6
         else:
             z_second = draft.ramp(draft.cue, draft.start, far, z + 3.8) + keep
@@ -202,14 +210,14 @@ def _others(draft: _Draft, crash: bool, kinds: tuple[str, str]) -> dict:
             lights = (draft.t >= draft.cue - 1e-6) & (draft.t < draft.end - 1e-6)
         tilts = (draft.lie_tilt(first, side), draft.lie_tilt(second, -side)) if crash else (0, 0)
         a = draft.add(first, side * 3.7, z, tilts[0])
-        b = draft.add(second, side * 3.0, z_second, tilts[1], lights)
+        b = draft.add(second, side * 3.0, z=z_second, tilt=tilts[1], braking=lights)
         return {"action": "brakes", "actor": b, "hit": [a, b], "cause": "others behind"}
     x_first, x_second = [(-3.5, 0.0), (3.5, 0.0), (0.0, -3.5), (0.0, 3.5)][rng.integers(4)]
     way = np.sign(x_second - x_first)
     touch = x_second - way * (WIDTH[first] + WIDTH[second]) / 2 * 0.95
     if crash:
-        x = draft.ramp(draft.cue, draft.start, x_first, touch, 0.8)
-        push = draft.ramp(draft.start, draft.end, 0, way * 0.7, 0.6)
+        x = draft.ramp(draft.cue, draft.start, low=x_first, high=touch, power=0.8)
+        push = draft.ramp(draft.start, draft.end, low=0, high=way * 0.7, power=0.6)
         a = draft.add(first, x + push, z, draft.lie_tilt(first, -int(way)))
         b = draft.add(second, x_second + push, z + 0.5, draft.lie_tilt(second, int(way)))
     elif rng.random() < 0.5:  # drifts and returns
@@ -234,8 +242,8 @@ def _control(draft: _Draft, crash: bool, kind: str) -> dict:
     if crash:
         draft.stop_ego(0.8)
         x = lane + (side * (ROAD_EDGE - 0.2) - lane) * part**2 + 1.3 * wave * np.sqrt(part)
-        x += draft.ramp(draft.start, draft.end, 0, side * 2.6, 0.6)
-        tilt = -side * 0 + 8 * wave + draft.ramp(draft.start, draft.end, 0, side * 30, 0.5)
+        x += draft.ramp(draft.start, draft.end, low=0, high=side * 2.6, power=0.6)
+        tilt = 8 * wave + draft.ramp(draft.start, draft.end, low=0, high=side * 30, power=0.5)
         z = z - draft.ramp(draft.start, draft.end, 0, 1.0)
     else:
         draft.calm_ego()
@@ -255,7 +263,7 @@ def _fall(draft: _Draft, crash: bool, kind: str) -> dict:
     if crash:
         draft.stop_ego(0.8)
         tilt = 24 * wave + draft.ramp(draft.start, min(draft.start + 0.4, draft.end), 0, side * 84)
-        x = lane + 0.4 * wave + draft.ramp(draft.start, draft.end, 0, side * 1.6, 0.7)
+        x = lane + 0.4 * wave + draft.ramp(draft.start, draft.end, low=0, high=side * 1.6, power=0.7)
         z = z - draft.ramp(draft.start, draft.end, 0, 0.8)
     else:
         draft.calm_ego()

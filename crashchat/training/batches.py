@@ -108,9 +108,9 @@ class QuestionDataset(Dataset):
             build_sequence(
                 self.tokenizer,
                 visual.seconds,
-                visual.kept_per_frame,
-                [Branch(question.text, question.answer) for question in questions],
-                self.max_length,
+                tokens_per_frame=visual.kept_per_frame,
+                branches=[Branch(question.text, question.answer) for question in questions],
+                max_length=self.max_length,
             )
             for visual, questions in zip(visuals, asked.values(), strict=True)
         ]

@@ -123,7 +123,11 @@ def _train(config: TrainConfig) -> Path:
 
     tokenizer = load_tokenizer(config.base_model)
     settings = load_video_settings(
-        config.base_model, config.fps, config.max_frames, config.max_visual_tokens, config.token_compression
+        config.base_model,
+        config.fps,
+        max_frames=config.max_frames,
+        max_visual_tokens=config.max_visual_tokens,
+        token_compression=config.token_compression,
     )
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
     base = load_model(
@@ -141,10 +145,10 @@ def _train(config: TrainConfig) -> Path:
             videos,
             tokenizer,
             settings,
-            config.max_length,
-            config.max_tokens_per_batch,
-            config.cache_videos,
-            feature_cache,
+            max_length=config.max_length,
+            max_tokens_per_batch=config.max_tokens_per_batch,
+            cache_videos=config.cache_videos,
+            feature_cache=feature_cache,
         )
         for videos in (train_videos, val_videos)
     ]
@@ -229,4 +233,4 @@ def _train(config: TrainConfig) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    return run_command("train", __doc__, TrainConfig, train, argv)
+    return run_command("train", __doc__, kind=TrainConfig, work=train, argv=argv)

@@ -102,7 +102,7 @@ def make_plan(
     indices: list[int] = []
     seconds: list[float] = []
     if span is not None:
-        indices, seconds = _sample_span(file, source.timeline, span, fps, max_frames)
+        indices, seconds = _sample_span(file, source.timeline, span=span, fps=fps, max_frames=max_frames)
     elif source.timeline is not None:
         indices, seconds = sample_indices(source.timeline.pts, source.timeline.end, fps, max_frames)
     return ReadPlan(

@@ -111,7 +111,9 @@ def test_each_adapter_answers_as_in_its_own_evaluation(cascade, tiny_base, flash
     for folder, group in zip(flash_adapters, (LINGUISTIC, PERCEPTION), strict=True):
         alone = load_adapter(load_model(tiny_base, cascade.answerer.tokenizer, CPU), folder)
         prompts = [TASKS[task].prompt for task in GROUPS[group]]
-        expected = answer_questions(alone, cascade.answerer.tokenizer, context.visuals, [prompts], 24)[0]
+        expected = answer_questions(
+            alone, cascade.answerer.tokenizer, visuals=context.visuals, questions=[prompts], max_new_tokens=24
+        )[0]
         given = [answer.raw_response for answer in output.answers if answer.adapter == group]
         assert given == [decode(cascade.answerer.tokenizer, tokens) for tokens in expected]
 

@@ -170,7 +170,9 @@ def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_token
                     parameter += 0.3 * torch.randn_like(parameter)
         model.save_pretrained(tmp_path / name)
         prefix = prefill(model.eval(), tiny_tokenizer, [visual])
-        alone[name] = answer_from_prefix(model, tiny_tokenizer, prefix, [questions], 8)
+        alone[name] = answer_from_prefix(
+            model, tiny_tokenizer, prefix=prefix, questions=[questions], max_new_tokens=8
+        )
     assert alone["one"][0] != alone["two"][0]
 
     model = load_adapter(base(), tmp_path / "one", "one")
@@ -179,7 +181,11 @@ def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_token
     for name in ("one", "two", "one"):
         model.set_adapter(name)
         answers, logits = answer_from_prefix(
-            model, tiny_tokenizer, prefill(model, tiny_tokenizer, [visual]), [questions], 8
+            model,
+            tiny_tokenizer,
+            prefix=prefill(model, tiny_tokenizer, [visual]),
+            questions=[questions],
+            max_new_tokens=8,
         )
         assert answers == alone[name][0] and torch.equal(logits[0], alone[name][1][0])
     with pytest.raises(CheckpointError, match="has an adapter 'two' already"):

@@ -20,7 +20,15 @@ RECOGNITION, LOCALIZATION = TASKS["crash_recognition"], TASKS["crash_localizatio
 
 
 def record(data_id: int, response: str = "Yes", answer: str = "Yes", task=RECOGNITION, **extra) -> dict:
-    return make_record(task, data_id, f"data/videos/{data_id}.mp4", task.prompt, response, answer, **extra)
+    return make_record(
+        task,
+        data_id,
+        video_path=f"data/videos/{data_id}.mp4",
+        prompt=task.prompt,
+        raw_response=response,
+        answer=answer,
+        **extra,
+    )
 
 
 def write(path: Path, value: object) -> Path:
@@ -41,7 +49,13 @@ def test_record_has_the_fields_of_the_golden_files(task, shared, tmp_path):
         task.name, task.negative_answer
     )
     made = make_record(
-        task, 0, golden["video_path"], "", golden["raw_response"], answer, source=golden["source"]
+        task,
+        0,
+        video_path=golden["video_path"],
+        prompt="",
+        raw_response=golden["raw_response"],
+        answer=answer,
+        source=golden["source"],
     )
     assert list(made) == list(golden)
     assert made == golden

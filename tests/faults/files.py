@@ -113,10 +113,10 @@ def _predictions(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, st
             make_record(
                 task,
                 number,
-                annotated["video"][0],
-                task.prompt,
-                answer,
-                answer,
+                video_path=annotated["video"][0],
+                prompt=task.prompt,
+                raw_response=answer,
+                answer=answer,
                 crash_start=start,
                 crash_probability=probability,
             )

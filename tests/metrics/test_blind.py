@@ -23,7 +23,9 @@ from crashchat.tasks import TASKS
 
 def records(task: str, answers: list[str]) -> list[dict]:
     return [
-        make_record(TASKS[task], n, f"{n}.mp4", TASKS[task].prompt, "", answer)
+        make_record(
+            TASKS[task], n, video_path=f"{n}.mp4", prompt=TASKS[task].prompt, raw_response="", answer=answer
+        )
         for n, answer in enumerate(answers)
     ]
 
@@ -35,21 +37,27 @@ def said(rows: dict[str, list[dict]]) -> dict[str, list[str]]:
 def test_constant_answers():
     task = TASKS["crash_description"]
     training = Training(["no collision.", "car hits car", "car hits car"])
-    assert said(guesses(task, records(task.name, ["a", "b"]), training, None, None)) == {
+    assert said(
+        guesses(task, records(task.name, ["a", "b"]), training=training, sources=None, metadata=None)
+    ) == {
         NO_ACCIDENT: ["no collision."] * 2,
         MOST_FREQUENT: ["car hits car"] * 2,
     }
     task = TASKS["crash_localization"]
     # The last one's ends are swapped.
     training = Training(["1.0 - 2.0 seconds", "1.0 - 2.0 seconds", "9.0 - 4.0 seconds"])
-    rows = guesses(task, records(task.name, ["1.0 - 2.0 seconds"]), training, None, None)
+    rows = guesses(
+        task, records(task.name, ["1.0 - 2.0 seconds"]), training=training, sources=None, metadata=None
+    )
     assert said(rows) == {
         NO_ACCIDENT: [""],
         MOST_FREQUENT: ["1.0 - 2.0 seconds"],
         MEAN_TIMES: ["2.0 - 4.3 seconds"],
     }
     assert (rows[MEAN_TIMES][0]["pred_start"], rows[MEAN_TIMES][0]["pred_end"]) == (2.0, 4.3)
-    assert list(guesses(task, records(task.name, ["1.0 - 2.0 seconds"]), None, ["x"], None)) == [NO_ACCIDENT]
+    assert list(
+        guesses(task, records(task.name, ["1.0 - 2.0 seconds"]), training=None, sources=["x"], metadata=None)
+    ) == [NO_ACCIDENT]
 
 
 def test_the_source_gives_recognition_away_on_the_released_annotations(shared):
@@ -64,7 +72,9 @@ def test_the_source_gives_recognition_away_on_the_released_annotations(shared):
     )
     half = len(annotated) // 2
     training = Training(answers[:half], sources[:half])
-    rows = guesses(task, records(task.name, answers[half:]), training, sources[half:], None)
+    rows = guesses(
+        task, records(task.name, answers[half:]), training=training, sources=sources[half:], metadata=None
+    )
     assert task_sums(task.name, rows[SOURCE]).metrics()["macro_f1"] == 1.0
     assert task_sums(task.name, rows[MOST_FREQUENT]).metrics()["macro_f1"] < 0.4
 
@@ -88,7 +98,11 @@ def test_metadata_that_gives_the_answer_away_is_found(telling):
     headers = [header(n, crash) for n, crash in enumerate(truths)]
     training = Training(answers[:40], metadata=headers[:40])
     rows = guesses(
-        TASKS["crash_recognition"], records("crash_recognition", answers[40:]), training, None, headers[40:]
+        TASKS["crash_recognition"],
+        records("crash_recognition", answers[40:]),
+        training=training,
+        sources=None,
+        metadata=headers[40:],
     )
     assert said(rows)[METADATA] == answers[40:]
     times = [f"{4.0 if crash else 1.0} seconds" for crash in truths]
@@ -96,21 +110,24 @@ def test_metadata_that_gives_the_answer_away_is_found(telling):
     rows = guesses(
         TASKS["pre_crash_localization"],
         records("pre_crash_localization", times[40:]),
-        training,
-        None,
-        headers[40:],
+        training=training,
+        sources=None,
+        metadata=headers[40:],
     )
     assert said(rows)[METADATA] == times[40:]
 
 
 def test_metadata_that_tells_nothing_gives_the_most_frequent_answer():
-    answers, same = ["Yes", "No", "No"] * 10, [Metadata(64, 64, 10.0, 3.0, "h264")] * 30
+    answers, same = (
+        ["Yes", "No", "No"] * 10,
+        [Metadata(width=64, height=64, fps=10.0, seconds=3.0, codec="h264")] * 30,
+    )
     rows = guesses(
         TASKS["crash_recognition"],
         records("crash_recognition", answers),
-        Training(answers, metadata=same),
-        None,
-        same,
+        training=Training(answers, metadata=same),
+        sources=None,
+        metadata=same,
     )
     assert set(said(rows)[METADATA]) == {"No"} and SOURCE not in rows
 

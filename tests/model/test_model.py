@@ -234,7 +234,10 @@ def test_answers_together_are_the_answers_one_by_one(tiny_base, tiny_tokenizer, 
     # Branches end at different steps.
     assert len({len(answer) for answers in together for answer in answers}) > 2
     for visual, asked, answers in zip(visuals, questions, together, strict=True):
-        assert answers == [plain_answer(model, tiny_tokenizer, visual, question, 32) for question in asked]
+        assert answers == [
+            plain_answer(model, tiny_tokenizer, visual=visual, question=question, most=32)
+            for question in asked
+        ]
 
 
 def plain_answer(model, tokenizer, visual: VisualTokens, question: str, most: int) -> list[int]:
@@ -264,11 +267,20 @@ def test_a_prefix_answers_again_and_again_from_features_computed_once(tiny_base,
     visual = visual_of(frames=4)
     questions = [TASKS["crash_description"].prompt, "Is there a car?"]
     prefix = prefill(model, tiny_tokenizer, [visual], encode(model, [visual]))
-    (first,), (logits,) = answer_from_prefix(model, tiny_tokenizer, prefix, [questions], 16)
+    (first,), (logits,) = answer_from_prefix(
+        model, tiny_tokenizer, prefix=prefix, questions=[questions], max_new_tokens=16
+    )
     again = [
-        answer_from_prefix(model, tiny_tokenizer, prefix, [[question]], 16)[0][0][0] for question in questions
+        answer_from_prefix(model, tiny_tokenizer, prefix=prefix, questions=[[question]], max_new_tokens=16)[
+            0
+        ][0][0]
+        for question in questions
     ]
-    assert [first] == [again] == answer_questions(model, tiny_tokenizer, [visual], [questions], 16)
+    assert (
+        [first]
+        == [again]
+        == answer_questions(model, tiny_tokenizer, visuals=[visual], questions=[questions], max_new_tokens=16)
+    )
     assert [int(row.argmax()) for row in logits] == [answer[0] for answer in first]
 
 

@@ -43,10 +43,10 @@ def write_row(folder: Path, data: Path, answer, tasks=tuple(TASKS)) -> Path:
             make_record(
                 task,
                 index,
-                str(data / record["video"][0]),
-                task.prompt,
-                answer(task, record["conversations"][1]["value"]),
-                record["conversations"][1]["value"],
+                video_path=str(data / record["video"][0]),
+                prompt=task.prompt,
+                raw_response=answer(task, record["conversations"][1]["value"]),
+                answer=record["conversations"][1]["value"],
                 crash_start=starts.get(record["video"][0]),
             )
             for index, record in enumerate(records)

@@ -99,14 +99,23 @@ def test_answers_are_the_same_and_nothing_is_decoded(
     expected = []
     for clip in clips:
         visual = read_visual_tokens(str(clip), settings, cache)
-        expected.append(answer_questions(model, tiny_tokenizer, [visual], [questions], 16)[0])
+        expected.append(
+            answer_questions(
+                model, tiny_tokenizer, visuals=[visual], questions=[questions], max_new_tokens=16
+            )[0]
+        )
         cache.store(visual.cache_key, visual, encode(model, [visual]))
     monkeypatch.setattr(reading, "read_clip", None)
     for clip, answers in zip(clips, expected, strict=True):
         moved = Path(shutil.copy(clip, tmp_path / f"moved_{clip.name}"))
         visual = read_visual_tokens(str(moved), settings, cache)
         assert visual.cache_key is None and not len(visual.pixel_values)
-        assert answer_questions(model, tiny_tokenizer, [visual], [questions], 16)[0] == answers
+        assert (
+            answer_questions(
+                model, tiny_tokenizer, visuals=[visual], questions=[questions], max_new_tokens=16
+            )[0]
+            == answers
+        )
 
 
 def test_the_key_is_content_settings_and_encoder(
