@@ -96,8 +96,8 @@ def model_flops(size: Size, patches: int, prefix: int, branches: list[int]) -> f
 
     Language model: forward 2 P T for P weights and T tokens, backward 2 P T (gradients of activations; those
     of frozen weights are not needed), LoRA's own weights 6 a token, attention 4 h a visible pair forward and
-    twice that backward. Vision encoder,
-    frozen: forward alone. The head counts for labelled tokens only and is left out.
+    twice that backward. Vision encoder, frozen: forward alone. The head counts for labelled tokens only
+    and is left out.
     """
     text, vision = size.text, size.vision
     hidden, layers = text["hidden_size"], text["num_hidden_layers"]

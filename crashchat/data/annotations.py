@@ -6,8 +6,7 @@ A released file is a list of records, one a question:
      "conversations": [{"from": "human", "value": "<video>\\n…"}, {"from": "gpt", "value": "Yes"}]}
 
 `load_annotations` joins the records of any number of files by video. A record that cannot be used is an error
-that names
-the file and the record, and all such records are named at once: nothing is dropped.
+that names the file and the record, and all such records are named at once: nothing is dropped.
 """
 
 import os
@@ -100,8 +99,7 @@ def parse_record(record: object) -> tuple[str, str, str, str | None]:
     if not 0 < sizes[0] <= MAX_PATH or max(sizes[1:], default=0) > MAX_NAME or "\0" in video:
         raise ValueError(
             f"'video' is {abbreviate(video)} ({len(video):,} characters), expected a path that a file can "
-            "have: at most "
-            f"{MAX_PATH:,} bytes, {MAX_NAME} a name"
+            f"have: at most {MAX_PATH:,} bytes, {MAX_NAME} a name"
         )
     if Path(video).is_absolute() or ".." in Path(video).parts:
         raise ValueError(f"'video' is {abbreviate(video)}, expected a path below the data folder")

@@ -5,9 +5,8 @@ Run by scripts/eval/eval_video_*.sh through torchrun; alone, one process:
     crashchat evaluate configs/eval/all_tasks.yaml model=outputs/demo/merged/heterogeneous data_dir=data/demo
 
 Videos are shared among the processes; each is decoded and encoded once for all its questions. Answers are
-written as they are
-made: a killed run, started again, goes on where it stopped, and tries again the videos that could not be
-read.
+written as they are made: a killed run, started again, goes on where it stopped, and tries again the videos
+that could not be read.
 """
 
 import contextlib

@@ -52,9 +52,8 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         """Vision features of all visual tokens, float[N, vision hidden], before compression and projector.
 
         pixel_values_videos, video_grid_thw, video_merge_sizes: as in PackedBatch. Frames of one size are
-        encoded in one call,
-        whichever video they come from: attention stays within a frame.
-        uint8 pixels are normalised here, on the device; floats are taken as normalised already.
+        encoded in one call, whichever video they come from: attention stays within a frame. uint8 pixels are
+        normalised here, on the device; floats are taken as normalised already.
         """
         vision = self.model.vision_model
         if pixel_values_videos.dtype == torch.uint8:

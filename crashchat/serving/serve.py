@@ -6,9 +6,9 @@
 
 Without --model the model is the demo's, as for analyze. The server is reached from this machine alone unless
 --host says otherwise; then a password is needed (--password-file, or CRASHCHAT_PASSWORD), asked for by HTTP's
-basic scheme with any user
-name: put a TLS proxy in front. Uploads lie in a private temporary folder: those to the endpoint until they
-are answered, those of the page until it is closed. Nothing is asked of, or told to, any other host.
+basic scheme with any user name: put a TLS proxy in front. Uploads lie in a private temporary folder: those
+to the endpoint until they are answered, those of the page until it is closed. Nothing is asked of, or told
+to, any other host.
 """
 
 import argparse

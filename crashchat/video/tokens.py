@@ -45,8 +45,8 @@ class VisualTokens:
 
     pixel_values: uint8[P, 3·patch²], each patch flattened channel first (3, patch, patch). Patches lie by
         frame, token row, token column, then merge_size x merge_size within the token, row by row. The model
-        normalises them, on its
-        device: bytes take a quarter of the room on their way from the processes that read videos.
+        normalises them, on its device: bytes take a quarter of the room on their way from the processes that
+        read videos.
     grid_thw: int64[1, 3], frames, and patches down and across a frame.
     merge_sizes: int64[1].
     compression_mask: bool[N], True for the tokens the language model gets to see.
