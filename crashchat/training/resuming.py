@@ -3,6 +3,7 @@ and the newest checkpoint that is whole and this user's own.
 """
 
 import grp
+import hashlib
 import json
 import os
 import pickle
@@ -19,8 +20,12 @@ from transformers.trainer_pt_utils import safe_globals
 
 from crashchat.config import ConfigError, TrainConfig, load_config
 from crashchat.errors import opening
+from crashchat.files import write_json_atomic
 
 RESOLVED_CONFIG = "train_config.yaml"
+CHECKSUMS = (
+    "checksums.json"  # {weight file of a checkpoint: its SHA-256}, which safetensors does not hold itself
+)
 # Settings that may differ when a run goes on: they change how fast it is, not what it learns.
 MAY_DIFFER = {
     "num_workers", "cache_videos", "feature_cache", "feature_cache_gb", "logging_steps", "save_total_limit",
@@ -50,6 +55,17 @@ def complete_checkpoints(output_dir: Path) -> list[Path]:
     """
     found = [path for path in output_dir.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
+
+
+def write_checksums(checkpoint: Path) -> None:
+    """Write CHECKSUMS for the weights that a checkpoint holds."""
+    sums = {path.name: _sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))}
+    write_json_atomic(checkpoint / CHECKSUMS, sums)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_checkpoint(config: TrainConfig) -> Path | None:
@@ -87,10 +103,18 @@ def damage_of(checkpoint: Path, deepspeed: bool) -> str | None:
     weights = sorted(checkpoint.glob("*model*.safetensors"))
     if not weights:
         return "no adapter_model.safetensors or model.safetensors"
+    try:  # a checkpoint of an earlier version has none
+        sums = json.loads((checkpoint / CHECKSUMS).read_bytes()) if (checkpoint / CHECKSUMS).is_file() else {}
+        if not isinstance(sums, dict):
+            return f"{CHECKSUMS} holds no checksums"
+    except (ValueError, RecursionError) as error:
+        return f"{CHECKSUMS} is not JSON ({error})"
     for path in weights:
         try:
             with safe_open(path, framework="pt"):
                 pass
+            if path.name in sums and sums[path.name] != _sha256(path):
+                return f"{path.name} is not what was written: another SHA-256 than in {CHECKSUMS}"
         except (OSError, SafetensorError) as error:
             return f"{path.name} cannot be read ({opening(error)})"
     config = checkpoint / ("adapter_config.json" if weights[0].name.startswith("adapter") else "config.json")

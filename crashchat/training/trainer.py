@@ -18,6 +18,7 @@ from crashchat.model.sequence import IGNORED
 from crashchat.model.videollama3 import CrashChatOutput, is_projector
 from crashchat.training.batches import QuestionDataset, QuestionLoader, QuestionSampler
 from crashchat.training.losses import plot_losses
+from crashchat.training.resuming import write_checksums
 from crashchat.video.tokens import VisualTokens
 
 
@@ -112,7 +113,13 @@ class QuestionTrainer(Trainer):
         by then all is on disk.
         """
         super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            write_checksums(Path(output_dir))
+        self._wait_for_all()  # no file comes or goes while the folder's files are synced
         sync_tree(Path(output_dir))
+        self._wait_for_all()
+
+    def _wait_for_all(self) -> None:
         if self.args.world_size > 1:
             dist.barrier()
 

@@ -243,7 +243,7 @@ def test_differences_and_breakdowns(rows):
     )
     videos = sums["mute"]["crash_recognition"].videos
     recognition, *_ = breakdown_tables(
-        sums, dict(zip(videos, ["x", "x", "y", "z"], strict=True)), "letter", most=2
+        sums, dict(zip(videos, ["x", "x", "y", "z"], strict=True)), "letter", limit=2
     )
     assert [column[1] for column in recognition.columns] == ["x (2)", "others (2)"]
     assert {row.name: [cell.value for cell in row.cells] for row in recognition.rows} == {

@@ -218,6 +218,8 @@ DAMAGES = {
     "rng state cut": ("rng_state_1.pth", cut),
     "rng state poisoned": ("rng_state_0.pth", poison),
     "adapter cut": ("adapter_model.safetensors", cut),
+    "adapter flipped": ("adapter_model.safetensors", flip),
+    "checksums cut": ("checksums.json", cut),
     "adapter missing": ("adapter_model.safetensors", Path.unlink),
     "adapter config cut": ("adapter_config.json", cut),
     "state empty": ("trainer_state.json", lambda path: path.write_text("")),
