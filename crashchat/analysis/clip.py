@@ -1,5 +1,5 @@
 """One clip through the cascade (cascade.py), a long recording window by window (windows.py),
-and what is told of it.
+and what the result says of it.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from crashchat.video.tokens import VideoSettings, VisualTokens, resize_frames, t
 
 MEBIBYTE = 2**20
 
-Progress = Callable[[float, str], None]  # told the share that is done and what comes next
+Progress = Callable[[float, str], None]  # called with the share that is done and what comes next
 
 
 @dataclass
@@ -167,8 +167,8 @@ def analyze_clip(
     except OSError as error:  # of the video they are VideoErrors
         result.error = as_text(f"{error.filename or journal}: can't be read or written ({error.strerror})")
     except Exception as error:
-        # A clip that trips something unforeseen must not end the run of a folder or the server; it is told,
-        # here and there.
+        # A clip that trips something unforeseen must not end the run of a folder or the server; its result
+        # says so, and the traceback is printed here.
         traceback.print_exc()
         result.error = as_text(f"{type(error).__name__}: {error}")
     if result.error is not None:

@@ -109,7 +109,7 @@ def _task_answer(answer: Answer) -> TaskAnswer:
 def window_of(output: CascadeOutput, span: tuple[float, float]) -> Window:
     """A output on a window as it stands in the result: its times moved to the recording's clock.
 
-    What contradicts itself or lies outside the window is told in `notes`; the raw answers stay as they are.
+    What contradicts itself or lies outside the window is said in `notes`; the raw answers stay as they are.
     """
     start, end = span
     status = UNDECIDED if output.crash is None else CRASH if output.crash else NO_CRASH

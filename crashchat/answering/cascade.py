@@ -57,7 +57,7 @@ class Cascade:
     def run(
         self, context: VideoContext, progress: Callable[[str], None] = lambda step: None
     ) -> list[CascadeOutput]:
-        """Run the cascade on some stretches of video, all at once. progress: told what comes next."""
+        """Run the cascade on some stretches of video, all at once. progress: called with what comes next."""
         place = GROUPS[LINGUISTIC].index(RECOGNITION)
         with self._lock:
             progress("is there a crash, what happens, and why?")

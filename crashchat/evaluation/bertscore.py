@@ -56,12 +56,12 @@ class BertScore:
         states = {}
         # RoBERTa has other tokens for a word at the start of a text than behind a space; bert-score takes the
         # latter. Its positions start at 2.
-        roberta = self.model.config.model_type == "roberta"
-        limit = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2 * roberta)
+        space, first = (" ", 2) if self.model.config.model_type == "roberta" else ("", 0)
+        limit = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - first)
         batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
         for batch in tqdm(batches, desc="BERTScore", unit="batch", leave=False, disable=None):
             encoded = self.tokenizer(
-                [" " * roberta + text.strip() for text in batch],
+                [space + text.strip() for text in batch],
                 padding=True,
                 truncation=True,
                 max_length=limit,

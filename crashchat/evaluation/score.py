@@ -253,13 +253,13 @@ def _run(task_name: str, argv: list[str] | None) -> None:
 
     sums = read(predictions)
     scored = {"task": task_name, "protocol": arguments.protocol, **scores(sums, arguments.protocol)}
-    told = f"{task_name}: {predictions}\n\n{score_table(scored, arguments.protocol)}"
+    text = f"{task_name}: {predictions}\n\n{score_table(scored, arguments.protocol)}"
     if arguments.against:
         try:
             differences = paired(read(arguments.against), sums, arguments.protocol)
         except ValueError as error:
             raise PredictionError(f"{predictions}, {arguments.against}: {error}") from error
-        told += f"\n\n{difference_table(differences, arguments.against)}"
+        text += f"\n\n{difference_table(differences, arguments.against)}"
         scored["against"] = {
             "predictions": str(arguments.against),
             **{name: vars(found) for name, found in differences.items()},
@@ -268,7 +268,7 @@ def _run(task_name: str, argv: list[str] | None) -> None:
     if out.suffix not in (".json", ".csv"):
         out = out / f"{predictions.stem}_metrics.json"
     written = write_scores(scored, out)
-    print(f"{told}\n\nwritten: {written[0]}, {written[1]}")
+    print(f"{text}\n\nwritten: {written[0]}, {written[1]}")
 
 
 def main(argv: list[str] | None = None) -> int:

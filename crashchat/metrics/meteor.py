@@ -66,7 +66,10 @@ def _columns(statistics: str) -> tuple[float, ...]:
     try:
         values = [float(value) for value in statistics.split()]
         length, truth_length, function, truth_function, *matches, chunks, matched, truth_matched = values
-        modules = list(zip(*[iter(matches)] * 4, _MODULES, strict=True)) if len(matches) == 16 else None
+        modules = None
+        if len(matches) == 16:  # four numbers a module
+            fours = [matches[start : start + 4] for start in range(0, 16, 4)]
+            modules = [(*four, module) for four, module in zip(fours, _MODULES, strict=True)]
     except ValueError:
         modules = None
     if modules is None:

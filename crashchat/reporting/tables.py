@@ -51,8 +51,8 @@ class Cell:
     @property
     def behind(self) -> str:
         """What stands behind the figure in a line of text."""
-        told = [f"[{self.interval}]"] if self.interval else []
-        return " ".join(told if self.p is None else [*told, f"p {self.p:.3f}"])
+        parts = [f"[{self.interval}]"] if self.interval else []
+        return " ".join(parts if self.p is None else [*parts, f"p {self.p:.3f}"])
 
 
 @dataclass
@@ -140,7 +140,8 @@ def strategy_tables(scores: Scores) -> list[Table]:
         columns = []
         for task in tasks:
             headlines = _headlines(scores, (task,))
-            columns += headlines + [(TITLES[task], "unusable", task, UNUSABLE)] * bool(headlines)
+            if headlines:
+                columns += [*headlines, (TITLES[task], "unusable", task, UNUSABLE)]
         if columns:
             tables.append(_filled(Table(f"{group} tasks", columns), scores))
     return tables

@@ -57,7 +57,7 @@ MESSAGES = 200  # of a clip's chat that are kept
 class OpenClip:
     """A clip that a page has open.
 
-    said: who and what, question and answer in turn; the page is told it, and never asked for it.
+    said: who and what, question and answer in turn; the page is sent it, and never asked for it.
     """
 
     token: str
@@ -102,7 +102,7 @@ class ClipService:
     def new_folder(self) -> Path:
         """A place for a page's upload.
 
-        Only the page that is told its name can claim what is put there: nobody guesses it.
+        Only the page that is given its name can claim what is put there: nobody guesses it.
         """
         return self.folder / secrets.token_urlsafe(16)
 

@@ -188,10 +188,23 @@ def private_folder() -> Iterator[Path]:
     """
     _sweep(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder) / IN_USE):
+        variables = {
+            "GRADIO_TEMP_DIR": folder,
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        before = {name: os.environ.pop(name, None) for name in variables}
+        os.environ.update(variables)
         tempfile.tempdir = folder
-        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
-        os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1")
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = None
+            for name, value in before.items():
+                del os.environ[name]
+                if value is not None:
+                    os.environ[name] = value
 
 
 def _sweep(place: Path) -> None:
