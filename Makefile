@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test faults demo
+.PHONY: help setup lint test coverage faults demo
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -9,6 +9,9 @@ setup: ## a virtual environment in .venv with everything installed
 
 lint: ## check style, put imports and layout right
 	bash -c 'source scripts/setup.sh && "$$PYTHON" -m ruff check --fix . && "$$PYTHON" -m ruff format .'
+
+coverage: ## which lines and branches of crashchat/ the suite passes, its processes' too
+	bash scripts/test.sh --cov --cov-report=term
 
 test: ## style and the whole test suite, as continuous integration runs it
 	bash scripts/test.sh
