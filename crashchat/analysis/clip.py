@@ -4,7 +4,6 @@ and what the result says of it.
 
 import contextlib
 import os
-import platform
 import sys
 import time
 import traceback
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -21,7 +19,6 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-import crashchat
 from crashchat.analysis.results import FAILED, ClipResult, ModelIdentity, Sampling, Window
 from crashchat.analysis.windows import WindowSettings, failed_window, find_events, plan, status_of, window_of
 from crashchat.answering.answerer import MAX_VIDEOS, VideoContext, in_batches
@@ -29,6 +26,7 @@ from crashchat.answering.cascade import MAX_TOKENS_PER_BATCH, Cascade
 from crashchat.data.journals import PredictionJournal
 from crashchat.data.predictions import PredictionError
 from crashchat.errors import opening
+from crashchat.provenance import versions
 from crashchat.video.decode import REMEDY, Clip, read_clip
 from crashchat.video.film_strip import STRIP_FRAMES, STRIP_HEIGHT, film_strip
 from crashchat.video.reading import read_span
@@ -94,14 +92,13 @@ def _size(path: Path) -> int | None:
 
 def blank_result(name: str, path: Path, cascade: Cascade, windows: WindowSettings) -> ClipResult:
     """What a result holds before anything is known of the clip."""
-    packages = {package: version(package) for package in ("torch", "transformers", "peft")}
     return ClipResult(
         name=name,
         path=as_text(path),
         bytes=_size(path),
         model=ModelIdentity.model_validate(cascade.identity),
         sampling=_sampling(cascade, windows),
-        versions={"crashchat": crashchat.__version__, "python": platform.python_version(), **packages},
+        versions=versions(),
     )
 
 

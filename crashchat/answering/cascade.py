@@ -10,7 +10,6 @@ One merged model, or one adapter for all tasks, is the same without the switch: 
 six.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FIL
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.config import Decode, EvalConfig
+from crashchat.provenance import content_hash
 from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, Group
 
 MAX_VISUAL_TOKENS = EvalConfig.model_fields["max_visual_tokens"].default
@@ -83,23 +83,6 @@ class Cascade:
         """The answer to a person's question on one video; the prefix stays in `context` for the next."""
         with self._lock:
             return self.answerer.answer(context, [[Asked(question, None)]], adapter)[0][0].raw_response
-
-
-def content_hash(folder: Path, names: list[str] | None = None) -> str:
-    """SHA-256 over the names and contents of a folder's own files
-    (or of those `names` that are there), as hex.
-    """
-    kinds = {".safetensors", ".bin", ".json", ".txt"}
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and (path.name in names if names else path.suffix in kinds)
-    )
-    whole = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return whole.hexdigest()
 
 
 def load_cascade(

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from crashchat.command import make_parser
+from crashchat.data.datasets import DatasetCard, write_dataset_card
 from crashchat.errors import exit_code, writing
 from crashchat.files import write_json_atomic
 from crashchat.synthetic.drawing import HEIGHT, WIDTH, draw_scene
@@ -29,6 +30,11 @@ from crashchat.synthetic.texts import general_questions, task_answers
 from crashchat.tasks import TASKS, VIDEO_TAG
 
 MANIFEST = "manifest.json"
+CARD = DatasetCard(
+    name="CrashChat drawings",
+    drawn=True,
+    description="Drawn road scenes, made by crashchat synthesize: no footage, no real cars, no real crashes.",
+)
 SOURCE = "synthetic"
 # First number of a scene's seed: no scene of one split, or of pre-training, is one of another.
 SPLIT_SEEDS = {"train": 0, "val": 1, "test": 2, "general": 3}
@@ -110,6 +116,7 @@ def _already_made(out: Path, settings: dict, names: list[str]) -> bool:
     if missing:
         print(f"{out}: {len(missing)} clips are missing and will be made again")
         return False
+    write_dataset_card(out, CARD)
     print(f"{out}: already made")
     return True
 
@@ -143,6 +150,7 @@ def make_demo_set(
                 _record(video, task.prompt, answers[name]) for video, answers in members if name in answers
             ]
             write_json_atomic(out / task.annotation_file(split), records)
+    write_dataset_card(out, CARD)
     write_json_atomic(out / MANIFEST, settings)
 
 
@@ -164,6 +172,7 @@ def make_pretraining_set(out: str | Path, count: int, seed: int = 0, workers: in
         splits[split] += [_record(video, question, answer) for question, answer in questions]
     for split, records in splits.items():
         write_json_atomic(out / f"general_{split}.json", records)
+    write_dataset_card(out, CARD)
     write_json_atomic(out / MANIFEST, settings)
 
 

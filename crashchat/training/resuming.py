@@ -3,7 +3,6 @@ and the newest checkpoint that is whole and this user's own.
 """
 
 import grp
-import hashlib
 import json
 import os
 import pickle
@@ -21,6 +20,7 @@ from transformers.trainer_pt_utils import safe_globals
 from crashchat.config import ConfigError, TrainConfig, load_config
 from crashchat.errors import opening
 from crashchat.files import write_json_atomic
+from crashchat.provenance import file_hash
 
 RESOLVED_CONFIG = "train_config.yaml"
 CHECKSUMS = (
@@ -59,13 +59,8 @@ def complete_checkpoints(output_dir: Path) -> list[Path]:
 
 def write_checksums(checkpoint: Path) -> None:
     """Write CHECKSUMS for the weights that a checkpoint holds."""
-    sums = {path.name: _sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))}
+    sums = {path.name: file_hash(path) for path in sorted(checkpoint.glob("*.safetensors"))}
     write_json_atomic(checkpoint / CHECKSUMS, sums)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_checkpoint(config: TrainConfig) -> Path | None:
@@ -113,7 +108,7 @@ def damage_of(checkpoint: Path, deepspeed: bool) -> str | None:
         try:
             with safe_open(path, framework="pt"):
                 pass
-            if path.name in sums and sums[path.name] != _sha256(path):
+            if path.name in sums and sums[path.name] != file_hash(path):
                 return f"{path.name} is not what was written: another SHA-256 than in {CHECKSUMS}"
         except (OSError, SafetensorError) as error:
             return f"{path.name} cannot be read ({opening(error)})"

@@ -17,11 +17,12 @@ from crashchat.analysis.windows import (
     window_of,
 )
 from crashchat.answering.answerer import BASE, VideoContext
-from crashchat.answering.cascade import Cascade, content_hash, load_cascade
+from crashchat.answering.cascade import Cascade, load_cascade
 from crashchat.answering.generate import answer_questions, decode
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model
 from crashchat.checkpoints.layouts import CheckpointError
+from crashchat.provenance import content_hash
 from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, TASKS
 from crashchat.video.decode import Clip
 from crashchat.video.tokens import tokens_of_clip
