@@ -22,8 +22,12 @@ from crashchat.data.predictions import (
 from crashchat.errors import exit_code
 from crashchat.evaluation.bertscore import BertScore
 from crashchat.files import write_json_atomic, write_text_atomic
-from crashchat.metrics.bootstrap import Difference, intervals, paired
-from crashchat.metrics.localization import crash_localization_sums, pre_crash_localization_sums
+from crashchat.metrics.bootstrap import Difference, corrected, intervals, paired
+from crashchat.metrics.localization import (
+    PARSED_ONLY,
+    crash_localization_sums,
+    pre_crash_localization_sums,
+)
 from crashchat.metrics.meteor import MetricError, has_java
 from crashchat.metrics.recognition import recognition_sums
 from crashchat.metrics.sums import PROTOCOLS, Sums, format_value, is_count
@@ -70,9 +74,13 @@ def scores(sums: Sums, protocol: str = "strict") -> dict:
 
 
 def with_intervals(sums: Sums, protocol: str) -> dict:
-    """{metric: value} in one protocol, and `intervals`, {metric: [low, high]}."""
+    """{metric: value} in one protocol, and `intervals`, {metric: [low, high]}; of several runs also
+    `num_runs` and `spread`, {metric: standard deviation over the runs}.
+    """
     ranges = {name: list(interval) for name, interval in intervals(sums, protocol).items()}
-    return {**sums.metrics(protocol), "intervals": ranges}
+    several = {"num_runs": sums.num_runs} if sums.num_runs > 1 else {}
+    spread = {"spread": sums.spread(protocol)} if sums.num_runs > 1 else {}
+    return {**several, **sums.metrics(protocol), "intervals": ranges, **spread}
 
 
 def score_table(scored: dict, protocol: str = "strict") -> str:
@@ -87,11 +95,12 @@ def score_table(scored: dict, protocol: str = "strict") -> str:
     lines += ["", f"{'metric':{width}}  {protocol:>12}  {'95% interval':>16}  {other:>12}"]
     for name, value in figures.items():
         if name not in counts:
+            note = f"  ({parsed_note(scored)})" if name in PARSED_ONLY and value is not None else ""
             low, high = scored["intervals"].get(name, (None, None))
             interval = "" if low is None or isinstance(value, int) else f"{low:.4f} – {high:.4f}"
             lines.append(
                 f"{name:{width}}  {format_value(value, 4):>12}  {interval:>16}  "
-                f"{format_value(scored[other][name], 4):>12}"
+                f"{format_value(scored[other][name], 4):>12}{note}"
             )
     for truth, row in scored.get("confusion", {}).items():
         lines.append(
@@ -100,18 +109,28 @@ def score_table(scored: dict, protocol: str = "strict") -> str:
     return "\n".join(lines)
 
 
+def parsed_note(scored: dict) -> str:
+    """Of how many questions a figure is that only answers which parse have."""
+    asked = scored["num_scored"] + scored["num_unparsed"] + scored["num_failed"]
+    return f"of {scored['num_scored']} of {asked} answers, those that parse"
+
+
 def difference_table(differences: dict[str, Difference], other: Path) -> str:
     """The paired bootstrap as a terminal table."""
     width = max(map(len, differences), default=6)
     lines = [
-        f"difference to {other}, same videos drawn for both",
+        f"difference to {other}, same videos drawn for both; p corrected by Holm for these "
+        f"{len(differences)} tests;",
+        "'can show': the smallest true difference that such a test set shows four times in five",
         "",
-        f"{'metric':{width}}  {'difference':>10}  {'95% interval':>18}       p",
+        f"{'metric':{width}}  {'difference':>10}  {'95% interval':>18}  {'p':>10}  {'can show':>8}",
     ]
     for name, found in differences.items():
+        can_show = "—" if found.detectable is None else f"{found.detectable:.4f}"
+        over = f"  (over the {found.over} videos that both answered)" if found.over is not None else ""
         lines.append(
             f"{name:{width}}  {found.value:>+10.4f}  {f'{found.low:+.4f} – {found.high:+.4f}':>18}  "
-            f"{found.p:.4f}"
+            f"{found.p_text.removeprefix('p '):>10}  {can_show:>8}{over}"
         )
     return "\n".join(lines)
 
@@ -256,9 +275,10 @@ def _run(task_name: str, argv: list[str] | None) -> None:
     text = f"{task_name}: {predictions}\n\n{score_table(scored, arguments.protocol)}"
     if arguments.against:
         try:
-            differences = paired(read(arguments.against), sums, arguments.protocol)
+            alone = paired(read(arguments.against), sums, arguments.protocol)
         except ValueError as error:
             raise PredictionError(f"{predictions}, {arguments.against}: {error}") from error
+        differences = dict(zip(alone, corrected(list(alone.values())), strict=True))
         text += f"\n\n{difference_table(differences, arguments.against)}"
         scored["against"] = {
             "predictions": str(arguments.against),

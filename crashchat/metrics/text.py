@@ -14,7 +14,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from crashchat.data.predictions import video_name
 from crashchat.metrics.meteor import meteor, meteor_columns
-from crashchat.metrics.sums import Sums, Totals, ratio, sums
+from crashchat.metrics.sums import Counted, Sums, Totals, ratio, sums
 
 ROUGES = ("rouge1", "rouge2", "rougeL")
 _PARTS = {"p": "precision", "r": "recall", "f": "fmeasure"}
@@ -100,7 +100,16 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
         questions = [
             question | {"BERTScore": score} for question, score in zip(questions, scores, strict=True)
         ]
-    return sums(questions, _figures, counts, empty=("n", *BLEU_KEYS, *_MEANS))
+    counted: Counted = dict.fromkeys(("BLEU", *_MEANS, "METEOR", "BERTScore"), (("n",),))
+    del counted["CIDEr"]  # goes up to 10
+    return sums(
+        questions,
+        _figures,
+        counts,
+        counted=counted,
+        shares=("exact_match",),
+        empty=("n", *BLEU_KEYS, *_MEANS),
+    )
 
 
 def _figures(totals: Totals) -> dict[str, np.ndarray]:

@@ -4,12 +4,15 @@ pictures and clips are made of.
 Every file is read once, when the comparison is made; what follows only looks.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from crashchat.data.annotations import VideoQAs, load_annotations
+from crashchat.data.datasets import describe_use
 from crashchat.data.predictions import Records, crash_starts, unasked, video_name
 from crashchat.evaluation.score import scores, task_sums
 from crashchat.metrics.blind import (
@@ -22,12 +25,14 @@ from crashchat.metrics.blind import (
     read_metadata,
 )
 from crashchat.metrics.bootstrap import Difference, paired
-from crashchat.metrics.sums import Sums
+from crashchat.metrics.sums import Sums, joined
 from crashchat.metrics.text import NO_EXTRAS, Extras
-from crashchat.reporting.runs import collect
+from crashchat.reporting.about import About, make_about
+from crashchat.reporting.runs import ReportError, collect
 from crashchat.reporting.tables import Scores
 from crashchat.tasks import TASKS
 
+Key = TypeVar("Key")
 # Whose annotations say a video's source, its kind and when its crash begins, whether they were asked or not.
 FACTS = ("crash_recognition", "crash_description", "crash_localization")
 
@@ -36,18 +41,21 @@ FACTS = ("crash_recognition", "crash_description", "crash_localization")
 class Comparison:
     """What was answered, what it scores, and what is known of the videos.
 
+    about: what it is of and how it was made.
     data_dir, split: where the clips and annotations are, and which split was answered.
-    models: the runs' records, the first of which the others are compared with; blind: answers made without
-    looking.
+    models: the rows' records, of the first run where a row holds several, the first of which the others are
+    compared with; runs: the records of all runs of each; blind: answers made without looking.
     notes: what a reader must know of them, a sentence each.
     sources, kinds: {video: where it comes from}, {video: the annotated description of what happens}, where
     that is known.
     sums: {row: {task: sums}} of all rows.
     """
 
+    about: About
     data_dir: Path
     split: str
     models: Records
+    runs: dict[str, list[dict[str, list[dict]]]]
     blind: Records
     notes: list[str]
     sources: dict[str, str]
@@ -61,8 +69,21 @@ class Comparison:
 
     @property
     def records(self) -> Records:
-        """The records of all rows, models first."""
-        return self.models | self.blind
+        """The records of all runs of all rows, models first."""
+        pooled = {
+            name: {task: [record for run in runs for record in run.get(task, [])] for task in runs[0]}
+            for name, runs in self.runs.items()
+        }
+        return pooled | self.blind
+
+    @property
+    def answered(self) -> set[str]:
+        """The names of all videos that were asked about."""
+        return {
+            video_name(record["video_path"])
+            for records in asked_tasks(self.models).values()
+            for record in records
+        }
 
     @property
     def tasks(self) -> list[str]:
@@ -89,14 +110,20 @@ class Comparison:
 
 
 def make_comparison(
-    rows: dict[str, Path], data_dir: Path, split: str = "test", extras: Extras = NO_EXTRAS
+    rows: Mapping[str, Sequence[Path]], data_dir: Path, split: str = "test", extras: Extras = NO_EXTRAS
 ) -> Comparison:
-    """Read the rows, {name: folder or file}, and the annotations of `split` and of training
+    """Read the rows, {name: a folder or file a run}, and the annotations of `split` and of training
     in data_dir, each file once.
 
     Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used.
     """
-    models = collect(rows, split)
+    each = {(name, run): path for name, paths in rows.items() for run, path in enumerate(paths)}
+    every = collect({_run_name(rows, *key): path for key, path in each.items()}, split)
+    runs: dict[str, list[dict[str, list[dict]]]] = {name: [] for name in rows}
+    for (name, _), answered in zip(each, every.values(), strict=True):
+        runs[name].append(answered)
+    models = {name: of_row[0] for name, of_row in runs.items()}
+    _check_runs(runs)
     needed = [name for name in TASKS if name in {*asked_tasks(models), *FACTS}]
     asked = {
         name: load_annotations([file], data_dir, [name])
@@ -122,21 +149,60 @@ def make_comparison(
         starts = crash_starts(
             asked["crash_localization"], data_dir / TASKS["crash_localization"].annotation_file(split)
         )
+    sums = sum_rows(records, starts, extras)
+    for name, of_row in runs.items():
+        if len(of_row) > 1:
+            of_runs = sum_rows(dict(enumerate(of_row)), starts, extras).values()
+            sums[name] = {task: joined([run[task] for run in of_runs]) for task in models[name]}
+    files = [data_dir / TASKS[task].annotation_file(split) for task in asked]
+    used = describe_use(data_dir, files, _by_video(asked), split) if asked else None
     return Comparison(
+        about=make_about(rows, models, used, data_dir=data_dir, split=split),
         data_dir=data_dir,
         split=split,
         models=models,
+        runs=runs,
         blind=blind,
-        notes=partial_runs(models, asked, split) + notes,
+        notes=[
+            *([note] if (note := source_note(models, sources)) else []),
+            *partial_runs(models, asked, split),
+            *notes,
+        ],
         sources=sources,
         kinds=kinds,
-        sums=sum_rows(records, starts, extras),
+        sums=sums,
     )
 
 
+def _run_name(rows: Mapping[str, Sequence[Path]], name: str, run: int) -> str:
+    return f"{name} (run {run + 1})" if len(rows[name]) > 1 else name
+
+
+def _check_runs(runs: dict[str, list[dict[str, list[dict]]]]) -> None:
+    for name, answered in runs.items():
+        tasks = [sorted(one) for one in answered]
+        if any(one != tasks[0] for one in tasks):
+            raise ReportError(
+                f"row {name}: its runs were not asked the same tasks ({'; '.join(map(', '.join, tasks))}); "
+                "evaluate all runs of a row alike"
+            )
+
+
+def _by_video(asked: dict[str, list[VideoQAs]]) -> list[VideoQAs]:
+    """The annotated videos of several files, each once with the questions of all."""
+    videos: dict[str, VideoQAs] = {}
+    for annotated in asked.values():
+        for video in annotated:
+            known = videos.setdefault(video.name, replace(video, questions=[]))
+            known.questions.extend(video.questions)
+    return list(videos.values())
+
+
 def sum_rows(
-    records: Records, starts: dict[str, float] | None = None, extras: Extras = NO_EXTRAS
-) -> dict[str, dict[str, Sums]]:
+    records: dict[Key, dict[str, list[dict]]],
+    starts: dict[str, float] | None = None,
+    extras: Extras = NO_EXTRAS,
+) -> dict[Key, dict[str, Sums]]:
     """{row: {task: sums}} of all rows.
 
     starts: annotated crash starts, for pre-crash answers that carry none of their own.
@@ -162,6 +228,27 @@ def _known(annotated: Iterable[tuple[str, str | None]], records: Records, field:
     for answered in asked_tasks(records).values():
         facts |= {video_name(record["video_path"]): record[field] for record in answered if record.get(field)}
     return facts
+
+
+def source_note(models: Records, sources: dict[str, str]) -> str | None:
+    """That the source of a video gives recognition away, where it does in these answers' videos."""
+    labels: dict[str, Counter] = {}
+    for record in asked_tasks(models).get("crash_recognition", []):
+        source = sources.get(video_name(record["video_path"]))
+        if source is None:
+            return None
+        labels.setdefault(source, Counter())[record["gt_label"]] += 1
+    alike = {source: next(iter(counts)) for source, counts in labels.items() if len(counts) == 1}
+    if len(alike) < len(labels) or set(alike.values()) != {"Yes", "No"}:
+        return None
+    sides = [
+        ", ".join(f"{source} ({labels[source][label]})" for source in sorted(alike) if alike[source] == label)
+        for label in ("Yes", "No")
+    ]
+    return (
+        f"The source of a video alone gives recognition away here: all videos of {sides[0]} are crashes, "
+        f"none of {sides[1]} is. Read recognition scores with this in mind."
+    )
 
 
 def partial_runs(records: Records, asked: dict[str, list[VideoQAs]], split: str) -> list[str]:

@@ -14,17 +14,20 @@ from crashchat.errors import CrashChatError
 from crashchat.metrics.blind import BLIND
 from crashchat.tasks import TASKS
 
+RESERVED = (*BLIND, "about")  # names that no row may have: metrics.json has others under them
+
 
 class ReportError(CrashChatError):
     """A report that cannot be made; the message names the row or file, the cause, and what to do."""
 
 
-def parse_rows(texts: list[str]) -> dict[str, Path]:
-    """[NAME=]FOLDER or [NAME=]FILE of the command line as {name: path}.
+def parse_rows(texts: list[str]) -> dict[str, list[Path]]:
+    """[NAME=]FOLDER or [NAME=]FILE of the command line as {name: paths}; several, with commas between
+    them, are the runs (seeds) of one row, which then needs a name.
 
     Raises ReportError for a name given twice.
     """
-    rows: dict[str, Path] = {}
+    rows: dict[str, list[Path]] = {}
     for text in texts:
         name, equals, named = text.partition("=")
         if not equals or Path(text).exists():
@@ -33,11 +36,14 @@ def parse_rows(texts: list[str]) -> dict[str, Path]:
             name = path.resolve().parent.name if path.suffix == ".json" else path.resolve().name
         if not name or not named:
             raise ReportError(f"a row is [NAME=]FOLDER or [NAME=]FILE, found {text!r}")
-        if name in rows or name in BLIND:
+        paths = [named] if Path(named).exists() else named.split(",")
+        if "" in paths or len(set(paths)) < len(paths):
+            raise ReportError(f"row {text}: the runs of a row are different folders, found {named!r}")
+        if name in rows or name in RESERVED:
             raise ReportError(
                 f"row {text}: there is a row {name!r} already; give it another name, as NAME={named}"
             )
-        rows[name] = Path(named)
+        rows[name] = list(map(Path, paths))
     return rows
 
 

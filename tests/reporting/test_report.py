@@ -6,26 +6,30 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
 
 from crashchat.config import ROOT
+from crashchat.data.datasets import DatasetUse
 from crashchat.data.predictions import make_record, prediction_path, read_crash_starts
 from crashchat.evaluation.score import scores
 from crashchat.files import write_json_atomic
 from crashchat.metrics.blind import BLIND, MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
+from crashchat.metrics.bootstrap import wilson
+from crashchat.reporting.about import DRAWN_NOTE, annotations_hash
 from crashchat.reporting.clip_cards import clip_cards
 from crashchat.reporting.columns import best_rows
 from crashchat.reporting.compare import loss_picture, main, write_report
 from crashchat.reporting.comparison import make_comparison, sum_rows
+from crashchat.reporting.published import NOT_PUBLISHED_NOTE, published_tables, read_published
 from crashchat.reporting.runs import ReportError, collect, parse_rows
 from crashchat.reporting.table_text import as_markdown, as_text
 from crashchat.reporting.tables import (
+    DETECTABLE,
     breakdown_tables,
     difference_tables,
-    published_tables,
-    read_published,
     strategy_tables,
 )
 from crashchat.tasks import TASKS
@@ -67,7 +71,7 @@ def rows(tiny_data, tmp_path) -> dict[str, Path]:
 
 def run(rows: dict[str, Path], data: Path, out: Path, *more) -> subprocess.CompletedProcess:
     """The command as a user gives it, without METEOR, which test_metrics.py has."""
-    words = [f"{name}={folder}" for name, folder in rows.items()]
+    words = [f"{name}={','.join(map(str, folders))}" for name, folders in one_run(rows).items()]
     command = [
         sys.executable,
         "-m",
@@ -82,6 +86,11 @@ def run(rows: dict[str, Path], data: Path, out: Path, *more) -> subprocess.Compl
         *more,
     ]
     return subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
+
+
+def one_run(rows: dict[str, Path | list[Path]]) -> dict[str, list[Path]]:
+    """Rows with one run each, but for those with a list of them."""
+    return {name: folder if isinstance(folder, list) else [folder] for name, folder in rows.items()}
 
 
 def scored(records: dict) -> dict:
@@ -108,10 +117,11 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     assert done.stdout.rstrip().endswith(str(out / "report.html"))
 
     figures = json.loads((out / "metrics.json").read_text())
+    about = figures.pop("about")
     assert list(figures) == ["mute", "perfect", "partial", *BLIND]
     assert figures["perfect"]["crash_recognition"]["macro_f1"] == 1
     assert figures["perfect"]["pre_crash_localization"]["mIoU"] == 1
-    assert figures["perfect"]["pre_crash_localization"]["intervals"]["mIoU"] == [1, 1]
+    assert figures["perfect"]["pre_crash_localization"]["intervals"]["mIoU"] == list(wilson(1.0, 2))
     assert figures["mute"]["crash_localization"]["mIoU"] == 0
     assert figures["mute"]["crash_localization"]["released"]["mIoU"] is None
     assert figures["mute"]["crash_localization"]["num_unparsed"] == 2
@@ -128,10 +138,18 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     assert page.count("data:image/jpeg") == 4 and page.count("data:image/png") == 3
     links = re.findall(r'href="([^"]*)"', page)
     assert len(links) == 4 and all((out / link).resolve().is_file() for link in links)
-    assert (
-        "the source of a video alone gives recognition away" in page
-        and "the source of a video alone" in done.stdout
-    )
+    # What it is of: drawings, which nobody can overlook; the paper's figures are of other videos.
+    title = "CrashChat synthetic (drawings): test split, 4 videos"
+    assert f"<h1>{title}</h1>" in page and page.count(DRAWN_NOTE) == 1
+    assert done.stdout.startswith(title) and DRAWN_NOTE in done.stdout
+    assert "MM-AU" not in page + done.stdout and "CrashChat-7B" not in page
+    assert NOT_PUBLISHED_NOTE in unescape(page)
+    assert about["dataset"]["annotations"].keys() == {task.annotation_file("test") for task in TASKS.values()}
+    assert about["command"].startswith("crashchat compare mute=") and about["versions"]["crashchat"]
+    assert [row["name"] for row in about["rows"]] == ["mute", "perfect", "partial"]
+    digests = [row["predictions_sha256"] for row in about["rows"]]
+    assert len(set(digests)) == 3 and all(digest[:16] in page for digest in digests)
+    assert annotations_hash(DatasetUse(**about["dataset"]))[:16] in page
 
     linguistic, perception = table_lines(page, 0), table_lines(page, 1)
     assert list(linguistic) == ["mute", "perfect", *(name for name in BLIND if name != MEAN_TIMES)]
@@ -149,8 +167,9 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
 
     markdown = (out / "comparison.md").read_text()
     assert (
-        re.search(r"\| perfect \| \*\*1\.000\*\* \[1\.000–1\.000\] ", markdown)
-        and "*CrashChat-7B heterogeneous (published)*" in markdown
+        re.search(r"\| perfect \| \*\*1\.000\*\* \[0\.342–1\.000\] ", markdown)
+        and markdown.startswith(f"# {title}\n")
+        and "published)" not in markdown
     )
     lines = list(csv.DictReader((out / "comparison.csv").open()))
     (line,) = [
@@ -158,19 +177,14 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
         for at in lines
         if (at["table"], at["row"], at["metric"]) == ("perception tasks", "perfect", "AP@70")
     ][:1]
-    assert (line["value"], line["low"], line["high"], line["best"], line["kind"]) == (
-        "1.0",
-        "1.0",
-        "1.0",
-        "1",
-        "model",
-    )
-    assert {at["kind"] for at in lines} == {"model", "blind", "published"}
+    assert (line["value"], line["high"], line["best"], line["kind"]) == ("1.0", "1.0", "1", "model")
+    assert float(line["low"]) == wilson(1.0, 2)[0]
+    assert {at["kind"] for at in lines} == {"model", "blind", "power"}
+    tested = [at for at in lines if at["p"]]
+    assert tested and all(float(at["p_holm"]) >= float(at["p"]) for at in tested)
+    tables = done.stdout.partition("linguistic tasks\n")[2].partition("\n* best")[0]
     terminal = [line for line in done.stdout.splitlines() if line.startswith("perfect")]
-    assert (
-        terminal[0].count("1.000*") == 3
-        and max(map(len, done.stdout.split("\n\n* best")[0].splitlines())) <= 150
-    )
+    assert terminal[0].count("1.000*") == 3 and max(map(len, tables.splitlines())) <= 150
 
 
 def test_a_row_that_lacks_some_tasks_of_a_table_has_dashes_there(rows, tiny_data, tmp_path):
@@ -239,7 +253,8 @@ def test_differences_and_breakdowns(rows):
     between = {"perfect": {task: paired(sums["mute"][task], sums["perfect"][task]) for task in TASKS}}
     table = difference_tables(between, "mute")[0]
     assert (
-        table.rows[0].cells[2].text == "+1.000" and table.rows[0].cells[2].behind == "[0.500–1.000] p 0.002"
+        # Four videos prove nothing, however large the difference.
+        table.rows[0].cells[2].text == "+1.000" and table.rows[0].cells[2].behind == "[0.500–1.000] p 1.000"
     )
     videos = sums["mute"]["crash_recognition"].videos
     recognition, *_ = breakdown_tables(
@@ -255,7 +270,7 @@ def test_differences_and_breakdowns(rows):
 
 def test_rows_that_do_not_look_say_what_they_lack(rows, tiny_data, tmp_path):
     def blind_of(data: Path) -> tuple[dict, list[str]]:
-        comparison = make_comparison(rows, data)
+        comparison = make_comparison(one_run(rows), data)
         return comparison.blind, [note for note in comparison.notes if "partial" not in note]
 
     blind, notes = blind_of(tiny_data)
@@ -270,12 +285,95 @@ def test_rows_that_do_not_look_say_what_they_lack(rows, tiny_data, tmp_path):
     assert METADATA not in blind and SOURCE in blind and "Not every video can be opened" in notes[0]
 
 
+def annotate(folder: Path, videos: dict[str, tuple[str, str]], split: str = "test") -> None:
+    """Recognition annotations of {video: (source, label)}."""
+    task = TASKS["crash_recognition"]
+    records = [
+        {
+            "video": [f"videos/{name}"],
+            "source": source,
+            "conversations": [
+                {"from": "human", "value": f"<video>\n{task.prompt}"},
+                {"from": "gpt", "value": label},
+            ],
+        }
+        for name, (source, label) in videos.items()
+    ]
+    write_json_atomic(folder / task.annotation_file(split), records)
+
+
+def of_recognition(folder: Path, data: Path) -> dict[str, list[Path]]:
+    """One row that is always right about recognition."""
+    task = TASKS["crash_recognition"]
+    made = [
+        make_record(
+            task,
+            index,
+            video_path=str(data / record["video"][0]),
+            prompt=task.prompt,
+            raw_response=record["conversations"][1]["value"],
+            answer=record["conversations"][1]["value"],
+            source=record["source"],
+        )
+        for index, record in enumerate(json.loads((data / task.annotation_file("test")).read_text()))
+    ]
+    write_json_atomic(prediction_path(folder, task.name, "model"), made)
+    return {"model": [folder]}
+
+
+def test_published_figures_and_notes_stand_only_where_they_are_true(tmp_path):
+    sources = {"MM-AU-CAP": "Yes", "MM-AU-DADA": "Yes", "D2City": "No", "Nexar": "No"}
+    kinds = list(sources.items())
+    videos = {f"{index}.mp4": kinds[index % 4] for index in range(1839)}
+    released, other = tmp_path / "released", tmp_path / "other"
+    annotate(released, videos)
+    # As many videos, but one of another collection, and one of a source that has both.
+    annotate(other, videos | {"7.mp4": ("dashcams", "Yes"), "8.mp4": ("MM-AU-CAP", "No")})
+    for data, shown in ((released, True), (other, False)):
+        out = tmp_path / f"out_{data.name}"
+        text = write_report(of_recognition(tmp_path / f"row_{data.name}", data), data, out)
+        page, markdown = ((out / name).read_text() for name in ("report.html", "comparison.md"))
+        assert ("CrashChat-7B heterogeneous (published)" in page) == shown
+        assert ("CrashChat-7B heterogeneous (published)" in markdown.replace("\\", "")) == shown
+        assert (NOT_PUBLISHED_NOTE in unescape(page)) != shown
+        crashes, calm = "MM-AU-CAP (460), MM-AU-DADA (460)", "D2City (460), Nexar (459)"
+        note = f"all videos of {crashes} are crashes, none of {calm} is"
+        assert all((note in one) == shown for one in (unescape(page), markdown, " ".join(text.split())))
+        assert DRAWN_NOTE not in page + markdown + text
+        assert text.startswith(f"{data.name}: test split, 1,839 videos")
+    part = tmp_path / "part"
+    annotate(part, dict(list(videos.items())[:100]))
+    write_report(of_recognition(tmp_path / "row_part", part), part, tmp_path / "out_part")
+    assert "(published)" not in (tmp_path / "out_part" / "report.html").read_text()
+
+
+def test_runs_of_a_row_are_shown_as_one(rows, tiny_data, tmp_path):
+    other = write_row(
+        tmp_path / "other", tiny_data, lambda task, truth: "No" if truth in ("Yes", "No") else truth
+    )
+    together = {"mute": rows["mute"], "seeds": [rows["perfect"], other]}
+    done = run(together, tiny_data, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    seeds = figures["seeds"]["crash_recognition"]
+    assert (seeds["num_runs"], seeds["Accuracy"]) == (2, 0.75)
+    assert seeds["spread"]["Accuracy"] == pytest.approx(0.5 / 2**0.5)
+    assert "spread" not in figures["mute"]["crash_recognition"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "2 runs; predictions" in page and "± 0.354" in page and "± 0.354" in done.stdout
+    lines = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
+    assert {line["row"] for line in lines} == {"mute", "seeds", DETECTABLE, *BLIND}
+    fewer = write_row(tmp_path / "fewer", tiny_data, lambda task, truth: truth, ["crash_recognition"])
+    done = run({"seeds": [rows["perfect"], fewer]}, tiny_data, tmp_path / "none")
+    assert done.returncode == 1 and "row seeds: its runs were not asked the same tasks" in done.stderr
+
+
 def test_partial_runs_are_named(rows, tiny_data):
-    assert make_comparison(rows, tiny_data).notes == []
+    assert make_comparison(one_run(rows), tiny_data).notes == []
     for name in ("mute", "perfect"):
         path = prediction_path(rows[name], "crash_description", "model")
         write_json_atomic(path, json.loads(path.read_text())[:-1])
-    (note,) = make_comparison(rows, tiny_data).notes
+    (note,) = make_comparison(one_run(rows), tiny_data).notes
     assert note.startswith("A partial run: 1 crash_description questions")
 
 
@@ -295,7 +393,7 @@ def test_best_worst_and_random_clips_with_answers_as_text(rows, tiny_data, tmp_p
     assert [lane.name for lane in crash.lanes] == ["annotated", "mute", "odd"]
     assert (crash.lanes[2].start, crash.lanes[2].end, crash.lanes[1].start) == (1.0, 2.0, None)
     assert crash.lanes[1].verdicts == [("no answer", False), ("no interval", False), ("no first sign", False)]
-    write_report({"odd": odd}, tiny_data, tmp_path / "out")
+    write_report({"odd": [odd]}, tiny_data, tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "&lt;b&gt;maybe" in page and "<b>maybe" not in page
 
@@ -313,7 +411,9 @@ def test_one_prediction_file_without_its_clips_is_compared(rows, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("This clip could not be read: ") == 4 and page.count("no such file") == 4
     assert "No training annotations in" in page
-    assert list(json.loads((tmp_path / "out" / "metrics.json").read_text())) == ["model", NO_ACCIDENT]
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(figures) == ["about", "model", NO_ACCIDENT] and figures["about"]["dataset"] is None
+    assert "no annotation files of the test split in" in page
 
 
 def test_crash_starts_come_from_the_annotations_where_predictions_carry_none(rows, tiny_data):
@@ -346,10 +446,15 @@ def test_what_cannot_be_compared_is_refused(rows, tiny_data, tmp_path):
     with pytest.raises(ReportError, match=r"\[NAME=\]FOLDER or \[NAME=\]FILE, found '=x'"):
         parse_rows(["=x"])
     assert parse_rows(["a=x", str(tmp_path / "b"), str(tmp_path / "c" / "p.json")]) == {
-        "a": Path("x"),
-        "b": tmp_path / "b",
-        "c": tmp_path / "c" / "p.json",
+        "a": [Path("x")],
+        "b": [tmp_path / "b"],
+        "c": [tmp_path / "c" / "p.json"],
     }
+    assert parse_rows(["a=x,y"]) == {"a": [Path("x"), Path("y")]}
+    with pytest.raises(ReportError, match="the runs of a row are different folders, found 'x,x'"):
+        parse_rows(["a=x,x"])
+    with pytest.raises(ReportError, match="there is a row 'about' already"):
+        parse_rows(["about=x"])
     with pytest.raises(ReportError, match="--losses"):
         loss_picture(tmp_path)
     path = prediction_path(rows["perfect"], "crash_recognition", "model")
