@@ -33,30 +33,7 @@ from crashchat.reporting.tables import (
     strategy_tables,
 )
 from crashchat.tasks import TASKS
-
-
-def write_row(folder: Path, data: Path, answer, tasks=tuple(TASKS)) -> Path:
-    """Prediction files of a made-up model: answer(task, annotated answer) -> its answer."""
-    for name in tasks:
-        task = TASKS[name]
-        records = json.loads((data / task.annotation_file("test")).read_text())
-        starts = {}
-        for record in json.loads((data / TASKS["crash_localization"].annotation_file("test")).read_text()):
-            starts[record["video"][0]] = float(record["conversations"][1]["value"].split()[0])
-        made = [
-            make_record(
-                task,
-                index,
-                video_path=str(data / record["video"][0]),
-                prompt=task.prompt,
-                raw_response=answer(task, record["conversations"][1]["value"]),
-                answer=record["conversations"][1]["value"],
-                crash_start=starts.get(record["video"][0]),
-            )
-            for index, record in enumerate(records)
-        ]
-        write_json_atomic(prediction_path(folder, name, "model"), made)
-    return folder
+from tests.helpers.predictions import write_row
 
 
 @pytest.fixture
@@ -100,7 +77,7 @@ def scored(records: dict) -> dict:
 def table_lines(page: str, number: int) -> dict[str, list[str]]:
     """{row: its figures} of a table of the page, bold ones in their tags."""
     lines = re.findall(
-        r"<tr class[^>]*><th>(.*?)</th>\n(.*?)</tr>",
+        r"<tr class[^>]*><th[^>]*>(.*?)</th>\n(.*?)</tr>",
         page.split("<tbody>")[1 + number].split("</tbody>")[0],
         re.DOTALL,
     )
@@ -136,7 +113,7 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     page = (out / "report.html").read_text()
     assert "http" not in page and not re.search(r"src\s*=\s*[\"'](?!data:)|url\(|@import|<script|<link", page)
     assert page.count("data:image/jpeg") == 4 and page.count("data:image/png") == 3
-    links = re.findall(r'href="([^"]*)"', page)
+    links = re.findall(r'href="([^"#]*)"', page)
     assert len(links) == 4 and all((out / link).resolve().is_file() for link in links)
     # What it is of: drawings, which nobody can overlook; the paper's figures are of other videos.
     title = "CrashChat synthetic (drawings): test split, 4 videos"
