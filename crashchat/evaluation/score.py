@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from crashchat.command import make_parser
+from crashchat.data.prediction_files import PredictionFile, read_prediction_file
 from crashchat.data.predictions import (
     PredictionError,
     newest_predictions,
     prediction_path,
-    read_crash_starts,
-    read_predictions,
     results_folder,
+    split_of,
 )
+from crashchat.data.truth import SIGNS, Annotations
 from crashchat.errors import exit_code
 from crashchat.evaluation.bertscore import BertScore
 from crashchat.files import write_json_atomic, write_text_atomic
@@ -51,7 +52,7 @@ def task_sums(
         return recognition_sums(records)
     if task_name == "crash_localization":
         return crash_localization_sums(records)
-    if task_name == "pre_crash_localization":
+    if task_name == SIGNS:
         return pre_crash_localization_sums(records, crash_starts)
     return text_sums(records, task.gt_fields[0], task.pred_fields[0], extras)
 
@@ -199,21 +200,40 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="the questions that were asked: a file that lacks some is an error",
+        help="the questions that were asked and their answers (default: in --data-dir, of the split that the "
+        "prediction file's name says): a record that differs from them is an error",
     )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        metavar="FOLDER",
+        help="where the annotation files are looked for (default data)",
+    )
+    add_partial(parser)
     parser.add_argument(
         "--against", type=Path, metavar="FILE", help="another model's predictions: differences with p-values"
     )
     add_extras(parser)
-    if task_name == "pre_crash_localization":
+    if task_name == SIGNS:
         parser.add_argument(
             "--crash-annotations",
             type=Path,
             metavar="FILE",
-            help="crash_localization annotations of the same videos, for predictions that carry no "
-            "crash_start",
+            help="crash_localization annotations of the same videos, which say when crashes begin (default: "
+            "beside the questions)",
         )
     return parser.parse_args(argv)
+
+
+def add_partial(parser: argparse.ArgumentParser) -> None:
+    """The option that has a part of the questions scored."""
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="take predictions that lack some of the annotated questions (an error otherwise), and say so "
+        "wherever a figure stands",
+    )
 
 
 def add_extras(parser: argparse.ArgumentParser) -> None:
@@ -252,38 +272,41 @@ def extras_of(arguments: argparse.Namespace) -> Extras:
 def _run(task_name: str, argv: list[str] | None) -> None:
     arguments = _arguments(task_name, argv)
     predictions = arguments.predictions or newest_predictions(task_name)
-    annotations = getattr(arguments, "crash_annotations", None)
-    crash_starts = read_crash_starts(annotations) if annotations else None
+    crash_file = getattr(arguments, "crash_annotations", None)
+    split = split_of(predictions) or (split_of(arguments.annotations) if arguments.annotations else None)
+    annotations = Annotations(arguments.data_dir, split, arguments.annotations, crash_file)
+    crash_starts = annotations.starts() if task_name == SIGNS else None
     extras = extras_of(arguments)
 
-    def read(path: Path) -> Sums:
-        records = read_predictions(path, task_name, arguments.annotations)
-        found = task_sums(task_name, records, crash_starts, extras)
-        if found.counts.get("missing_video_count") == len(records):
+    def read(path: Path) -> tuple[PredictionFile, Sums]:
+        file = read_prediction_file(path, annotations, task_name, arguments.partial)
+        found = task_sums(task_name, file.records, crash_starts, extras)
+        if found.counts.get("missing_video_count") == len(file.records):
             raise PredictionError(
                 f"{path}: no record has a crash start, so nothing can be scored; "
                 + (
-                    f"{annotations} names none of its videos"
-                    if annotations
+                    f"{crash_file} names none of its videos"
+                    if crash_file
                     else "give --crash-annotations FILE"
                 )
             )
-        return found
+        return file, found
 
-    sums = read(predictions)
+    file, sums = read(predictions)
     scored = {"task": task_name, "protocol": arguments.protocol, **scores(sums, arguments.protocol)}
-    text = f"{task_name}: {predictions}\n\n{score_table(scored, arguments.protocol)}"
+    table = score_table(scored, arguments.protocol)
+    scored |= file.facts()
+    text = "\n".join([f"{task_name}: {predictions}", *file.remarks(), "", table])
     if arguments.against:
+        other, other_sums = read(arguments.against)
         try:
-            alone = paired(read(arguments.against), sums, arguments.protocol)
+            alone = paired(other_sums, sums, arguments.protocol)
         except ValueError as error:
             raise PredictionError(f"{predictions}, {arguments.against}: {error}") from error
         differences = dict(zip(alone, corrected(list(alone.values())), strict=True))
-        text += f"\n\n{difference_table(differences, arguments.against)}"
-        scored["against"] = {
-            "predictions": str(arguments.against),
-            **{name: vars(found) for name, found in differences.items()},
-        }
+        remarks = [f"{arguments.against}: {remark}" for remark in other.remarks()]
+        text += "\n\n" + "\n".join([*remarks, difference_table(differences, arguments.against)])
+        scored["against"] = {**other.facts(), **{name: vars(found) for name, found in differences.items()}}
     out = arguments.out or predictions.parent
     if out.suffix not in (".json", ".csv"):
         out = out / f"{predictions.stem}_metrics.json"

@@ -6,10 +6,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from crashchat.data.datasets import DatasetUse
-from crashchat.data.predictions import Records, prediction_path, results_folder, video_name
+from crashchat.data.predictions import video_name
 from crashchat.metrics.bootstrap import PAIRED_RESAMPLES, RESAMPLES, SEED
 from crashchat.provenance import command_line, file_hash, now, text_hash, versions
-from crashchat.tasks import TASKS
+from crashchat.reporting.runs import Run
 
 DRAWN_NOTE = (
     "These videos are drawings of traffic, not footage: what scores here says nothing about real roads."
@@ -63,14 +63,18 @@ class About(_Part):
 
 
 def make_about(
-    rows: Mapping[str, Sequence[Path]], models: Records, used: DatasetUse | None, data_dir: Path, split: str
+    rows: Mapping[str, Sequence[Path]],
+    runs: Mapping[str, Sequence[Run]],
+    used: DatasetUse | None,
+    data_dir: Path,
+    split: str,
 ) -> About:
-    """rows: {name: the folder or file of each run}; models: their records; used: the annotated split."""
+    """rows: {name: the folder or file of each run}; runs: their files; used: the annotated split."""
     videos = {
         video_name(record["video_path"])
-        for row in models.values()
-        for answered in row.values()
-        for record in answered
+        for of_row in runs.values()
+        for file in of_row[0].values()
+        for record in file.records
     }
     what = used.name if used else "Answers without annotation files"
     drawn = " (drawings)" if used and used.drawn else ""
@@ -80,7 +84,7 @@ def make_about(
         dataset=used,
         split=split,
         videos=len(videos),
-        rows=[_row_about(name, paths, models[name], split) for name, paths in rows.items()],
+        rows=[_row_about(name, paths, runs[name]) for name, paths in rows.items()],
         made=now(),
         command=command_line(),
         versions=versions(),
@@ -90,26 +94,15 @@ def make_about(
     )
 
 
-def _row_about(name: str, paths: Sequence[Path], answered: dict[str, list[dict]], split: str) -> RowAbout:
-    files = [file for path in paths for file in prediction_files(path, split)]
-    said = [record["model"] for records in answered.values() for record in records if record.get("model")]
+def _row_about(name: str, paths: Sequence[Path], runs: Sequence[Run]) -> RowAbout:
+    files = [file.path for run in runs for file in run.values()]
+    said = [record["model"] for file in runs[0].values() for record in file.records if record.get("model")]
     return RowAbout(
         name=name,
         paths=list(map(str, paths)),
         models=list(dict.fromkeys([*said, *(() if said else (file.parent.name for file in files))])),
         predictions_sha256=text_hash([file_hash(file) for file in files]),
     )
-
-
-def prediction_files(path: Path, split: str) -> list[Path]:
-    """A row's prediction files: the file itself, or those of the split in a folder, in TASKS' order."""
-    if path.is_file():
-        return [path]
-    return [
-        file
-        for task in TASKS
-        for file in sorted(results_folder(path, task).glob(f"*/{prediction_path('', task, '', split).name}"))
-    ]
 
 
 def about_lines(about: About) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from crashchat.command import make_parser
 from crashchat.errors import exit_code, writing
-from crashchat.evaluation.score import add_extras, extras_of
+from crashchat.evaluation.score import add_extras, add_partial, extras_of
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.html import TEMPLATES, data_uri
 from crashchat.metrics.text import NO_EXTRAS, Extras
@@ -73,15 +73,17 @@ def write_report(
     losses: Path | None = None,
     split: str = "test",
     extras: Extras = NO_EXTRAS,
+    partial: bool = False,
 ) -> str:
     """Write report.html, metrics.json, comparison.md and comparison.csv to `out`;
     returns the terminal tables.
 
     rows: {name: a folder or file a run}, the first of which the others are compared with; losses: a
-    training's output folder. Raises ReportError, PredictionError, AnnotationError or MetricError for what
-    cannot be used; then nothing is written.
+    training's output folder; partial: take rows that answered only a part of the annotated questions. Raises
+    ReportError, PredictionError, AnnotationError or MetricError for what cannot be used; then nothing is
+    written.
     """
-    comparison = make_comparison(rows, data_dir, split, extras)
+    comparison = make_comparison(rows, data_dir, split=split, extras=extras, partial=partial)
     scored, sums = comparison.scores, comparison.sums
     main = strategy_tables(scored)
     against = difference_tables(comparison.differences, comparison.base)
@@ -89,6 +91,8 @@ def write_report(
     published = published_tables(scored) if shown else []
     by_source = breakdown_tables(sums, comparison.sources, "source")
     by_kind = breakdown_tables(sums, comparison.kinds, "crash kind")
+    tables = [*main, *against, *published, *by_source, *by_kind]
+    comparison.mark_partial(tables)
     curve = loss_picture(losses) if losses else None
     cards, judged = clip_cards(comparison.models, sums, data_dir, out)
     dashed = set(comparison.blind)
@@ -116,13 +120,13 @@ def write_report(
             if "crash_recognition" in row
         },
         every=metric_tables(scored),
+        partial={task: file.share for task, file in comparison.asked.items()},
         titles=TITLES,
         kind_of=kind_of,
         pictures={name: data_uri(picture, "image/png") for name, picture in pictures.items() if picture},
         cards=cards,
         judged=judged,
     )
-    tables = [*main, *against, *published, *by_source, *by_kind]
     markdown = [
         f"# {comparison.about.title}",
         about_lines(comparison.about),
@@ -133,7 +137,8 @@ def write_report(
         PUBLISHED_NOTE if shown else NOT_PUBLISHED_NOTE,
     ]
     markdown += map(as_markdown, [*published, *by_source, *by_kind])
-    write_json_atomic(out / "metrics.json", {"about": comparison.about.model_dump(mode="json"), **scored})
+    about = {"about": comparison.about.model_dump(mode="json")}
+    write_json_atomic(out / "metrics.json", about | comparison.written())
     write_text_atomic(out / "comparison.csv", as_csv(tables))
     write_text_atomic(out / "comparison.md", "\n\n".join(markdown) + "\n")
     write_text_atomic(out / "report.html", page)
@@ -179,6 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="for report.html, metrics.json, comparison.*",
     )
+    add_partial(parser)
     add_extras(parser)
     arguments = parser.parse_intermixed_args(argv)
 
@@ -193,6 +199,7 @@ def main(argv: list[str] | None = None) -> int:
                     losses=arguments.losses,
                     split=arguments.split,
                     extras=extras,
+                    partial=arguments.partial,
                 )
             )
         for name in ("comparison.md", "comparison.csv", "metrics.json", "report.html"):

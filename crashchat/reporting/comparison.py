@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from crashchat.data.annotations import VideoQAs, load_annotations
 from crashchat.data.datasets import describe_use
-from crashchat.data.predictions import Records, crash_starts, unasked, video_name
+from crashchat.data.predictions import Records, video_name
+from crashchat.data.truth import Annotations
 from crashchat.evaluation.score import scores, task_sums
 from crashchat.metrics.blind import (
     BLIND,
@@ -28,8 +29,9 @@ from crashchat.metrics.bootstrap import Difference, paired
 from crashchat.metrics.sums import Sums, joined
 from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.reporting.about import About, make_about
-from crashchat.reporting.runs import ReportError, collect
-from crashchat.reporting.tables import Scores
+from crashchat.reporting.columns import TITLES
+from crashchat.reporting.runs import Run, collect, remarks
+from crashchat.reporting.tables import Scores, Table
 from crashchat.tasks import TASKS
 
 Key = TypeVar("Key")
@@ -43,8 +45,8 @@ class Comparison:
 
     about: what it is of and how it was made.
     data_dir, split: where the clips and annotations are, and which split was answered.
-    models: the rows' records, of the first run where a row holds several, the first of which the others are
-    compared with; runs: the records of all runs of each; blind: answers made without looking.
+    runs: the prediction files of all runs of each row, the first of which the others are compared with;
+    models: the records of each row's first run; blind: answers made without looking.
     notes: what a reader must know of them, a sentence each.
     sources, kinds: {video: where it comes from}, {video: the annotated description of what happens}, where
     that is known.
@@ -54,8 +56,8 @@ class Comparison:
     about: About
     data_dir: Path
     split: str
+    runs: dict[str, list[Run]]
     models: Records
-    runs: dict[str, list[dict[str, list[dict]]]]
     blind: Records
     notes: list[str]
     sources: dict[str, str]
@@ -71,7 +73,7 @@ class Comparison:
     def records(self) -> Records:
         """The records of all runs of all rows, models first."""
         pooled = {
-            name: {task: [record for run in runs for record in run.get(task, [])] for task in runs[0]}
+            name: {task: [record for run in runs for record in run[task].records] for task in runs[0]}
             for name, runs in self.runs.items()
         }
         return pooled | self.blind
@@ -89,6 +91,39 @@ class Comparison:
     def tasks(self) -> list[str]:
         """The tasks that some row was asked, in TASKS' order."""
         return list(asked_tasks(self.models))
+
+    @property
+    def asked(self) -> Run:
+        """{task: the first row's file that was asked it}; all rows were asked the same."""
+        return {
+            task: next(runs[0][task] for runs in self.runs.values() if task in runs[0]) for task in self.tasks
+        }
+
+    def mark_partial(self, tables: Iterable[Table]) -> None:
+        """Have the title of each table say of how many of the annotated questions its figures are,
+        where they are not of all.
+        """
+        parts = {task: file.share for task, file in self.asked.items() if file.share}
+        for table in tables:
+            shown = dict.fromkeys(task for *_, task, _ in table.columns if task in parts)
+            told = ", ".join(f"{TITLES[task]} {parts[task]}" for task in shown)
+            table.title += f" (partial: {told})" if told else ""
+
+    def written(self) -> dict[str, dict[str, dict]]:
+        """The scores with what is known of the prediction files that they are of, for JSON."""
+        return {
+            name: {
+                task: figures
+                | self.asked[task].truth_facts()
+                | (
+                    {"files": [run[task].file_facts() for run in self.runs[name]]}
+                    if name in self.runs
+                    else {}
+                )
+                for task, figures in row.items()
+            }
+            for name, row in self.scores.items()
+        }
 
     @cached_property
     def scores(self) -> Scores:
@@ -110,62 +145,53 @@ class Comparison:
 
 
 def make_comparison(
-    rows: Mapping[str, Sequence[Path]], data_dir: Path, split: str = "test", extras: Extras = NO_EXTRAS
+    rows: Mapping[str, Sequence[Path]],
+    data_dir: Path,
+    split: str = "test",
+    extras: Extras = NO_EXTRAS,
+    partial: bool = False,
 ) -> Comparison:
     """Read the rows, {name: a folder or file a run}, and the annotations of `split` and of training
     in data_dir, each file once.
 
-    Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used.
+    partial: take rows that answered only a part of the annotated questions. Raises ReportError,
+    PredictionError, AnnotationError or MetricError for what cannot be used.
     """
-    each = {(name, run): path for name, paths in rows.items() for run, path in enumerate(paths)}
-    every = collect({_run_name(rows, *key): path for key, path in each.items()}, split)
-    runs: dict[str, list[dict[str, list[dict]]]] = {name: [] for name in rows}
-    for (name, _), answered in zip(each, every.values(), strict=True):
-        runs[name].append(answered)
-    models = {name: of_row[0] for name, of_row in runs.items()}
-    _check_runs(runs)
+    annotations = Annotations(data_dir, split)
+    runs = collect(rows, annotations, partial)
+    models = {name: _records(of_row[0]) for name, of_row in runs.items()}
     needed = [name for name in TASKS if name in {*asked_tasks(models), *FACTS}]
-    asked = {
-        name: load_annotations([file], data_dir, [name])
-        for name in needed
-        if (file := data_dir / TASKS[name].annotation_file(split)).is_file()
-    }
+    asked = {name: annotated for name in needed if (annotated := annotations.videos(name))}
     sources = _known(
-        ((video.name, video.source) for video in asked.get("crash_recognition", [])), models, "source"
+        ((video.name, video.source) for video in annotations.videos("crash_recognition")), models, "source"
     )
     kinds = _known(
-        ((video.name, video.answer_of("crash_description")) for video in asked.get("crash_description", [])),
+        (
+            (video.name, video.answer_of("crash_description"))
+            for video in annotations.videos("crash_description")
+        ),
         models,
         "gt_caption",
     )
     blind, notes = blind_rows(models, data_dir, sources)
-    records = models | blind
-    starts = None
-    if "crash_localization" in asked and any(
-        record.get("crash_start") is None
-        for row in records.values()
-        for record in row.get("pre_crash_localization", [])
-    ):
-        starts = crash_starts(
-            asked["crash_localization"], data_dir / TASKS["crash_localization"].annotation_file(split)
-        )
-    sums = sum_rows(records, starts, extras)
+    starts = annotations.starts()
+    sums = sum_rows(models | blind, starts, extras)
     for name, of_row in runs.items():
         if len(of_row) > 1:
-            of_runs = sum_rows(dict(enumerate(of_row)), starts, extras).values()
+            of_runs = sum_rows(dict(enumerate(map(_records, of_row))), starts, extras).values()
             sums[name] = {task: joined([run[task] for run in of_runs]) for task in models[name]}
-    files = [data_dir / TASKS[task].annotation_file(split) for task in asked]
-    used = describe_use(data_dir, files, _by_video(asked), split) if asked else None
+    read = [file for task in asked for file in annotations.files(task)]
+    used = describe_use(data_dir, read, _by_video(asked), split) if asked else None
     return Comparison(
-        about=make_about(rows, models, used, data_dir=data_dir, split=split),
+        about=make_about(rows, runs, used, data_dir=data_dir, split=split),
         data_dir=data_dir,
         split=split,
-        models=models,
         runs=runs,
+        models=models,
         blind=blind,
         notes=[
             *([note] if (note := source_note(models, sources)) else []),
-            *partial_runs(models, asked, split),
+            *remarks(runs),
             *notes,
         ],
         sources=sources,
@@ -174,18 +200,8 @@ def make_comparison(
     )
 
 
-def _run_name(rows: Mapping[str, Sequence[Path]], name: str, run: int) -> str:
-    return f"{name} (run {run + 1})" if len(rows[name]) > 1 else name
-
-
-def _check_runs(runs: dict[str, list[dict[str, list[dict]]]]) -> None:
-    for name, answered in runs.items():
-        tasks = [sorted(one) for one in answered]
-        if any(one != tasks[0] for one in tasks):
-            raise ReportError(
-                f"row {name}: its runs were not asked the same tasks ({'; '.join(map(', '.join, tasks))}); "
-                "evaluate all runs of a row alike"
-            )
+def _records(run: Run) -> dict[str, list[dict]]:
+    return {task: file.records for task, file in run.items()}
 
 
 def _by_video(asked: dict[str, list[VideoQAs]]) -> list[VideoQAs]:
@@ -249,24 +265,6 @@ def source_note(models: Records, sources: dict[str, str]) -> str | None:
         f"The source of a video alone gives recognition away here: all videos of {sides[0]} are crashes, "
         f"none of {sides[1]} is. Read recognition scores with this in mind."
     )
-
-
-def partial_runs(records: Records, asked: dict[str, list[VideoQAs]], split: str) -> list[str]:
-    """Notes on tasks whose annotated questions, asked[task], were not all answered."""
-    notes = []
-    for task, answered in asked_tasks(records).items():
-        missing, unknown = unasked(answered, asked[task]) if task in asked else ([], [])
-        file = TASKS[task].annotation_file(split)
-        if missing:
-            notes.append(
-                f"A partial run: {len(missing)} {task} questions of {file} have no record (first: "
-                f"{missing[0]})."
-            )
-        if unknown:
-            notes.append(
-                f"{len(unknown)} videos of the {task} records are not in {file} (first: {unknown[0]})."
-            )
-    return notes
 
 
 def blind_rows(records: Records, data_dir: Path, sources: dict[str, str]) -> tuple[Records, list[str]]:

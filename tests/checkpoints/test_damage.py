@@ -335,7 +335,12 @@ def test_a_full_disk_is_one_line(command, small_disk, tiny_base, adapter, tiny_d
     asked = json.loads((tiny_data / TASKS["crash_recognition"].annotation_file("test")).read_text())
     predictions = tmp_path / "predict.json"
     predictions.write_text(
-        json.dumps([predicted(n) | {"video_path": one["video"][0]} for n, one in enumerate(asked)])
+        json.dumps(
+            [
+                predicted(n, answer=one["conversations"][1]["value"]) | {"video_path": one["video"][0]}
+                for n, one in enumerate(asked)
+            ]
+        )
     )
     if command in ("eval", "score"):  # what they write is small: nothing is left for it
         with open(small_disk / "filler", "wb", buffering=0) as file:

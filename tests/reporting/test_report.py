@@ -13,7 +13,8 @@ import pytest
 
 from crashchat.config import ROOT
 from crashchat.data.datasets import DatasetUse
-from crashchat.data.predictions import make_record, prediction_path, read_crash_starts
+from crashchat.data.predictions import Records, make_record, prediction_path
+from crashchat.data.truth import Annotations, read_crash_starts
 from crashchat.evaluation.score import scores
 from crashchat.files import write_json_atomic
 from crashchat.metrics.blind import BLIND, MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
@@ -70,7 +71,13 @@ def one_run(rows: dict[str, Path | list[Path]]) -> dict[str, list[Path]]:
     return {name: folder if isinstance(folder, list) else [folder] for name, folder in rows.items()}
 
 
-def scored(records: dict) -> dict:
+def read(rows: dict[str, Path], data: Path) -> Records:
+    runs = collect(one_run(rows), Annotations(data, "test"))
+    return {name: {task: file.records for task, file in run.items()} for name, (run,) in runs.items()}
+
+
+def scored(rows: dict[str, Path], data: Path) -> dict:
+    records = read(rows, data)
     return {name: {task: scores(one) for task, one in row.items()} for name, row in sum_rows(records).items()}
 
 
@@ -166,7 +173,7 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
 
 def test_a_row_that_lacks_some_tasks_of_a_table_has_dashes_there(rows, tiny_data, tmp_path):
     one = write_row(tmp_path / "one", tiny_data, lambda task, truth: truth, ["crash_recognition"])
-    (table, _) = strategy_tables(scored(collect({"mute": rows["mute"], "one": one})))
+    (table, _) = strategy_tables(scored({"mute": rows["mute"], "one": one}, tiny_data))
     row = next(row for row in table.rows if row.name == "one")
     assert [cell.text for cell in row.cells] == ["1.000", "1.000", "1.000", "0"] + ["—"] * 9
     # In the terminal, where the tasks stand one below the other, it has a line only where it was asked.
@@ -194,9 +201,9 @@ def test_the_best_is_marked_only_where_there_is_a_better_and_a_worse():
     }
 
 
-def test_published_figures_stand_beside_ours_and_are_marked(rows, shared):
+def test_published_figures_stand_beside_ours_and_are_marked(rows, tiny_data, shared):
     assert read_published() == json.loads((shared / "published_results.json").read_text())
-    linguistic, perception = published_tables(scored(collect({"perfect": rows["perfect"]})))
+    linguistic, perception = published_tables(scored({"perfect": rows["perfect"]}, tiny_data))
     kinds = {row.name: row.kind for row in perception.rows}
     assert (
         kinds.pop("perfect") == "model"
@@ -223,10 +230,10 @@ def test_published_figures_stand_beside_ours_and_are_marked(rows, shared):
     )
 
 
-def test_differences_and_breakdowns(rows):
+def test_differences_and_breakdowns(rows, tiny_data):
     from crashchat.metrics.bootstrap import paired
 
-    sums = sum_rows(collect(rows))
+    sums = sum_rows(read(rows, tiny_data))
     between = {"perfect": {task: paired(sums["mute"][task], sums["perfect"][task]) for task in TASKS}}
     table = difference_tables(between, "mute")[0]
     assert (
@@ -248,7 +255,9 @@ def test_differences_and_breakdowns(rows):
 def test_rows_that_do_not_look_say_what_they_lack(rows, tiny_data, tmp_path):
     def blind_of(data: Path) -> tuple[dict, list[str]]:
         comparison = make_comparison(one_run(rows), data)
-        return comparison.blind, [note for note in comparison.notes if "partial" not in note]
+        return comparison.blind, [
+            note for note in comparison.notes if "anifest" not in note and "Truth" not in note
+        ]
 
     blind, notes = blind_of(tiny_data)
     assert list(blind) == list(BLIND) and notes == []
@@ -345,22 +354,13 @@ def test_runs_of_a_row_are_shown_as_one(rows, tiny_data, tmp_path):
     assert done.returncode == 1 and "row seeds: its runs were not asked the same tasks" in done.stderr
 
 
-def test_partial_runs_are_named(rows, tiny_data):
-    assert make_comparison(one_run(rows), tiny_data).notes == []
-    for name in ("mute", "perfect"):
-        path = prediction_path(rows[name], "crash_description", "model")
-        write_json_atomic(path, json.loads(path.read_text())[:-1])
-    (note,) = make_comparison(one_run(rows), tiny_data).notes
-    assert note.startswith("A partial run: 1 crash_description questions")
-
-
 def test_best_worst_and_random_clips_with_answers_as_text(rows, tiny_data, tmp_path):
     odd = write_row(
         tmp_path / "odd",
         tiny_data,
         lambda task, truth: "<b>maybe</b> 1.0 - 2.0" if "local" in task.name else "No",
     )
-    records = collect({"mute": rows["mute"], "odd": odd})
+    records = read({"mute": rows["mute"], "odd": odd}, tiny_data)
     sums = sum_rows(records)
     cards, judged = clip_cards(records, sums, tiny_data, tmp_path / "out")
     assert judged == "odd" and [card.why for card in cards] == ["best", "worst", "random", "random"]
@@ -400,7 +400,7 @@ def test_crash_starts_come_from_the_annotations_where_predictions_carry_none(row
         for record in json.loads(path.read_text())
     ]
     write_json_atomic(path, released)
-    records = collect({"perfect": rows["perfect"]})
+    records = read({"perfect": rows["perfect"]}, tiny_data)
     annotations = tiny_data / TASKS["crash_localization"].annotation_file("test")
     assert sum_rows(records)["perfect"]["pre_crash_localization"].metrics()["missing_video_count"] == 2
     assert (
@@ -412,10 +412,11 @@ def test_crash_starts_come_from_the_annotations_where_predictions_carry_none(row
 
 
 def test_what_cannot_be_compared_is_refused(rows, tiny_data, tmp_path):
+    asked = Annotations(tiny_data, "test")
     with pytest.raises(ReportError, match="no prediction files of the test split in"):
-        collect({"empty": tmp_path / "nowhere"})
+        collect(one_run({"empty": tmp_path / "nowhere"}), asked)
     with pytest.raises(ReportError, match="no prediction files of the val split in"):
-        collect({"mute": rows["mute"]}, "val")
+        collect(one_run({"mute": rows["mute"]}), Annotations(tiny_data, "val"))
     with pytest.raises(ReportError, match="already"):
         parse_rows(["a=x", "a=y"])
     with pytest.raises(ReportError, match="already"):
@@ -437,13 +438,13 @@ def test_what_cannot_be_compared_is_refused(rows, tiny_data, tmp_path):
     path = prediction_path(rows["perfect"], "crash_recognition", "model")
     write_json_atomic(path, json.loads(path.read_text())[:-1])
     with pytest.raises(ReportError, match="row perfect: crash_recognition was asked about other videos"):
-        collect(rows)
+        collect(one_run(rows), asked, partial=True)
     path.unlink()
     write_row(rows["perfect"], tiny_data, lambda task, truth: truth)
     another = prediction_path(rows["mute"], "crash_recognition", "another")
     write_json_atomic(another, json.loads(path.read_text()))
     with pytest.raises(ReportError, match="2 prediction files for crash_recognition"):
-        collect({"mute": rows["mute"]})
+        collect(one_run({"mute": rows["mute"]}), asked)
     prediction_path(rows["mute"], "crash_recognition", "model").unlink()
     with pytest.raises(ReportError, match="mixes the models another, model"):
-        collect({"mute": rows["mute"]})
+        collect(one_run({"mute": rows["mute"]}), asked)
