@@ -62,8 +62,8 @@ done
 step "scores"
 for predictions in "$out"/*/*_evaluation_results/*/*_predict.json; do
     task=$(basename "$(dirname "$(dirname "$predictions")")")
-    "$PYTHON" "scripts/eval/compute_${task%_evaluation_results}_metrics.py" --predictions "$predictions" --no-meteor \
-        > "${predictions%.json}_metrics.txt"
+    "$PYTHON" "scripts/eval/compute_${task%_evaluation_results}_metrics.py" --predictions "$predictions" --data-dir data/demo \
+        --no-meteor > "${predictions%.json}_metrics.txt"
 done
 "$PYTHON" -m crashchat compare "${rows[@]}" --data-dir data/demo --split test \
     --losses "$out/train/heterogeneous" --out "$out"

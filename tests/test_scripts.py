@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from crashchat.data.prediction_files import read_prediction_file
+from crashchat.data.truth import Annotations
+from crashchat.provenance import content_hash
 from crashchat.tasks import TASKS
 from tests.helpers.commands import ROOT, TRAIN, adapter, distance, run, train
 
@@ -158,7 +161,7 @@ def answers(merged, tiny_data, tmp_path_factory) -> tuple[Path, dict[str, list[d
     return out, evaluate("eval_video_all_tasks", 2, out, f"model={merged}", f"data_dir={tiny_data}")
 
 
-def test_all_six_tasks_are_asked_and_recorded(answers, tiny_data):
+def test_all_six_tasks_are_asked_and_recorded(answers, merged, tiny_data):
     folder, records = answers
     assert records.keys() == TASKS.keys()
     for name, task in TASKS.items():
@@ -172,6 +175,10 @@ def test_all_six_tasks_are_asked_and_recorded(answers, tiny_data):
         )
         assert path.is_file()
         assert {record["model"] for record in records[name]} == {"model"}
+        file = read_prediction_file(path, Annotations(tiny_data, "test"), name)
+        assert file.manifest and not file.missing and file.remarks() == []
+        assert file.manifest.checkpoint.sha256 == content_hash(merged) and file.manifest.adapter is None
+        assert file.manifest.command.startswith("crashchat evaluate configs/eval/all_tasks.yaml")
     assert all("crash_start" in record for record in records["pre_crash_localization"])
 
 
@@ -188,12 +195,11 @@ def test_each_tasks_script_finds_its_file_and_gives_the_same_answers(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_metric_scripts_score_them(answers, task):
+def test_the_metric_scripts_score_them(answers, tiny_data, task):
     path = next(answers[0].glob(f"{task}_evaluation_results/*/*_predict.json"))
-    output = run(
-        sys.executable, f"scripts/eval/compute_{task}_metrics.py", "--predictions", path, "--no-meteor"
-    )
-    assert "num_records" in output
+    words = ["--predictions", path, "--data-dir", tiny_data, "--no-meteor"]
+    output = run(sys.executable, f"scripts/eval/compute_{task}_metrics.py", *words)
+    assert "num_records" in output and "not checked" not in output and "no manifest" not in output
     scores = json.loads(path.with_name(f"{path.stem}_metrics.json").read_text())
     assert scores["num_records"] == len(answers[1][task])
     assert path.with_name(f"{path.stem}_metrics.csv").is_file()

@@ -131,7 +131,8 @@ def one_without_model(records):
 
 
 def label_from_no_answer(records):
-    records[-1] |= {"raw_response": "I do not know.", "pred_label": records[-1]["gt_label"]}
+    calm = next(record for record in records if record["gt_label"] == "No")
+    calm |= {"raw_response": "I do not know.", "pred_label": "No"}  # as the released scripts read it
 
 
 CHEATS = {
