@@ -1,13 +1,16 @@
 """Commands as a user gives them, in real processes, and the adapters that they leave."""
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from crashchat import __main__ as program
 from crashchat.config import ROOT
 
 TRAIN = "scripts/train/Heterogeneous_multitask_models_all_tasks.sh"
@@ -36,6 +39,17 @@ def run(*command: str | Path, ok: bool = True) -> str:
     output = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, output[-4000:]
     return output
+
+
+def crashchat(*words: str | Path, ok: bool = True) -> str:
+    """`crashchat …` in this process: as `run`, without the seconds that another one needs to import torch.
+
+    For what a command does; how a process of its own starts and ends, `run` shows.
+    """
+    with chdir(ROOT), redirect_stdout(io.StringIO()) as out, redirect_stderr(out):
+        code = program.main([str(word) for word in words])
+    assert (code == 0) == ok, out.getvalue()[-4000:]
+    return out.getvalue()
 
 
 def train_command(tiny_data: Path, out: Path, *words: str | int) -> list[str]:
