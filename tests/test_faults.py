@@ -3,7 +3,8 @@
 Starved exits have a test of their own.
 """
 
-import os
+import pickle
+import signal
 import time
 
 import pytest
@@ -37,9 +38,11 @@ def test_a_worker_that_dies_hangs_or_raises_is_a_loss_of_its_case_alone(bench):
             )
         ]
 
-    assert losses(os._exit, 3) == ["the process died with exit code 3"]
+    assert losses(signal.raise_signal, signal.SIGKILL) == ["the process died with exit code -9"]
     assert losses(tuple, ("well", ""), 5, ("well", "")) == ["", *losses(tuple, 5), ""]
     assert losses(time.sleep, 600, seconds=1) == ["has not ended in 1 s"]
+    with pytest.raises((AttributeError, pickle.PicklingError), match="[Pp]ickle"):
+        losses(lambda: ("well", ""), "a function without a name cannot be sent to a process")
 
 
 def test_an_error_is_a_line_that_says_so():

@@ -226,7 +226,8 @@ class Workers:
     ) -> Iterator[tuple[int, str, str]]:
         """(number, how it ended, what is wrong) of each job {number: arguments}, in any order.
 
-        seconds: a job's deadline.
+        seconds: a job's deadline. Raises what goes wrong here rather than in a worker: a job that cannot be
+        sent to one.
         """
         waiting, done = queue.SimpleQueue(), queue.SimpleQueue()
         for item in jobs.items():
@@ -236,13 +237,19 @@ class Workers:
             with contextlib.suppress(queue.Empty):
                 while True:
                     number, job = waiting.get_nowait()
-                    done.put((number, *self._judge(slot, judge, job, seconds)))
+                    try:
+                        done.put((number, *self._judge(slot, judge, job, seconds)))
+                    except Exception as error:  # raised below: nobody would hear of it in this thread
+                        done.put(error)
 
         threads = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in self._slots]
         for thread in threads:
             thread.start()
         for _ in jobs:
-            yield done.get()
+            found = done.get()
+            if isinstance(found, Exception):
+                raise found
+            yield found
 
     def _judge(self, slot: list, judge: Callable[..., Verdict], job: tuple, seconds: float) -> Verdict:
         process, connection = slot
