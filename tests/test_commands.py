@@ -7,7 +7,7 @@ import pytest
 
 import crashchat
 from crashchat.__main__ import COMMANDS, main
-from tests.helpers.commands import TRAIN, run
+from tests.helpers.commands import ROOT, TRAIN, run
 
 
 def test_the_table_names_every_command(capsys):
@@ -50,3 +50,14 @@ def test_every_module_can_be_imported():
     for name in names:
         if name != "crashchat.__main__":
             importlib.import_module(name)
+
+
+def test_scripts_explain_themselves():
+    assert "key=value" in run("bash", TRAIN, "--help")
+    assert "max_new_tokens" in run("bash", "scripts/eval/eval_video_all_tasks.sh", "--help")
+    scripts = sorted((ROOT / "scripts" / "train").glob("*.sh"))
+    assert len(scripts) == 9 and len(list((ROOT / "scripts" / "eval").glob("eval_video_*.sh"))) == 7
+    assert len(list((ROOT / "scripts" / "eval").glob("compute_*_metrics.py"))) == 6
+    for script in scripts:
+        config = next(word for word in script.read_text().split() if word.endswith(".yaml"))
+        assert (ROOT / config).is_file(), script
