@@ -78,15 +78,17 @@ def write_report(
     losses: Path | None = None,
     split: str = "test",
     extras: Extras = NO_EXTRAS,
+    motion: bool = False,
 ) -> str:
     """Write report.html, metrics.json, comparison.md and comparison.csv to `out`;
     returns the terminal tables.
 
+    motion: with the blind row that takes frame differences, for which every video is decoded.
     rows: {name: folder or file}, the first of which the others are compared with; losses: a training's output
     folder. Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used; then
     nothing is written.
     """
-    comparison = make_comparison(rows, data_dir, split, extras)
+    comparison = make_comparison(rows, data_dir, split, extras=extras, motion=motion)
     scored, sums = comparison.scores, comparison.sums
     main = strategy_tables(scored)
     against = difference_tables(comparison.differences, comparison.base)
@@ -165,6 +167,12 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="for report.html, metrics.json, comparison.*",
     )
+    parser.add_argument(
+        "--motion",
+        action="store_true",
+        help="add the blind row 'motion alone', from frame differences; decodes every training and test "
+        "video, about a second of one core for each in full size",
+    )
     add_extras(parser)
     arguments = parser.parse_intermixed_args(argv)
 
@@ -179,6 +187,7 @@ def main(argv: list[str] | None = None) -> int:
                     losses=arguments.losses,
                     split=arguments.split,
                     extras=extras,
+                    motion=arguments.motion,
                 )
             )
         for name in ("comparison.md", "comparison.csv", "metrics.json", "report.html"):

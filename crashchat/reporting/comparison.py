@@ -4,7 +4,7 @@ pictures and clips are made of.
 Every file is read once, when the comparison is made; what follows only looks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,9 @@ from crashchat.evaluation.score import scores, task_sums
 from crashchat.metrics.blind import (
     BLIND,
     METADATA,
+    MOTION,
     NO_ACCIDENT,
-    Metadata,
+    Outside,
     Training,
     guesses,
     read_metadata,
@@ -27,6 +28,7 @@ from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.reporting.runs import collect
 from crashchat.reporting.tables import Scores
 from crashchat.tasks import TASKS
+from crashchat.video.motion import read_motion
 
 # Whose annotations say a video's source, its kind and when its crash begins, whether they were asked or not.
 FACTS = ("crash_recognition", "crash_description", "crash_localization")
@@ -89,11 +91,16 @@ class Comparison:
 
 
 def make_comparison(
-    rows: dict[str, Path], data_dir: Path, split: str = "test", extras: Extras = NO_EXTRAS
+    rows: dict[str, Path],
+    data_dir: Path,
+    split: str = "test",
+    extras: Extras = NO_EXTRAS,
+    motion: bool = False,
 ) -> Comparison:
     """Read the rows, {name: folder or file}, and the annotations of `split` and of training
     in data_dir, each file once.
 
+    motion: with the blind row that takes frame differences, for which every video is decoded.
     Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used.
     """
     models = collect(rows, split)
@@ -111,7 +118,7 @@ def make_comparison(
         models,
         "gt_caption",
     )
-    blind, notes = blind_rows(models, data_dir, sources)
+    blind, notes = blind_rows(models, data_dir, sources, motion)
     records = models | blind
     starts = None
     if "crash_localization" in asked and any(
@@ -182,10 +189,12 @@ def partial_runs(records: Records, asked: dict[str, list[VideoQAs]], split: str)
     return notes
 
 
-def blind_rows(records: Records, data_dir: Path, sources: dict[str, str]) -> tuple[Records, list[str]]:
+def blind_rows(
+    records: Records, data_dir: Path, sources: dict[str, str], motion: bool = False
+) -> tuple[Records, list[str]]:
     """The blind baselines, and notes on what could not be made of them and why.
 
-    sources: of the videos asked about, where known.
+    sources: of the videos asked about, where known. motion: decode the videos, for the row MOTION.
     """
     asked, notes = asked_tasks(records), []
     files = [data_dir / TASKS[task].annotation_file("train") for task in asked]
@@ -196,41 +205,48 @@ def blind_rows(records: Records, data_dir: Path, sources: dict[str, str]) -> tup
             f"No training annotations in {data_dir}: of the blind baselines only the {NO_ACCIDENT} "
             "can be made."
         )
-    train_sources = {video.name: video.source for video in videos}
     paths = {
         video_name(record["video_path"]): Path(record["video_path"])
         for answered in asked.values()
         for record in answered
     }
     paths = {name: path if path.is_file() else data_dir / "videos" / name for name, path in paths.items()}
-    train_headers = _headers({video.name: video.path for video in videos}, notes)
-    headers = _headers(paths, notes) if train_headers else None
+    train_paths = {video.name: video.path for video in videos}
+    readers: dict[str, Callable[[list[Path]], list | None]] = {METADATA: read_metadata}
+    if motion:
+        readers[MOTION] = read_motion
+    # {row: {video: what its file says}}, of training videos and of those asked about
+    seen = {row: _seen(read, train_paths | paths, row, notes) for row, read in readers.items() if videos}
+    train_sources = {video.name: video.source for video in videos}
+
+    def outside(names: list[str], sources: Mapping[str, str | None]) -> Outside:
+        metadata, motion = (_all_known(seen.get(row, {}), names) for row in (METADATA, MOTION))
+        return Outside(_all_known(sources, names), metadata, motion)
+
     rows: Records = {}
     for task, answered in asked.items():
         trained = [video for video in videos if video.answer_of(task) is not None]
-        names = [video_name(record["video_path"]) for record in answered]
         training = Training(
             answers=[video.answer_of(task) or "" for video in trained],
-            sources=_all_known(train_sources, [video.name for video in trained]),
-            metadata=_all_known(train_headers or {}, [video.name for video in trained]),
+            outside=outside([video.name for video in trained], train_sources),
         )
-        facts = _all_known(sources, names), _all_known(headers or {}, names)
-        for name, guessed in guesses(TASKS[task], answered, training if trained else None, *facts).items():
+        known = outside([video_name(record["video_path"]) for record in answered], sources)
+        for name, guessed in guesses(TASKS[task], answered, training if trained else None, known).items():
             rows.setdefault(name, {})[task] = guessed
-    return {name: rows[name] for name in BLIND if name in rows}, list(dict.fromkeys(notes))
+    return {name: rows[name] for name in BLIND if name in rows}, notes
 
 
-def _headers(paths: dict[str, Path], notes: list[str]) -> dict[str, Metadata] | None:
-    headers = read_metadata(list(paths.values()))
-    if headers is None:
-        notes.append(
-            f"Not every video can be opened in {next(iter(paths.values())).parent}: no row {METADATA!r}."
-        )
-        return None
-    return dict(zip(paths, headers, strict=True))
+def _seen(
+    read: Callable[[list[Path]], list | None], paths: dict[str, Path], row: str, notes: list[str]
+) -> dict:
+    found = read(list(paths.values()))
+    if found is None:
+        notes.append(f"Not every video can be read in {next(iter(paths.values())).parent}: no row {row!r}.")
+        return {}
+    return dict(zip(paths, found, strict=True))
 
 
-def _all_known(facts: dict, names: list[str]) -> list | None:
+def _all_known(facts: Mapping, names: list[str]) -> list | None:
     """The facts of the named videos, None where one is not known."""
     values = [facts.get(name) for name in names]
-    return None if None in values else values
+    return None if any(value is None for value in values) else values

@@ -14,7 +14,7 @@ from crashchat.config import ROOT
 from crashchat.data.predictions import make_record, prediction_path, read_crash_starts
 from crashchat.evaluation.score import scores
 from crashchat.files import write_json_atomic
-from crashchat.metrics.blind import BLIND, MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
+from crashchat.metrics.blind import BLIND, MEAN_TIMES, METADATA, MOST_FREQUENT, MOTION, NO_ACCIDENT, SOURCE
 from crashchat.reporting.clip_cards import clip_cards
 from crashchat.reporting.columns import best_rows
 from crashchat.reporting.compare import loss_picture, main, write_report
@@ -103,7 +103,7 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.6}]
     write_json_atomic(checkpoint / "trainer_state.json", {"log_history": history})
     out = tmp_path / "out"
-    done = run(rows, tiny_data, out, "--losses", checkpoint.parent)
+    done = run(rows, tiny_data, out, "--losses", checkpoint.parent, "--motion")
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith(str(out / "report.html"))
 
@@ -121,7 +121,7 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
         == set(figures[MEAN_TIMES])
         == {"crash_localization", "pre_crash_localization"}
     )
-    assert set(figures[SOURCE]) == set(figures[METADATA]) == set(figures[MOST_FREQUENT]) == set(TASKS)
+    assert all(set(figures[row]) == set(TASKS) for row in (SOURCE, METADATA, MOTION, MOST_FREQUENT))
 
     page = (out / "report.html").read_text()
     assert "http" not in page and not re.search(r"src\s*=\s*[\"'](?!data:)|url\(|@import|<script|<link", page)
@@ -259,7 +259,8 @@ def test_rows_that_do_not_look_say_what_they_lack(rows, tiny_data, tmp_path):
         return comparison.blind, [note for note in comparison.notes if "partial" not in note]
 
     blind, notes = blind_of(tiny_data)
-    assert list(blind) == list(BLIND) and notes == []
+    # Motion takes decoding, and is only there where it is asked for.
+    assert list(blind) == [name for name in BLIND if name != MOTION] and notes == []
     blind, notes = blind_of(tmp_path)
     assert list(blind) == [NO_ACCIDENT] and "No training annotations in" in notes[0]
     for task in TASKS.values():
@@ -267,7 +268,7 @@ def test_rows_that_do_not_look_say_what_they_lack(rows, tiny_data, tmp_path):
     # It names the sources.
     shutil.copy(tiny_data / TASKS["crash_recognition"].annotation_file("test"), tmp_path)
     blind, notes = blind_of(tmp_path)
-    assert METADATA not in blind and SOURCE in blind and "Not every video can be opened" in notes[0]
+    assert METADATA not in blind and SOURCE in blind and "Not every video can be read" in notes[0]
 
 
 def test_partial_runs_are_named(rows, tiny_data):
