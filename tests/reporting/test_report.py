@@ -142,9 +142,9 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     assert bleu[1:] == ["<b>1.000</b>"] * 2
     assert linguistic["perfect"] == ["<b>1.000</b>"] * 3 + [
         "0",
-        *[text for one in bleu for text in (one, "<b>1.000</b>", "0")],
+        *[text for one in bleu for text in (one, "<b>1.000</b>", "<b>1.000</b>", "0")],
     ]
-    assert linguistic["mute"] == ["0.000"] * 3 + ["4"] + ["0.000", "0.000", "4"] * 3
+    assert linguistic["mute"] == ["0.000"] * 3 + ["4"] + ["0.000", "0.000", "0.000", "4"] * 3
     assert perception["partial"] == perception["perfect"] == (["<b>1.000</b>"] * 4 + ["0"]) * 2
 
     markdown = (out / "comparison.md").read_text()
@@ -177,7 +177,7 @@ def test_a_row_that_lacks_some_tasks_of_a_table_has_dashes_there(rows, tiny_data
     one = write_row(tmp_path / "one", tiny_data, lambda task, truth: truth, ["crash_recognition"])
     (table, _) = strategy_tables(scored(collect({"mute": rows["mute"], "one": one})))
     row = next(row for row in table.rows if row.name == "one")
-    assert [cell.text for cell in row.cells] == ["1.000", "1.000", "1.000", "0"] + ["—"] * 9
+    assert [cell.text for cell in row.cells] == ["1.000", "1.000", "1.000", "0"] + ["—"] * 12
     # In the terminal, where the tasks stand one below the other, it has a line only where it was asked.
     assert sum(line.startswith("one ") for line in as_text(table).splitlines()) == 1
     assert "| one | **1.000** [0.500–1.000] |" in as_markdown(table)
