@@ -2,17 +2,18 @@
 
     crashchat check-data data/crashchat                     every annotation file and every video they name
     crashchat check-data data/crashchat --split val test --no-videos --json findings.json
+    crashchat check-data data/crashchat --audit             also: what gives the labels away
 
 An error would break or falsify a run: a video missing, unreadable or in two splits, an unusable record, a
 contradiction. A note is an oddity that runs cope with. Exit code: 0 without errors, 1 with some, 2 where
-there are no annotation files.
+there are no annotation files. The audit changes no exit code: what to make of it is for a person to say.
 """
 
 import argparse
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from crashchat.command import make_parser
@@ -285,8 +286,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--all", action="store_true", help=f"list every finding, not the first {EXAMPLES} of a kind"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings there")
+    parser.add_argument(
+        "--audit",
+        action="store_true",
+        help="look for near-duplicates across splits and for what gives the recognition label away (source, "
+        "size, frame rate, length, overlays); decodes a few frames of every video, up to a second of one "
+        "core for each in full size",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings, and the audit, there")
     arguments = parser.parse_args(argv)
+    if arguments.audit and arguments.no_videos:
+        parser.error("--audit looks at videos, --no-videos at none; leave one out")
     return exit_code(lambda: run(arguments), failed=2)
 
 
@@ -306,6 +316,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.no_videos:
         check.probe_videos(max(1, arguments.workers))
     print_report(check, arguments.all)
+    audited = None
+    if arguments.audit:
+        from crashchat.evaluation.audit import audit, report  # here: torch and scikit-learn take seconds
+
+        audited = audit(check.data_dir, check.videos, max(1, arguments.workers))
+        print(report(audited, arguments.all))
     if arguments.json:
-        write_json_atomic(arguments.json, check.findings)
+        found = {"findings": check.findings, "audit": asdict(audited) if audited else None}
+        write_json_atomic(arguments.json, found)
     return 1 if any(finding["level"] == ERROR for finding in check.findings) else 0

@@ -15,7 +15,7 @@ from crashchat.video.pool import each_video
 from crashchat.video.source import VideoError
 
 FPS, MOST_FRAMES = 5.0, 512  # longer videos are sampled more sparsely
-HEIGHT, WIDTH = 24, 32  # pixels of the grey picture that differences are taken of
+HEIGHT, WIDTH = 24, 36  # pixels of the grey picture that differences are taken of
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 # What `motion_of` gives, in order. The first is a time in seconds, which says when rather than what.

@@ -28,7 +28,7 @@ def found(folder: Path, *options: str) -> tuple[int, dict[str, list[dict]]]:
     out = folder / "findings.json"
     code, _ = check(folder, "--json", str(out), *options)
     kinds: dict[str, list[dict]] = {}
-    for finding in json.loads(out.read_text()):
+    for finding in json.loads(out.read_text())["findings"]:
         kinds.setdefault(finding["kind"], []).append(finding)
     return code, kinds
 
