@@ -65,6 +65,6 @@ for predictions in "$out"/*/*_evaluation_results/*/*_predict.json; do
     "$PYTHON" "scripts/eval/compute_${task%_evaluation_results}_metrics.py" --predictions "$predictions" --data-dir data/demo \
         --no-meteor > "${predictions%.json}_metrics.txt"
 done
-"$PYTHON" -m crashchat compare "${rows[@]}" --data-dir data/demo --split test \
+"$PYTHON" -m crashchat compare "${rows[@]}" --data-dir data/demo --split test --motion \
     --losses "$out/train/heterogeneous" --out "$out"
 printf 'took %d s after %d s of setup\n' $(( SECONDS - installed )) $(( installed - started ))

@@ -2,29 +2,27 @@
 
     crashchat check-data data/crashchat                     every annotation file and every video they name
     crashchat check-data data/crashchat --split val test --no-videos --json findings.json
+    crashchat check-data data/crashchat --audit             also: what gives the labels away
 
 An error would break or falsify a run: a video missing, unreadable or in two splits, an unusable record, a
 contradiction. A note is an oddity that runs cope with. Exit code: 0 without errors, 1 with some, 2 where
-there are no annotation files.
+there are no annotation files. The audit changes no exit code: what to make of it is for a person to say.
 """
 
 import argparse
 import os
 import sys
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-from tqdm import tqdm
 
 from crashchat.command import make_parser
 from crashchat.data.annotations import AnnotationError, parse_record, read_records
 from crashchat.errors import exit_code
 from crashchat.files import write_json_atomic
 from crashchat.tasks import FILE_PREFIX, SPLITS, TASKS, task_of_prompt
+from crashchat.video.pool import each_video
+from crashchat.video.source import VideoError
 
 ERROR, NOTE = "error", "note"
 # Every kind of finding and its level, in the order of the report.
@@ -193,17 +191,13 @@ class Check:
     def probe_videos(self, workers: int) -> None:
         """Open every video once, and hold the annotated times against its length."""
         paths = sorted({self.data_dir / name for videos in self.videos.values() for name in videos})
-        results = dict(zip(paths, probe_all(paths, workers), strict=True))
+        results = dict(zip(paths, each_video(end_of, paths, workers, "videos"), strict=True))
         for split, videos in self.videos.items():
             for name, video in videos.items():
                 path = self.data_dir / name
-                if isinstance(result := results[path], str):
-                    self.add(
-                        "unreadable video" if path.exists() else "missing video",
-                        split,
-                        name,
-                        f"{path}: {result}",
-                    )
+                if isinstance(result := results[path], VideoError):
+                    kind = "unreadable video" if path.exists() else "missing video"
+                    self.add(kind, split, name, str(result))
                     continue
                 for task in (task for task in video.truth if TASKS[task].negative_answer is None):
                     if (past := max(video.truth[task].values()) - result) > ROUNDING:
@@ -220,44 +214,16 @@ class Check:
                         )
 
 
-def probe(path: Path) -> float | str:
-    """A video's length in seconds, rounded down to 1/PROBE_FPS, or why it can't be read.
+def end_of(path: Path) -> float:
+    """A video's length in seconds, rounded down to 1/PROBE_FPS. Raises VideoError.
 
     Decodes its first and last frame.
     """
+    # Here: torch takes seconds to import, --no-videos needs none of it.
     from crashchat.video.decode import read_clip
 
-    # Here: torch takes seconds to import, --no-videos needs none of it.
-    from crashchat.video.source import VideoError
-
-    try:
-        # The last sampled frame stands one step before the end, whatever the number that is kept.
-        return read_clip(path, fps=PROBE_FPS, max_frames=2).seconds[-1] + 1 / PROBE_FPS
-    except VideoError as error:
-        return error.cause
-
-
-def probe_all(paths: list[Path], workers: int) -> list[float | str]:
-    """`probe` of each path in order, in `workers` processes.
-
-    A file that kills the process that decodes it is unreadable.
-    """
-    results: list[float | str] = []
-    alone = False  # after a crash, the first file without a result is tried by itself
-    with tqdm(total=len(paths), desc="videos", unit="video") as progress:
-        while len(results) < len(paths):
-            batch = paths[len(results) :][: 1 if alone else None]
-            try:
-                with ProcessPoolExecutor(min(workers, len(batch)), mp_context=get_context("spawn")) as pool:
-                    for result in pool.map(probe, batch):
-                        results.append(result)
-                        progress.update()
-                alone = False
-            except BrokenProcessPool:
-                if alone:
-                    results.append("the process that decodes it crashed")
-                alone = not alone
-    return results
+    # The last sampled frame stands one step before the end, whatever the number that is kept.
+    return read_clip(path, fps=PROBE_FPS, max_frames=2).seconds[-1] + 1 / PROBE_FPS
 
 
 def print_report(check: Check, show_all: bool) -> None:
@@ -320,8 +286,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--all", action="store_true", help=f"list every finding, not the first {EXAMPLES} of a kind"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings there")
+    parser.add_argument(
+        "--audit",
+        action="store_true",
+        help="look for near-duplicates across splits and for what gives the recognition label away (source, "
+        "size, frame rate, length, overlays); decodes a few frames of every video, up to a second of one "
+        "core for each in full size",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings, and the audit, there")
     arguments = parser.parse_args(argv)
+    if arguments.audit and arguments.no_videos:
+        parser.error("--audit looks at videos, --no-videos at none; leave one out")
     return exit_code(lambda: run(arguments), failed=2)
 
 
@@ -341,6 +316,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.no_videos:
         check.probe_videos(max(1, arguments.workers))
     print_report(check, arguments.all)
+    audited = None
+    if arguments.audit:
+        from crashchat.evaluation.audit import audit, report  # here: torch and scikit-learn take seconds
+
+        audited = audit(check.data_dir, check.videos, max(1, arguments.workers))
+        print(report(audited, arguments.all))
     if arguments.json:
-        write_json_atomic(arguments.json, check.findings)
+        found = {"findings": check.findings, "audit": asdict(audited) if audited else None}
+        write_json_atomic(arguments.json, found)
     return 1 if any(finding["level"] == ERROR for finding in check.findings) else 0

@@ -1,21 +1,22 @@
-"""Blind baselines: answers that never see the video, from the training annotations and a file's metadata.
+"""Blind baselines: answers that understand no video, from the training annotations and a file's outside.
 
-A constant answer, the source, or a file's size and codec can go a long way where the collections of crash
-videos and of calm ones differ. Each of these guesses goes through the same metrics as a model and stands
-beside it in every comparison.
+A constant answer, the source, a file's size and codec, or how much its pictures change can go a long way
+where the collections of crash videos and of calm ones differ. Each of these guesses goes through the same
+metrics as a model and stands beside it in every comparison.
 
-All of them are one small regression tree over the training videos (Breiman et al., 1984): without any split
-it is the most frequent answer or the mean time, with splits on the source or on the metadata it is the guess
-from these.
+What can be learnt from the source, the metadata or the motion is learnt by one shallow decision tree over the
+training videos. Only the times from motion are more direct: the moment of the largest change, moved by as
+much as the times of the training videos lie behind theirs.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from tqdm import tqdm
 
 from crashchat.data.predictions import constant_answer, with_answers
@@ -23,11 +24,9 @@ from crashchat.tasks import PERCEPTION, Task
 from crashchat.video.source import best_video_stream, open_container, time_base
 
 NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES = "no-accident answer", "most frequent answer", "mean times"
-SOURCE, METADATA = "source alone", "metadata alone"
-BLIND = (NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES, SOURCE, METADATA)
-DEPTH, SMALLEST_LEAF = 3, 5
-CLASSES = 50  # so many of the most frequent answers decide where a tree splits
-Summary = Callable[[Task, list[str]], str]  # how the answers of a leaf become one
+SOURCE, METADATA, MOTION = "source alone", "metadata alone", "motion alone"
+BLIND = (NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES, SOURCE, METADATA, MOTION)
+TREE = {"max_depth": 3, "min_samples_leaf": 5, "random_state": 0}
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,27 @@ class Metadata:
 
 
 @dataclass(frozen=True)
-class Training:
-    """The training videos of one task, N of them.
+class Outside:
+    """What is known of some videos without understanding them, in their order; None where not known of all.
 
-    answers: as annotated; sources, metadata: None where not known of all.
+    motion: float64[F] each, as crashchat.video.motion gives it: the moment of the largest change, in seconds,
+    then figures without a time.
     """
 
-    answers: list[str]
     sources: list[str] | None = None
     metadata: list[Metadata] | None = None
+    motion: list[np.ndarray] | None = None
+
+
+NOTHING = Outside()
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training videos of one task: their annotated answers, and what is known of them."""
+
+    answers: list[str]
+    outside: Outside = NOTHING
 
 
 def read_metadata(paths: list[Path]) -> list[Metadata] | None:
@@ -90,48 +101,66 @@ def read_metadata(paths: list[Path]) -> list[Metadata] | None:
 
 
 def guesses(
-    task: Task,
-    records: list[dict],
-    training: Training | None,
-    sources: list[str] | None,
-    metadata: list[Metadata] | None,
+    task: Task, records: list[dict], training: Training | None, outside: Outside = NOTHING
 ) -> dict[str, list[dict]]:
     """{row: records answered without looking} of one task; a row that cannot be made is left out.
 
-    sources, metadata: of the records' videos, in the records' order; None where not known of all.
+    outside: what is known of the records' videos.
     """
     rows = {NO_ACCIDENT: constant_answer(task, records)}
     if training is None:
         return rows
-    blind = np.zeros((len(training.answers), 0)), np.zeros((len(records), 0))
-    # {row: (its summary, what is known of the training videos, and of the records')}
-    learnt: dict[str, tuple[Summary, np.ndarray, np.ndarray]] = {MOST_FREQUENT: (_vote, *blind)}
-    summary: Summary = _vote
-    if task.group == PERCEPTION:
-        summary = _mean_times
-        learnt[MEAN_TIMES] = (summary, *blind)
-    if training.sources and sources:
-        kinds = sorted(set(training.sources))
-        learnt[SOURCE] = summary, _one_hot(training.sources, kinds), _one_hot(sources, kinds)
-    if training.metadata and metadata:
-        codecs = sorted({header.codec for header in training.metadata})
-        learnt[METADATA] = summary, _features(training.metadata, codecs), _features(metadata, codecs)
-    targets = _targets(task, training.answers)
-    for name, (summary, known, asked) in learnt.items():
-        leaves = _leaves(known, targets, asked)
-        said = {id(leaf): summary(task, [training.answers[index] for index in leaf]) for leaf in leaves}
-        rows[name] = with_answers(task, records, [said[id(leaf)] for leaf in leaves])
-    return rows
+    answers, known = training.answers, training.outside
+    times = _times(task, answers) if task.group == PERCEPTION else None
+
+    def learn(known: np.ndarray, asked: np.ndarray) -> list[str]:
+        return _vote(answers, known, asked) if times is None else _mean_times(times, known, asked)
+
+    ((usual, _),) = Counter(answers).most_common(1)
+    said = {MOST_FREQUENT: [usual] * len(records)}
+    if times is not None:
+        said[MEAN_TIMES] = _in_words([times.mean(axis=0)] * len(records))
+    if known.sources and outside.sources:
+        kinds = sorted(set(known.sources))
+        said[SOURCE] = learn(_one_hot(known.sources, kinds), _one_hot(outside.sources, kinds))
+    if known.metadata and outside.metadata:
+        codecs = sorted({header.codec for header in known.metadata})
+        said[METADATA] = learn(_features(known.metadata, codecs), _features(outside.metadata, codecs))
+    if known.motion and outside.motion:
+        before, now = np.array(known.motion), np.array(outside.motion)
+        moments = before[:, 0], now[:, 0]
+        said[MOTION] = learn(before[:, 1:], now[:, 1:]) if times is None else _moved(times, *moments)
+    return rows | {name: with_answers(task, records, given) for name, given in said.items()}
 
 
-def _vote(_: Task, answers: list[str]) -> str:
-    return Counter(answers).most_common(1)[0][0]
+def _vote(answers: list[str], known: np.ndarray, asked: np.ndarray) -> list[str]:
+    """The most frequent answer of each leaf. known: float64[N, F]; asked: float64[M, F]."""
+    return DecisionTreeClassifier(**TREE).fit(known, answers).predict(asked).tolist()
 
 
-def _mean_times(task: Task, answers: list[str]) -> str:
-    """The mean of annotated times, as an answer in the annotations' form."""
-    times = np.array([sorted(task.ground_truth(answer).values()) for answer in answers]).mean(axis=0)
-    return " - ".join(f"{time:.1f}" for time in times) + " seconds"
+def _mean_times(times: np.ndarray, known: np.ndarray, asked: np.ndarray) -> list[str]:
+    """The mean times of each leaf. times: float64[N, K] in seconds."""
+    said = DecisionTreeRegressor(**TREE).fit(known, times).predict(asked)
+    return _in_words(said.reshape(len(asked), -1))
+
+
+def _moved(times: np.ndarray, moments: np.ndarray, asked: np.ndarray) -> list[str]:
+    """A moment of each video, moved by as much as half of the training videos' times lie behind theirs.
+
+    times: float64[N, K]; moments: float64[N]; asked: float64[M]; all in seconds.
+    """
+    offsets = np.median(times - moments[:, None], axis=0)
+    return _in_words(np.maximum(asked[:, None] + offsets, 0.0))
+
+
+def _times(task: Task, answers: list[str]) -> np.ndarray:
+    """float64[N, K]: annotated times in seconds, swapped ends put right."""
+    return np.array([sorted(task.ground_truth(answer).values()) for answer in answers])
+
+
+def _in_words(times: Iterable[Iterable[float]]) -> list[str]:
+    """Times as answers in the annotations' form."""
+    return [" - ".join(f"{time:.1f}" for time in row) + " seconds" for row in times]
 
 
 def _one_hot(values: list[str], kinds: list[str]) -> np.ndarray:
@@ -143,63 +172,3 @@ def _features(metadata: list[Metadata], codecs: list[str]) -> np.ndarray:
         [[header.width, header.height, header.fps, header.seconds] for header in metadata], dtype=float
     )
     return np.concatenate([sizes, _one_hot([header.codec for header in metadata], codecs)], axis=1)
-
-
-def _targets(task: Task, answers: list[str]) -> np.ndarray:
-    """float64[N, K]: what a split should tell apart, the times or the answers as one-hot classes."""
-    if task.group == PERCEPTION:
-        return np.array([sorted(task.ground_truth(answer).values()) for answer in answers])
-    return _one_hot(answers, [answer for answer, _ in Counter(answers).most_common(CLASSES)])
-
-
-def _leaves(
-    known: np.ndarray, targets: np.ndarray, asked: np.ndarray, depth: int = DEPTH
-) -> list[np.ndarray]:
-    """For each row of `asked` (float64[M, F]) the rows of `known` (float64[N, F]) that share its leaf,
-    int[n] each.
-    """
-    found: list[np.ndarray] = [np.arange(0)] * len(asked)
-
-    def grow(inside: np.ndarray, wanted: np.ndarray, depth: int) -> None:
-        split = _best_split(known[inside], targets[inside]) if depth else None
-        if split is None:
-            for index in wanted:
-                found[index] = inside
-            return
-        feature, threshold = split
-        for left in (True, False):
-            grow(
-                inside[(known[inside, feature] <= threshold) == left],
-                wanted[(asked[wanted, feature] <= threshold) == left],
-                depth - 1,
-            )
-
-    grow(np.arange(len(known)), np.arange(len(asked)), depth)
-    return found
-
-
-def _best_split(features: np.ndarray, targets: np.ndarray) -> tuple[int, float] | None:
-    """(feature, threshold) that leaves the least squared error around the two sides' means;
-    None where none lessens it.
-    """
-    count = len(targets)
-    best, split = 1e-9, None
-    sizes = np.arange(1, count)[:, None]
-    total = targets.sum(axis=0)
-    for feature in range(features.shape[1]):
-        order = np.argsort(features[:, feature], kind="stable")
-        values, left = features[order, feature], targets[order].cumsum(axis=0)[:-1]
-        # The squared error falls by as much as the squared sums over their sizes grow.
-        gains = ((left**2 / sizes) + (total - left) ** 2 / (count - sizes)).sum(axis=1) - (
-            total**2
-        ).sum() / count
-        allowed = (
-            (values[1:] > values[:-1])
-            & (sizes[:, 0] >= SMALLEST_LEAF)
-            & (count - sizes[:, 0] >= SMALLEST_LEAF)
-        )
-        gains = np.where(allowed, gains, 0.0)
-        if len(gains) and gains.max() > best:
-            at = int(gains.argmax())
-            best, split = gains[at], (feature, (values[at] + values[at + 1]) / 2)
-    return split

@@ -13,6 +13,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 from rouge_score.rouge_scorer import RougeScorer
 
 from crashchat.data.predictions import video_name
+from crashchat.metrics.facts import FACTS_KEYS, facts_counts, facts_figures
 from crashchat.metrics.meteor import meteor, meteor_columns
 from crashchat.metrics.sums import Counted, Sums, Totals, ratio, sums
 
@@ -56,8 +57,9 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
     BLEU: corpus BLEU-4, whitespace tokens, nltk's method1 smoothing. rouge*_{p,r,f}: mean over records,
     stemmed. METEOR: of the corpus. CIDEr: mean over records, its word weights from all annotated answers of
     the file, in either protocol. BERTScore: mean F1. exact_match: share of answers that are the annotated
-    text, white space at the ends aside. num_new: answers that are not among the file's annotated ones, which
-    are the closed set that most of the answers come from.
+    text, white space at the ends aside. facts_*: what is stated, whatever the words (facts.py). num_new:
+    answers that are not among the file's annotated ones, which are the closed set that most of the answers
+    come from.
     """
     counts = {
         "num_records": len(records),
@@ -90,6 +92,7 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
             **dict(zip(BLEU_KEYS, bleu_counts(truth, answer), strict=True)),
             **dict(zip(ROUGE_KEYS, rouge(truth, answer), strict=True)),
             "CIDEr": cider_score,
+            **facts_counts(truth, answer),
         }
         for (video, answered), (truth, answer), cider_score in zip(kept, pairs, cider(pairs), strict=True)
     ]
@@ -100,7 +103,8 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
         questions = [
             question | {"BERTScore": score} for question, score in zip(questions, scores, strict=True)
         ]
-    counted: Counted = dict.fromkeys(("BLEU", *_MEANS, "METEOR", "BERTScore"), (("n",),))
+    figures = ("BLEU", *_MEANS, "METEOR", "BERTScore", "facts_precision", "facts_recall", "facts_f1")
+    counted: Counted = dict.fromkeys(figures, (("n",),))
     del counted["CIDEr"]  # goes up to 10
     return sums(
         questions,
@@ -108,7 +112,7 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
         counts,
         counted=counted,
         shares=("exact_match",),
-        empty=("n", *BLEU_KEYS, *_MEANS),
+        empty=("n", *BLEU_KEYS, *_MEANS, *FACTS_KEYS),
     )
 
 
@@ -120,6 +124,7 @@ def _figures(totals: Totals) -> dict[str, np.ndarray]:
         **means,
         "METEOR": meteor(totals) if "chunks" in totals else nothing,
         "BERTScore": ratio(totals["BERTScore"], totals["n"]) if "BERTScore" in totals else nothing,
+        **facts_figures(totals),
     }
 
 

@@ -2,9 +2,9 @@
 
 from crashchat.metrics.sums import is_count
 
-_TEXT = (("BLEU", "BLEU"), ("rougeL_f", "ROUGE-L"), ("BERTScore", "BERTScore"))
+_TEXT = (("BLEU", "BLEU"), ("rougeL_f", "ROUGE-L"), ("BERTScore", "BERTScore"), ("facts_f1", "facts F1"))
 _TIMES = tuple((name, name) for name in ("mIoU", "AP@30", "AP@50", "AP@70"))
-# The columns of the paper's tables: {task: ((metric, its heading), …)}.
+# The columns of the paper's tables, and what tells of a text's content: {task: ((metric, its heading), …)}.
 HEADLINES = {
     "crash_recognition": (
         ("macro_precision", "macro P"),
@@ -50,6 +50,7 @@ HIGHER = (
     "CIDEr",
     "BERTScore",
     "exact_match",
+    "facts_",
     "mIoU",
     "AP@",
 )

@@ -74,16 +74,17 @@ def write_report(
     split: str = "test",
     extras: Extras = NO_EXTRAS,
     partial: bool = False,
+    motion: bool = False,
 ) -> str:
     """Write report.html, metrics.json, comparison.md and comparison.csv to `out`;
     returns the terminal tables.
 
     rows: {name: a folder or file a run}, the first of which the others are compared with; losses: a
-    training's output folder; partial: take rows that answered only a part of the annotated questions. Raises
-    ReportError, PredictionError, AnnotationError or MetricError for what cannot be used; then nothing is
-    written.
+    training's output folder; partial: take rows that answered only a part of the annotated questions; motion:
+    with the blind row that takes frame differences, for which every video is decoded. Raises ReportError,
+    PredictionError, AnnotationError or MetricError for what cannot be used; then nothing is written.
     """
-    comparison = make_comparison(rows, data_dir, split=split, extras=extras, partial=partial)
+    comparison = make_comparison(rows, data_dir, split=split, extras=extras, partial=partial, motion=motion)
     scored, sums = comparison.scores, comparison.sums
     main = strategy_tables(scored)
     against = difference_tables(comparison.differences, comparison.base)
@@ -185,6 +186,12 @@ def main(argv: list[str] | None = None) -> int:
         help="for report.html, metrics.json, comparison.*",
     )
     add_partial(parser)
+    parser.add_argument(
+        "--motion",
+        action="store_true",
+        help="add the blind row 'motion alone', from frame differences; decodes every training and test "
+        "video, about a second of one core for each in full size",
+    )
     add_extras(parser)
     arguments = parser.parse_intermixed_args(argv)
 
@@ -200,6 +207,7 @@ def main(argv: list[str] | None = None) -> int:
                     split=arguments.split,
                     extras=extras,
                     partial=arguments.partial,
+                    motion=arguments.motion,
                 )
             )
         for name in ("comparison.md", "comparison.csv", "metrics.json", "report.html"):

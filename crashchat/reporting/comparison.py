@@ -5,7 +5,7 @@ Every file is read once, when the comparison is made; what follows only looks.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,9 @@ from crashchat.evaluation.score import scores, task_sums
 from crashchat.metrics.blind import (
     BLIND,
     METADATA,
+    MOTION,
     NO_ACCIDENT,
-    Metadata,
+    Outside,
     Training,
     guesses,
     read_metadata,
@@ -33,6 +34,7 @@ from crashchat.reporting.columns import TITLES
 from crashchat.reporting.runs import Run, collect, remarks
 from crashchat.reporting.tables import Scores, Table
 from crashchat.tasks import TASKS
+from crashchat.video.motion import read_motion
 
 Key = TypeVar("Key")
 # Whose annotations say a video's source, its kind and when its crash begins, whether they were asked or not.
@@ -150,12 +152,14 @@ def make_comparison(
     split: str = "test",
     extras: Extras = NO_EXTRAS,
     partial: bool = False,
+    motion: bool = False,
 ) -> Comparison:
     """Read the rows, {name: a folder or file a run}, and the annotations of `split` and of training
     in data_dir, each file once.
 
-    partial: take rows that answered only a part of the annotated questions. Raises ReportError,
-    PredictionError, AnnotationError or MetricError for what cannot be used.
+    partial: take rows that answered only a part of the annotated questions; motion: with the blind row that
+    takes frame differences, for which every video is decoded. Raises ReportError, PredictionError,
+    AnnotationError or MetricError for what cannot be used.
     """
     annotations = Annotations(data_dir, split)
     runs = collect(rows, annotations, partial)
@@ -173,7 +177,7 @@ def make_comparison(
         models,
         "gt_caption",
     )
-    blind, notes = blind_rows(models, data_dir, sources)
+    blind, notes = blind_rows(models, data_dir, sources, motion)
     starts = annotations.starts()
     sums = sum_rows(models | blind, starts, extras)
     for name, of_row in runs.items():
@@ -267,10 +271,12 @@ def source_note(models: Records, sources: dict[str, str]) -> str | None:
     )
 
 
-def blind_rows(records: Records, data_dir: Path, sources: dict[str, str]) -> tuple[Records, list[str]]:
+def blind_rows(
+    records: Records, data_dir: Path, sources: dict[str, str], motion: bool = False
+) -> tuple[Records, list[str]]:
     """The blind baselines, and notes on what could not be made of them and why.
 
-    sources: of the videos asked about, where known.
+    sources: of the videos asked about, where known. motion: decode the videos, for the row MOTION.
     """
     asked, notes = asked_tasks(records), []
     files = [data_dir / TASKS[task].annotation_file("train") for task in asked]
@@ -281,41 +287,48 @@ def blind_rows(records: Records, data_dir: Path, sources: dict[str, str]) -> tup
             f"No training annotations in {data_dir}: of the blind baselines only the {NO_ACCIDENT} "
             "can be made."
         )
-    train_sources = {video.name: video.source for video in videos}
     paths = {
         video_name(record["video_path"]): Path(record["video_path"])
         for answered in asked.values()
         for record in answered
     }
     paths = {name: path if path.is_file() else data_dir / "videos" / name for name, path in paths.items()}
-    train_headers = _headers({video.name: video.path for video in videos}, notes)
-    headers = _headers(paths, notes) if train_headers else None
+    train_paths = {video.name: video.path for video in videos}
+    readers: dict[str, Callable[[list[Path]], list | None]] = {METADATA: read_metadata}
+    if motion:
+        readers[MOTION] = read_motion
+    # {row: {video: what its file says}}, of training videos and of those asked about
+    seen = {row: _seen(read, train_paths | paths, row, notes) for row, read in readers.items() if videos}
+    train_sources = {video.name: video.source for video in videos}
+
+    def outside(names: list[str], sources: Mapping[str, str | None]) -> Outside:
+        metadata, motion = (_all_known(seen.get(row, {}), names) for row in (METADATA, MOTION))
+        return Outside(_all_known(sources, names), metadata, motion)
+
     rows: Records = {}
     for task, answered in asked.items():
         trained = [video for video in videos if video.answer_of(task) is not None]
-        names = [video_name(record["video_path"]) for record in answered]
         training = Training(
             answers=[video.answer_of(task) or "" for video in trained],
-            sources=_all_known(train_sources, [video.name for video in trained]),
-            metadata=_all_known(train_headers or {}, [video.name for video in trained]),
+            outside=outside([video.name for video in trained], train_sources),
         )
-        facts = _all_known(sources, names), _all_known(headers or {}, names)
-        for name, guessed in guesses(TASKS[task], answered, training if trained else None, *facts).items():
+        known = outside([video_name(record["video_path"]) for record in answered], sources)
+        for name, guessed in guesses(TASKS[task], answered, training if trained else None, known).items():
             rows.setdefault(name, {})[task] = guessed
-    return {name: rows[name] for name in BLIND if name in rows}, list(dict.fromkeys(notes))
+    return {name: rows[name] for name in BLIND if name in rows}, notes
 
 
-def _headers(paths: dict[str, Path], notes: list[str]) -> dict[str, Metadata] | None:
-    headers = read_metadata(list(paths.values()))
-    if headers is None:
-        notes.append(
-            f"Not every video can be opened in {next(iter(paths.values())).parent}: no row {METADATA!r}."
-        )
-        return None
-    return dict(zip(paths, headers, strict=True))
+def _seen(
+    read: Callable[[list[Path]], list | None], paths: dict[str, Path], row: str, notes: list[str]
+) -> dict:
+    found = read(list(paths.values()))
+    if found is None:
+        notes.append(f"Not every video can be read in {next(iter(paths.values())).parent}: no row {row!r}.")
+        return {}
+    return dict(zip(paths, found, strict=True))
 
 
-def _all_known(facts: dict, names: list[str]) -> list | None:
+def _all_known(facts: Mapping, names: list[str]) -> list | None:
     """The facts of the named videos, None where one is not known."""
     values = [facts.get(name) for name in names]
-    return None if None in values else values
+    return None if any(value is None for value in values) else values

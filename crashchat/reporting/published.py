@@ -73,7 +73,7 @@ def published_tables(scores: Scores) -> list[Table]:
             continue
         # A model called as one of theirs must not hide it.
         both = {f"{name} (published)": row for name, row in theirs.items()} | ours
-        table = filled(Table(f"{group} tasks beside the published figures", headlines(both, tasks)), both)
+        table = filled(Table(f"{group} tasks beside the published figures", headlines(theirs, tasks)), both)
         for row in table.rows:
             if row.name not in ours:
                 row.kind = "published"

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from crashchat.data.predictions import make_record
@@ -11,9 +12,11 @@ from crashchat.metrics.blind import (
     MEAN_TIMES,
     METADATA,
     MOST_FREQUENT,
+    MOTION,
     NO_ACCIDENT,
     SOURCE,
     Metadata,
+    Outside,
     Training,
     guesses,
     read_metadata,
@@ -37,27 +40,22 @@ def said(rows: dict[str, list[dict]]) -> dict[str, list[str]]:
 def test_constant_answers():
     task = TASKS["crash_description"]
     training = Training(["no collision.", "car hits car", "car hits car"])
-    assert said(
-        guesses(task, records(task.name, ["a", "b"]), training=training, sources=None, metadata=None)
-    ) == {
+    assert said(guesses(task, records(task.name, ["a", "b"]), training)) == {
         NO_ACCIDENT: ["no collision."] * 2,
         MOST_FREQUENT: ["car hits car"] * 2,
     }
     task = TASKS["crash_localization"]
     # The last one's ends are swapped.
     training = Training(["1.0 - 2.0 seconds", "1.0 - 2.0 seconds", "9.0 - 4.0 seconds"])
-    rows = guesses(
-        task, records(task.name, ["1.0 - 2.0 seconds"]), training=training, sources=None, metadata=None
-    )
+    rows = guesses(task, records(task.name, ["1.0 - 2.0 seconds"]), training)
     assert said(rows) == {
         NO_ACCIDENT: [""],
         MOST_FREQUENT: ["1.0 - 2.0 seconds"],
         MEAN_TIMES: ["2.0 - 4.3 seconds"],
     }
     assert (rows[MEAN_TIMES][0]["pred_start"], rows[MEAN_TIMES][0]["pred_end"]) == (2.0, 4.3)
-    assert list(
-        guesses(task, records(task.name, ["1.0 - 2.0 seconds"]), training=None, sources=["x"], metadata=None)
-    ) == [NO_ACCIDENT]
+    rows = guesses(task, records(task.name, ["1.0 - 2.0 seconds"]), None, Outside(sources=["x"]))
+    assert list(rows) == [NO_ACCIDENT]
 
 
 def test_the_source_gives_recognition_away_on_the_released_annotations(shared):
@@ -71,10 +69,8 @@ def test_the_source_gives_recognition_away_on_the_released_annotations(shared):
         [entry["source"] for entry in annotated],
     )
     half = len(annotated) // 2
-    training = Training(answers[:half], sources[:half])
-    rows = guesses(
-        task, records(task.name, answers[half:]), training=training, sources=sources[half:], metadata=None
-    )
+    training = Training(answers[:half], Outside(sources=sources[:half]))
+    rows = guesses(task, records(task.name, answers[half:]), training, Outside(sources=sources[half:]))
     assert task_sums(task.name, rows[SOURCE]).metrics()["macro_f1"] == 1.0
     assert task_sums(task.name, rows[MOST_FREQUENT]).metrics()["macro_f1"] < 0.4
 
@@ -94,42 +90,48 @@ def test_metadata_that_gives_the_answer_away_is_found(telling):
         )
 
     truths = [n % 3 == 0 for n in range(60)]
-    answers = ["Yes" if crash else "No" for crash in truths]
     headers = [header(n, crash) for n, crash in enumerate(truths)]
-    training = Training(answers[:40], metadata=headers[:40])
-    rows = guesses(
-        TASKS["crash_recognition"],
-        records("crash_recognition", answers[40:]),
-        training=training,
-        sources=None,
-        metadata=headers[40:],
-    )
-    assert said(rows)[METADATA] == answers[40:]
-    times = [f"{4.0 if crash else 1.0} seconds" for crash in truths]
-    training = Training(times[:40], metadata=headers[:40])
-    rows = guesses(
-        TASKS["pre_crash_localization"],
-        records("pre_crash_localization", times[40:]),
-        training=training,
-        sources=None,
-        metadata=headers[40:],
-    )
-    assert said(rows)[METADATA] == times[40:]
+    before, now = Outside(metadata=headers[:40]), Outside(metadata=headers[40:])
+    for name, answers in (
+        ("crash_recognition", ["Yes" if crash else "No" for crash in truths]),
+        ("pre_crash_localization", [f"{4.0 if crash else 1.0} seconds" for crash in truths]),
+    ):
+        rows = guesses(TASKS[name], records(name, answers[40:]), Training(answers[:40], before), now)
+        assert said(rows)[METADATA] == answers[40:]
 
 
 def test_metadata_that_tells_nothing_gives_the_most_frequent_answer():
-    answers, same = (
-        ["Yes", "No", "No"] * 10,
-        [Metadata(width=64, height=64, fps=10.0, seconds=3.0, codec="h264")] * 30,
-    )
-    rows = guesses(
-        TASKS["crash_recognition"],
-        records("crash_recognition", answers),
-        training=Training(answers, metadata=same),
-        sources=None,
-        metadata=same,
-    )
+    answers = ["Yes", "No", "No"] * 10
+    same = Outside(metadata=[Metadata(width=64, height=64, fps=10.0, seconds=3.0, codec="h264")] * 30)
+    asked = records("crash_recognition", answers)
+    rows = guesses(TASKS["crash_recognition"], asked, Training(answers, same), same)
     assert set(said(rows)[METADATA]) == {"No"} and SOURCE not in rows
+
+
+def test_motion_that_gives_the_answer_away_is_found():
+    """A shake of the camera in every crash: a tree sees it, and the crash comes a fixed time after it."""
+    crashes = [n % 3 == 0 for n in range(60)]
+    moments = [1.0 + n % 7 for n in range(60)]
+    motion = [
+        np.array([moment, 0.5, 9.0 if crash else 3.0]) for moment, crash in zip(moments, crashes, strict=True)
+    ]
+    before, now = Outside(motion=motion[:40]), Outside(motion=motion[40:])
+    for name, answers in (
+        ("crash_recognition", ["Yes" if crash else "No" for crash in crashes]),
+        ("crash_localization", [f"{moment - 0.5} - {moment + 1.2} seconds" for moment in moments]),
+        ("pre_crash_localization", [f"{moment - 0.8:.1f} seconds" for moment in moments]),
+    ):
+        rows = guesses(TASKS[name], records(name, answers[40:]), Training(answers[:40], before), now)
+        assert said(rows)[MOTION] == answers[40:]
+        assert said(rows) == said(
+            guesses(TASKS[name], records(name, answers[40:]), Training(answers[:40], before), now)
+        )
+    # A time before the video's start is none.
+    early = Outside(motion=[np.array([0.2, 0.0, 9.0])])
+    task = TASKS["pre_crash_localization"]
+    answers = [f"{moment - 0.8:.1f} seconds" for moment in moments[:40]]
+    rows = guesses(task, records(task.name, ["1.0 seconds"]), Training(answers, before), early)
+    assert said(rows)[MOTION] == ["0.0 seconds"]
 
 
 def test_metadata_comes_from_the_header(tiny_data, tmp_path):

@@ -17,7 +17,7 @@ from crashchat.data.predictions import Records, make_record, prediction_path
 from crashchat.data.truth import Annotations, read_crash_starts
 from crashchat.evaluation.score import scores
 from crashchat.files import write_json_atomic
-from crashchat.metrics.blind import BLIND, MEAN_TIMES, METADATA, MOST_FREQUENT, NO_ACCIDENT, SOURCE
+from crashchat.metrics.blind import BLIND, MEAN_TIMES, METADATA, MOST_FREQUENT, MOTION, NO_ACCIDENT, SOURCE
 from crashchat.metrics.bootstrap import wilson
 from crashchat.reporting.about import DRAWN_NOTE, annotations_hash
 from crashchat.reporting.clip_cards import clip_cards
@@ -96,7 +96,7 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.6}]
     write_json_atomic(checkpoint / "trainer_state.json", {"log_history": history})
     out = tmp_path / "out"
-    done = run(rows, tiny_data, out, "--losses", checkpoint.parent)
+    done = run(rows, tiny_data, out, "--losses", checkpoint.parent, "--motion")
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith(str(out / "report.html"))
 
@@ -115,7 +115,7 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
         == set(figures[MEAN_TIMES])
         == {"crash_localization", "pre_crash_localization"}
     )
-    assert set(figures[SOURCE]) == set(figures[METADATA]) == set(figures[MOST_FREQUENT]) == set(TASKS)
+    assert all(set(figures[row]) == set(TASKS) for row in (SOURCE, METADATA, MOTION, MOST_FREQUENT))
 
     page = (out / "report.html").read_text()
     assert "http" not in page and not re.search(r"src\s*=\s*[\"'](?!data:)|url\(|@import|<script|<link", page)
@@ -144,9 +144,9 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     assert bleu[1:] == ["<b>1.000</b>"] * 2
     assert linguistic["perfect"] == ["<b>1.000</b>"] * 3 + [
         "0",
-        *[text for one in bleu for text in (one, "<b>1.000</b>", "0")],
+        *[text for one in bleu for text in (one, "<b>1.000</b>", "<b>1.000</b>", "0")],
     ]
-    assert linguistic["mute"] == ["0.000"] * 3 + ["4"] + ["0.000", "0.000", "4"] * 3
+    assert linguistic["mute"] == ["0.000"] * 3 + ["4"] + ["0.000", "0.000", "0.000", "4"] * 3
     assert perception["partial"] == perception["perfect"] == (["<b>1.000</b>"] * 4 + ["0"]) * 2
 
     markdown = (out / "comparison.md").read_text()
@@ -175,7 +175,7 @@ def test_a_row_that_lacks_some_tasks_of_a_table_has_dashes_there(rows, tiny_data
     one = write_row(tmp_path / "one", tiny_data, lambda task, truth: truth, ["crash_recognition"])
     (table, _) = strategy_tables(scored({"mute": rows["mute"], "one": one}, tiny_data))
     row = next(row for row in table.rows if row.name == "one")
-    assert [cell.text for cell in row.cells] == ["1.000", "1.000", "1.000", "0"] + ["—"] * 9
+    assert [cell.text for cell in row.cells] == ["1.000", "1.000", "1.000", "0"] + ["—"] * 12
     # In the terminal, where the tasks stand one below the other, it has a line only where it was asked.
     assert sum(line.startswith("one ") for line in as_text(table).splitlines()) == 1
     assert "| one | **1.000** [0.500–1.000] |" in as_markdown(table)
@@ -260,7 +260,8 @@ def test_rows_that_do_not_look_say_what_they_lack(rows, tiny_data, tmp_path):
         ]
 
     blind, notes = blind_of(tiny_data)
-    assert list(blind) == list(BLIND) and notes == []
+    # Motion takes decoding, and is only there where it is asked for.
+    assert list(blind) == [name for name in BLIND if name != MOTION] and notes == []
     blind, notes = blind_of(tmp_path)
     assert list(blind) == [NO_ACCIDENT] and "No training annotations in" in notes[0]
     for task in TASKS.values():
@@ -268,7 +269,7 @@ def test_rows_that_do_not_look_say_what_they_lack(rows, tiny_data, tmp_path):
     # It names the sources.
     shutil.copy(tiny_data / TASKS["crash_recognition"].annotation_file("test"), tmp_path)
     blind, notes = blind_of(tmp_path)
-    assert METADATA not in blind and SOURCE in blind and "Not every video can be opened" in notes[0]
+    assert METADATA not in blind and SOURCE in blind and "Not every video can be read" in notes[0]
 
 
 def annotate(folder: Path, videos: dict[str, tuple[str, str]], split: str = "test") -> None:
@@ -348,7 +349,7 @@ def test_runs_of_a_row_are_shown_as_one(rows, tiny_data, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "2 runs; predictions" in page and "± 0.354" in page and "± 0.354" in done.stdout
     lines = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
-    assert {line["row"] for line in lines} == {"mute", "seeds", DETECTABLE, *BLIND}
+    assert {line["row"] for line in lines} == {"mute", "seeds", DETECTABLE, *BLIND} - {MOTION}
     fewer = write_row(tmp_path / "fewer", tiny_data, lambda task, truth: truth, ["crash_recognition"])
     done = run({"seeds": [rows["perfect"], fewer]}, tiny_data, tmp_path / "none")
     assert done.returncode == 1 and "row seeds: its runs were not asked the same tasks" in done.stderr
