@@ -7,7 +7,7 @@ from crashchat.data.datasets import DatasetUse
 from crashchat.reporting.tables import Scores, Table, filled, headlines, kind_of
 from crashchat.tasks import GROUPS
 
-# The split that the figures are of (docs/reference.md, Data), and the collections its videos come from.
+# The split that the figures are of, and where its videos come from (docs/reference.md, Annotations).
 PUBLISHED_SPLIT, PUBLISHED_VIDEOS = "test", 1839
 PUBLISHED_SOURCES = frozenset({"MM-AU-CAP", "MM-AU-DADA", "D2City", "Nexar"})
 PUBLISHED_NOTE = (
