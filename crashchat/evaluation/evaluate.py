@@ -211,7 +211,7 @@ def _answer(evaluation: Evaluation, videos: list[VideoQAs], files: dict[str, Pat
             num_workers=config.num_workers,
             prefetch_factor=2 if config.num_workers else None,
         )
-        progress = tqdm(total=len(mine), desc="videos", disable=not first)
+        progress = tqdm(total=len(mine), desc="videos", disable=None if first else True)
         for together in in_batches(reader, config.max_tokens_per_batch):
             readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
             asked = [
