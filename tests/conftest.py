@@ -56,12 +56,14 @@ def flash_adapters(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("adapters")
 
     def linguistic(crash: bool) -> dict:
-        return {"crash_recognition": "Yes" if crash else "No"}
+        if crash:
+            return {"crash_recognition": "Yes", "crash_description": "car hits a car."}
+        return {"crash_recognition": "No", "crash_description": "no collision."}
 
     def perception(crash: bool) -> dict:
         return {"crash_localization": INTERVAL, "pre_crash_localization": SIGN}
 
-    one = train_adapter(tiny_base, folder / "flash_linguistic", linguistic, steps=45, batch=8)
+    one = train_adapter(tiny_base, folder / "flash_linguistic", linguistic, steps=100, batch=4)
     return one, train_adapter(tiny_base, folder / "flash_perception", perception, steps=30, batch=4)
 
 
