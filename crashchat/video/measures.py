@@ -140,7 +140,7 @@ def unlike(clip: Measures, spreads: ClipSpreads, whose: str) -> list[str]:
         sizes = f"{_range(spreads.width)} x {_range(spreads.height)}"
         found.append(f"Its picture is {clip.width} x {clip.height} pixels; that of {whose} is {sizes}.")
     if clip.fps is not None and spreads.fps and _outside(clip.fps, spreads.fps):
-        found.append(f"It has {clip.fps:.4g} frames a second; {whose} have {_range(spreads.fps)}.")
+        found.append(f"Its frame rate is {clip.fps:.4g} a second; that of {whose} is {_range(spreads.fps)}.")
     if clip.seconds is not None and spreads.seconds and _outside(clip.seconds, spreads.seconds):
         found.append(f"It lasts {clip.seconds:.1f} s; {whose} last {_range(spreads.seconds)} s.")
     light = spreads.brightness

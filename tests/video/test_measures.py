@@ -96,7 +96,7 @@ SPREADS = ClipSpreads(
         (
             Measures(1280, 720, 5, 40.25, 0.1),
             [
-                "It has 5 frames a second; the training clips of x have 25–30.",
+                "Its frame rate is 5 a second; that of the training clips of x is 25–30.",
                 "It lasts 40.2 s; the training clips of x last 3–15 s.",
                 "Its brightness is 0.10 (0 is black, 1 white); that of the training clips of x is 0.35–0.55.",
             ],
