@@ -133,9 +133,10 @@ class ModelIdentity(_Part):
 
     def parts(self) -> list[tuple[str, ModelPart]]:
         """(who answers, the folder) of each folder; one adapter for all tasks counts once."""
-        named = [("base", self.base), ("linguistic", self.linguistic), ("perception", self.perception)]
+        adapters = [("linguistic adapter", self.linguistic), ("perception adapter", self.perception)]
         if self.linguistic == self.perception:
-            named[1:] = [("all six tasks", self.linguistic)]
+            adapters = [("adapter", self.linguistic)]
+        named = [("base" if self.linguistic else "model", self.base), *adapters]
         return [(role, part) for role, part in named if part]
 
 

@@ -95,7 +95,7 @@ class ModelCard(_Part):
     unknown: list[Line] = []
     """Models it was made from that have no card: what they learnt on is not known."""
     tasks: TaskSet | None = None
-    """None: general questions."""
+    """None: general questions alone, or not known."""
     settings: dict[str, bool | int | float | str | None] = {}
     """How it was trained, and which frames of a video it was shown."""
     clips: ClipSpreads | None = None

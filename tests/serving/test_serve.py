@@ -125,7 +125,7 @@ def test_the_page_shows_the_card_and_answers_questions(server, clips, browser):
     assert banner.bounding_box()["y"] < page.locator("h1").bounding_box()["y"] < 400
     models = page.inner_text(".cc-models")
     assert "base tiny_base, learnt on CrashChat drawings (drawings)" in models
-    assert "linguistic flash_linguistic, no card: what it learnt on is not known" in models
+    assert "linguistic adapter flash_linguistic, no card: what it learnt on is not known" in models
     assert page.is_disabled("#ask")
 
     page.set_input_files("#clip input[type=file]", clips["crash"])
