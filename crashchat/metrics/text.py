@@ -1,5 +1,6 @@
 """Description, causes, prevention: texts against texts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -13,6 +14,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 from rouge_score.rouge_scorer import RougeScorer
 
 from crashchat.data.predictions import video_name
+from crashchat.metrics.closed_set import same_choice
 from crashchat.metrics.facts import FACTS_KEYS, facts_counts, facts_figures
 from crashchat.metrics.meteor import meteor, meteor_columns
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
@@ -27,6 +29,7 @@ BLEU_KEYS = (
     "truth_words",
 )
 _MEANS = (*ROUGE_KEYS, "CIDEr", "exact_match")
+_EXTRA_MEANS = ("BERTScore", "closed_set_accuracy")
 
 
 class PairScorer(Protocol):
@@ -38,13 +41,15 @@ class PairScorer(Protocol):
 
 @dataclass(frozen=True)
 class Extras:
-    """Scores that need more than this project brings; without it they are None ('not computed').
+    """Scores that need more than the answers; without it they are None ('not computed').
 
-    meteor: ask the Java program. bertscore: a loaded model.
+    meteor: ask the Java program. bertscore: a loaded model. known: the training split's answers, the closed
+    set that an answer is read as a choice from.
     """
 
     meteor: bool = False
     bertscore: PairScorer | None = None
+    known: tuple[str, ...] = ()
 
 
 NO_EXTRAS = Extras()
@@ -57,7 +62,8 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
     BLEU: corpus BLEU-4, whitespace tokens, nltk's method1 smoothing. rouge*_{p,r,f}: mean over records,
     stemmed. METEOR: of the corpus. CIDEr: mean over records, its word weights from all annotated answers of
     the file, in either protocol. BERTScore: mean F1. exact_match: share of answers that are the annotated
-    text, white space at the ends aside. facts_*: what is stated, whatever the words (facts.py). num_new:
+    text, white space at the ends aside. facts_*: what is stated, whatever the words (facts.py).
+    closed_set_accuracy: share of answers that mean the same training answer as the annotated one. num_new:
     answers that are not among the file's annotated ones, which are the closed set that most of the answers
     come from.
     """
@@ -98,22 +104,25 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
     ]
     if extras.meteor:
         questions = [question | more for question, more in zip(questions, meteor_columns(pairs), strict=True)]
+    more: dict[str, Sequence[float]] = {}
     if extras.bertscore:
-        scores = extras.bertscore.f1(pairs)
-        questions = [
-            question | {"BERTScore": score} for question, score in zip(questions, scores, strict=True)
-        ]
+        more["BERTScore"] = extras.bertscore.f1(pairs)
+    if extras.known:
+        more["closed_set_accuracy"] = same_choice(pairs, extras.known)
+    for name, column in more.items():
+        questions = [question | {name: value} for question, value in zip(questions, column, strict=True)]
     return sums(questions, _figures, counts, empty=("n", *BLEU_KEYS, *_MEANS, *FACTS_KEYS))
 
 
 def _figures(totals: Totals) -> dict[str, np.ndarray]:
-    nothing = np.full(np.shape(totals["n"]), np.nan)
     means = {name: ratio(totals[name], totals["n"]) for name in _MEANS}
+    missing = np.full(np.shape(totals["n"]), np.nan)  # not asked for, or not to be had here
+    more = {name: ratio(totals[name], totals["n"]) if name in totals else missing for name in _EXTRA_MEANS}
     return {
         "BLEU": np.where(totals["n"] > 0, bleu(totals), np.nan),
         **means,
-        "METEOR": meteor(totals) if "chunks" in totals else nothing,
-        "BERTScore": ratio(totals["BERTScore"], totals["n"]) if "BERTScore" in totals else nothing,
+        "METEOR": meteor(totals) if "chunks" in totals else missing,
+        **more,
         **facts_figures(totals),
     }
 

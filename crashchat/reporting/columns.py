@@ -12,7 +12,7 @@ HEADLINES = {
         ("macro_f1", "macro F1"),
     ),
     "crash_description": _TEXT,
-    "causal_reasoning": _TEXT,
+    "causal_reasoning": (*_TEXT, ("closed_set_accuracy", "closed set")),
     "prevention_reasoning": _TEXT,
     "crash_localization": _TIMES,
     "pre_crash_localization": _TIMES,
@@ -51,6 +51,7 @@ HIGHER = (
     "BERTScore",
     "exact_match",
     "facts_",
+    "closed_set",
     "mIoU",
     "AP@",
 )

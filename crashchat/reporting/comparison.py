@@ -4,8 +4,8 @@ pictures and clips are made of.
 Every file is read once, when the comparison is made; what follows only looks.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -118,7 +118,8 @@ def make_comparison(
         models,
         "gt_caption",
     )
-    blind, notes = blind_rows(models, data_dir, sources, motion)
+    training = training_videos(models, data_dir)
+    blind, notes = blind_rows(models, training, data_dir=data_dir, sources=sources, motion=motion)
     records = models | blind
     starts = None
     if "crash_localization" in asked and any(
@@ -137,19 +138,25 @@ def make_comparison(
         notes=partial_runs(models, asked, split) + notes,
         sources=sources,
         kinds=kinds,
-        sums=sum_rows(records, starts, extras),
+        sums=sum_rows(records, starts, extras=extras, training=training),
     )
 
 
 def sum_rows(
-    records: Records, starts: dict[str, float] | None = None, extras: Extras = NO_EXTRAS
+    records: Records,
+    starts: dict[str, float] | None = None,
+    extras: Extras = NO_EXTRAS,
+    training: Sequence[VideoQAs] = (),
 ) -> dict[str, dict[str, Sums]]:
     """{row: {task: sums}} of all rows.
 
-    starts: annotated crash starts, for pre-crash answers that carry none of their own.
+    starts: annotated crash starts, for pre-crash answers that carry none of their own. training: whose
+    answers are the closed set of each task.
     """
+    answers = {task: [video.answer_of(task) for video in training] for task in asked_tasks(records)}
+    more = {task: replace(extras, known=tuple(filter(None, known))) for task, known in answers.items()}
     return {
-        name: {task: task_sums(task, answered, starts, extras) for task, answered in row.items()}
+        name: {task: task_sums(task, answered, starts, more[task]) for task, answered in row.items()}
         for name, row in records.items()
     }
 
@@ -189,17 +196,23 @@ def partial_runs(records: Records, asked: dict[str, list[VideoQAs]], split: str)
     return notes
 
 
+def training_videos(records: Records, data_dir: Path) -> list[VideoQAs]:
+    """The training annotations of the tasks that some row was asked, as far as they are there."""
+    tasks = list(asked_tasks(records))
+    files = [data_dir / TASKS[task].annotation_file("train") for task in tasks]
+    files = [file for file in files if file.is_file()]
+    return load_annotations(files, data_dir, tasks) if files else []
+
+
 def blind_rows(
-    records: Records, data_dir: Path, sources: dict[str, str], motion: bool = False
+    records: Records, videos: list[VideoQAs], data_dir: Path, sources: dict[str, str], motion: bool = False
 ) -> tuple[Records, list[str]]:
     """The blind baselines, and notes on what could not be made of them and why.
 
-    sources: of the videos asked about, where known. motion: decode the videos, for the row MOTION.
+    videos: the training videos. sources: of the videos asked about, where known. motion: decode the videos,
+    for the row MOTION.
     """
     asked, notes = asked_tasks(records), []
-    files = [data_dir / TASKS[task].annotation_file("train") for task in asked]
-    files = [file for file in files if file.is_file()]
-    videos = load_annotations(files, data_dir, list(asked)) if files else []
     if not videos:
         notes.append(
             f"No training annotations in {data_dir}: of the blind baselines only the {NO_ACCIDENT} "
