@@ -21,6 +21,7 @@ from crashchat.data.predictions import (
 )
 from crashchat.errors import exit_code
 from crashchat.evaluation.bertscore import BertScore
+from crashchat.evaluation.semantic import Semantic
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bootstrap import Difference, intervals, paired
 from crashchat.metrics.localization import crash_localization_sums, pre_crash_localization_sums
@@ -147,10 +148,8 @@ def _flat(metrics: dict, prefix: str = "") -> list[tuple]:
 def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(
         f"score {task_name}",
-        f"Scores {task_name} predictions, with 95% bootstrap intervals over videos: every question counts, "
-        "and "
-        "beside that the released scripts' numbers, which drop answers that do not parse. Prints a table, "
-        "writes JSON and CSV.",
+        f"Scores {task_name} predictions, with 95% bootstrap intervals over videos: every question counts; "
+        "and the released scripts' numbers, which drop answers that do not parse. Writes JSON and CSV.",
         f"example: crashchat score {task_name} --predictions "
         f"{prediction_path('outputs', task_name, 'my_model')}",
     )
@@ -166,8 +165,7 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="DIR_OR_FILE",
         help="a folder, or a file ending in .json (default: <predictions>_metrics.json beside the "
-        "predictions); "
-        "the .csv goes beside it",
+        "predictions); the .csv goes beside it",
     )
     parser.add_argument(
         "--protocol",
@@ -207,7 +205,7 @@ def add_extras(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bertscore-model",
         metavar="FOLDER",
-        help="compute BERTScore with it, e.g. a downloaded roberta-large",
+        help="compute BERTScore with it, e.g. roberta-large",
     )
     parser.add_argument(
         "--bertscore-layer",
@@ -215,19 +213,26 @@ def add_extras(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="which layer of it (default: the one its authors chose)",
     )
+    parser.add_argument(
+        "--semantic",
+        action="store_true",
+        help="compute likeness in meaning; needs pip install -r requirements-semantic.txt",
+    )
 
 
 def extras_of(arguments: argparse.Namespace) -> Extras:
-    """METEOR unless declined or without Java, BERTScore with a model.
+    """METEOR unless declined or without Java, BERTScore with a model, the semantic score where asked for.
 
     Raises MetricError for a model that cannot be used.
     """
+    semantic = Semantic() if arguments.semantic else None
     folder = arguments.bertscore_model
     try:
         bertscore = BertScore(folder, arguments.bertscore_layer) if folder else None
     except (OSError, ValueError) as error:
         raise MetricError(f"--bertscore-model {error}") from error
-    return Extras(meteor=not arguments.no_meteor and has_java(), bertscore=bertscore)
+    meteor = not arguments.no_meteor and has_java()
+    return Extras(meteor=meteor, bertscore=bertscore, semantic=semantic)
 
 
 def _run(task_name: str, argv: list[str] | None) -> None:

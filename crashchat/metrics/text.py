@@ -35,20 +35,28 @@ _EXTRA_MEANS = ("BERTScore", "closed_set_accuracy")
 class PairScorer(Protocol):
     """A model that scores texts."""
 
-    def f1(self, pairs: list[tuple[str, str]]) -> list[float]:
+    def scores(self, pairs: list[tuple[str, str]]) -> list[float]:
         """A score between 0 and 1 of each (truth, answer) pair."""
+
+
+class Embedder(Protocol):
+    """A model that knows texts by vectors."""
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """float[N, D] of unit length, whose products say how alike texts are; zeros for an empty text."""
 
 
 @dataclass(frozen=True)
 class Extras:
     """Scores that need more than the answers; without it they are None ('not computed').
 
-    meteor: ask the Java program. bertscore: a loaded model. known: the training split's answers, the closed
-    set that an answer is read as a choice from.
+    meteor: ask the Java program. bertscore, semantic: a loaded model. known: the training split's answers,
+    the closed set that an answer is read as a choice from.
     """
 
     meteor: bool = False
     bertscore: PairScorer | None = None
+    semantic: Embedder | None = None
     known: tuple[str, ...] = ()
 
 
@@ -63,9 +71,9 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
     stemmed. METEOR: of the corpus. CIDEr: mean over records, its word weights from all annotated answers of
     the file, in either protocol. BERTScore: mean F1. exact_match: share of answers that are the annotated
     text, white space at the ends aside. facts_*: what is stated, whatever the words (facts.py).
-    closed_set_accuracy: share of answers that mean the same training answer as the annotated one. num_new:
-    answers that are not among the file's annotated ones, which are the closed set that most of the answers
-    come from.
+    semantic: likeness in meaning, 0 by chance. closed_set_accuracy: share of answers that mean the same
+    training answer as the annotated one. num_new: answers that are not among the file's annotated ones, which
+    are the closed set that most of the answers come from.
     """
     counts = {
         "num_records": len(records),
@@ -106,7 +114,9 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
         questions = [question | more for question, more in zip(questions, meteor_columns(pairs), strict=True)]
     more: dict[str, Sequence[float]] = {}
     if extras.bertscore:
-        more["BERTScore"] = extras.bertscore.f1(pairs)
+        more["BERTScore"] = extras.bertscore.scores(pairs)
+    if extras.semantic and pairs:
+        more |= semantic_columns(pairs, extras.semantic)
     if extras.known:
         more["closed_set_accuracy"] = same_choice(pairs, extras.known)
     for name, column in more.items():
@@ -123,8 +133,28 @@ def _figures(totals: Totals) -> dict[str, np.ndarray]:
         **means,
         "METEOR": meteor(totals) if "chunks" in totals else missing,
         **more,
+        "semantic": semantic(totals) if "semantic_chance" in totals else missing,
         **facts_figures(totals),
     }
+
+
+def semantic_columns(pairs: list[tuple[str, str]], model: Embedder) -> dict[str, Sequence[float]]:
+    """The cosine of each (truth, answer) pair, and what chance gives: the answer's mean cosine with all
+    truths, which for texts on crashes is high whatever they say.
+    """
+    truths, answers = (model.vectors([pair[side] for pair in pairs]) for side in (0, 1))
+    return {
+        "semantic_cosine": (truths * answers).sum(axis=1).tolist(),
+        "semantic_chance": (answers @ truths.mean(axis=0)).tolist(),
+    }
+
+
+def semantic(totals: Totals) -> np.ndarray:
+    """By how much the cosines are above chance, as a share of how much they could be (Cohen's kappa, 1960):
+    1 for the truths, 0 for the same answer to all questions.
+    """
+    above, most = (totals[name] - totals["semantic_chance"] for name in ("semantic_cosine", "n"))
+    return ratio(above, np.where(most > 1e-6, most, 0.0)).round(6) + 0.0  # no -0
 
 
 @cache
