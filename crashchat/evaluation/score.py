@@ -21,6 +21,7 @@ from crashchat.data.predictions import (
 )
 from crashchat.errors import exit_code
 from crashchat.evaluation.bertscore import BertScore
+from crashchat.evaluation.controls import TEXTS, control_scores, control_table
 from crashchat.evaluation.semantic import Semantic
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bootstrap import Difference, intervals, paired
@@ -184,6 +185,12 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
         "--against", type=Path, metavar="FILE", help="another model's predictions: differences with p-values"
     )
     add_extras(parser)
+    if task_name in TEXTS:
+        parser.add_argument(
+            "--controls",
+            action="store_true",
+            help="also score what must not score well: empty, constant, swapped and padded answers",
+        )
     if task_name == "pre_crash_localization":
         parser.add_argument(
             "--crash-annotations",
@@ -231,8 +238,7 @@ def extras_of(arguments: argparse.Namespace) -> Extras:
         bertscore = BertScore(folder, arguments.bertscore_layer) if folder else None
     except (OSError, ValueError) as error:
         raise MetricError(f"--bertscore-model {error}") from error
-    meteor = not arguments.no_meteor and has_java()
-    return Extras(meteor=meteor, bertscore=bertscore, semantic=semantic)
+    return Extras(not arguments.no_meteor and has_java(), bertscore=bertscore, semantic=semantic)
 
 
 def _run(task_name: str, argv: list[str] | None) -> None:
@@ -269,6 +275,10 @@ def _run(task_name: str, argv: list[str] | None) -> None:
             "predictions": str(arguments.against),
             **{name: vars(found) for name, found in differences.items()},
         }
+    if getattr(arguments, "controls", False):
+        records = read_predictions(predictions, task_name)
+        scored["controls"] = control_scores(TASKS[task_name], records, extras)
+        text += f"\n\ncontrols\n\n{control_table(sums.metrics(), scored['controls'])}"
     out = arguments.out or predictions.parent
     if out.suffix not in (".json", ".csv"):
         out = out / f"{predictions.stem}_metrics.json"

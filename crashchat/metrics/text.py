@@ -142,7 +142,7 @@ def semantic_columns(pairs: list[tuple[str, str]], model: Embedder) -> dict[str,
     """The cosine of each (truth, answer) pair, and what chance gives: the answer's mean cosine with all
     truths, which for texts on crashes is high whatever they say.
     """
-    truths, answers = (model.vectors([pair[side] for pair in pairs]) for side in (0, 1))
+    truths, answers = (model.vectors([pair[side] for pair in pairs]).astype(float) for side in (0, 1))
     return {
         "semantic_cosine": (truths * answers).sum(axis=1).tolist(),
         "semantic_chance": (answers @ truths.mean(axis=0)).tolist(),
