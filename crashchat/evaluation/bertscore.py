@@ -4,11 +4,60 @@ The plain score: no idf weights, no rescaling to a baseline, as the released scr
 roberta-large.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 # Which layer's states the authors chose, by the number of layers; of other models the last layer is taken.
 LAYERS = {12: 9, 24: 17}  # bert-base-uncased (roberta-base: 10) and roberta-large
 BATCH = 32
+
+
+class Encoder:
+    """A loaded text encoder. layers: how many it has."""
+
+    def __init__(self, path: str | Path, most_tokens: int | None = None):
+        """path: a transformers folder. most_tokens: of a text, where that is fewer than the model can take.
+
+        Raises OSError for a folder that is no model.
+        """
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        if not (Path(path) / "config.json").is_file():
+            raise OSError(f"{path}: no config.json in it; expected the folder of a downloaded model")
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        self.model = AutoModel.from_pretrained(path, local_files_only=True).to(self.device).eval()
+        self.layers = self.model.config.num_hidden_layers
+        # RoBERTa has other tokens for a word at the start of a text than behind a space; bert-score takes the
+        # latter. Its positions start at 2.
+        self.space, first = (" ", 2) if self.model.config.model_type == "roberta" else ("", 0)
+        limit = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - first)
+        self.limit = min(limit, most_tokens or limit)
+
+    def states(self, texts: list[str], title: str, layer: int | None = None) -> Iterator[tuple]:
+        """(text, float32[tokens, hidden], bool[tokens]) of each text: a layer's states, the last one's by
+        default, and False for the tokens that open and close a text.
+        """
+        import torch
+        from tqdm import tqdm
+
+        batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+        for batch in tqdm(batches, desc=title, unit="batch", leave=False, disable=None):
+            encoded = self.tokenizer(
+                [self.space + text.strip() for text in batch],
+                padding=True,
+                truncation=True,
+                max_length=self.limit,
+                return_special_tokens_mask=True,
+                return_tensors="pt",
+            ).to(self.device)
+            content = (encoded.pop("special_tokens_mask") == 0).cpu()
+            with torch.inference_mode():
+                hidden = self.model(**encoded, output_hidden_states=True).hidden_states[layer or self.layers]
+            there = encoded["attention_mask"].cpu() == 1
+            for text, vectors, words, inside in zip(batch, hidden.float().cpu(), content, there, strict=True):
+                yield text, vectors[inside], words[inside]
 
 
 class BertScore:
@@ -19,64 +68,28 @@ class BertScore:
 
     def __init__(self, path: str | Path, layer: int | None = None):
         """Raises OSError for a folder that is no model, ValueError for a layer that it has not."""
-        import torch
-        from transformers import AutoModel, AutoTokenizer
-
-        if not (Path(path) / "config.json").is_file():
-            raise OSError(
-                f"{path}: no config.json in it; --bertscore-model names the folder of a downloaded model, "
-                "e.g. roberta-large"
-            )
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        self.model = AutoModel.from_pretrained(path, local_files_only=True).to(self.device).eval()
-        depth = self.model.config.num_hidden_layers
+        self.encoder = Encoder(path)
+        depth = self.encoder.layers
         self.layer = layer if layer is not None else LAYERS.get(depth, depth)
         if not 1 <= self.layer <= depth:
             raise ValueError(f"{path}: has layers 1 to {depth}, not {self.layer}")
         self._known: dict[tuple[str, str], float] = {}
 
-    def f1(self, pairs: list[tuple[str, str]]) -> list[float]:
+    def scores(self, pairs: list[tuple[str, str]]) -> list[float]:
         """F1 of each (truth, answer) pair; 0 for an empty answer. Each pair is computed once."""
+        import torch
+
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-        states = self._states(sorted({text for pair in new for text in pair if text.strip()}, key=len))
+        texts = sorted({text for pair in new for text in pair if text.strip()}, key=len)
+        states = {
+            text: (torch.nn.functional.normalize(vectors, dim=-1), words)
+            for text, vectors, words in self.encoder.states(texts, "BERTScore", self.layer)
+        }
         for truth, answer in new:
             self._known[truth, answer] = (
                 _f1(states[truth], states[answer]) if truth in states and answer in states else 0.0
             )
         return [self._known[pair] for pair in pairs]
-
-    def _states(self, texts: list[str]) -> dict:
-        """{text: (float32[tokens, hidden] of unit length, bool[tokens])};
-        False for the tokens that open and close a text.
-        """
-        import torch
-        from tqdm import tqdm
-
-        states = {}
-        # RoBERTa has other tokens for a word at the start of a text than behind a space; bert-score takes the
-        # latter. Its positions start at 2.
-        space, first = (" ", 2) if self.model.config.model_type == "roberta" else ("", 0)
-        limit = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - first)
-        batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
-        for batch in tqdm(batches, desc="BERTScore", unit="batch", leave=False, disable=None):
-            encoded = self.tokenizer(
-                [space + text.strip() for text in batch],
-                padding=True,
-                truncation=True,
-                max_length=limit,
-                return_special_tokens_mask=True,
-                return_tensors="pt",
-            ).to(self.device)
-            content = (encoded.pop("special_tokens_mask") == 0).cpu()
-            with torch.inference_mode():
-                hidden = self.model(**encoded, output_hidden_states=True).hidden_states[self.layer]
-            hidden = torch.nn.functional.normalize(hidden.float(), dim=-1).cpu()
-            for text, vectors, words, there in zip(
-                batch, hidden, content, encoded["attention_mask"].cpu() == 1, strict=True
-            ):
-                states[text] = vectors[there], words[there]
-        return states
 
 
 def _f1(truth: tuple, answer: tuple) -> float:

@@ -22,6 +22,8 @@ from crashchat.data.predictions import (
 from crashchat.data.truth import SIGNS, Annotations
 from crashchat.errors import exit_code
 from crashchat.evaluation.bertscore import BertScore
+from crashchat.evaluation.controls import TEXTS, control_scores, control_table
+from crashchat.evaluation.semantic import Semantic
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bootstrap import Difference, corrected, intervals, paired
 from crashchat.metrics.localization import (
@@ -167,10 +169,8 @@ def _flat(metrics: dict, prefix: str = "") -> list[tuple]:
 def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(
         f"score {task_name}",
-        f"Scores {task_name} predictions, with 95% bootstrap intervals over videos: every question counts, "
-        "and "
-        "beside that the released scripts' numbers, which drop answers that do not parse. Prints a table, "
-        "writes JSON and CSV.",
+        f"Scores {task_name} predictions, with 95% bootstrap intervals over videos: every question counts; "
+        "and the released scripts' numbers, which drop answers that do not parse. Writes JSON and CSV.",
         f"example: crashchat score {task_name} --predictions "
         f"{prediction_path('outputs', task_name, 'my_model')}",
     )
@@ -186,8 +186,7 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="DIR_OR_FILE",
         help="a folder, or a file ending in .json (default: <predictions>_metrics.json beside the "
-        "predictions); "
-        "the .csv goes beside it",
+        "predictions); the .csv goes beside it",
     )
     parser.add_argument(
         "--protocol",
@@ -215,6 +214,12 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
         "--against", type=Path, metavar="FILE", help="another model's predictions: differences with p-values"
     )
     add_extras(parser)
+    if task_name in TEXTS:
+        parser.add_argument(
+            "--controls",
+            action="store_true",
+            help="also score what must not score well: empty, constant, swapped and padded answers",
+        )
     if task_name == SIGNS:
         parser.add_argument(
             "--crash-annotations",
@@ -246,7 +251,7 @@ def add_extras(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bertscore-model",
         metavar="FOLDER",
-        help="compute BERTScore with it, e.g. a downloaded roberta-large",
+        help="compute BERTScore with it, e.g. roberta-large",
     )
     parser.add_argument(
         "--bertscore-layer",
@@ -254,19 +259,25 @@ def add_extras(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="which layer of it (default: the one its authors chose)",
     )
+    parser.add_argument(
+        "--semantic",
+        action="store_true",
+        help="compute likeness in meaning; needs pip install -r requirements-semantic.txt",
+    )
 
 
 def extras_of(arguments: argparse.Namespace) -> Extras:
-    """METEOR unless declined or without Java, BERTScore with a model.
+    """METEOR unless declined or without Java, BERTScore with a model, the semantic score where asked for.
 
     Raises MetricError for a model that cannot be used.
     """
+    semantic = Semantic() if arguments.semantic else None
     folder = arguments.bertscore_model
     try:
         bertscore = BertScore(folder, arguments.bertscore_layer) if folder else None
     except (OSError, ValueError) as error:
         raise MetricError(f"--bertscore-model {error}") from error
-    return Extras(meteor=not arguments.no_meteor and has_java(), bertscore=bertscore)
+    return Extras(not arguments.no_meteor and has_java(), bertscore=bertscore, semantic=semantic)
 
 
 def _run(task_name: str, argv: list[str] | None) -> None:
@@ -307,6 +318,9 @@ def _run(task_name: str, argv: list[str] | None) -> None:
         remarks = [f"{arguments.against}: {remark}" for remark in other.remarks()]
         text += "\n\n" + "\n".join([*remarks, difference_table(differences, arguments.against)])
         scored["against"] = {**other.facts(), **{name: vars(found) for name, found in differences.items()}}
+    if getattr(arguments, "controls", False):
+        scored["controls"] = control_scores(TASKS[task_name], file.records, extras)
+        text += f"\n\ncontrols\n\n{control_table(sums.metrics(), scored['controls'])}"
     out = arguments.out or predictions.parent
     if out.suffix not in (".json", ".csv"):
         out = out / f"{predictions.stem}_metrics.json"

@@ -1,5 +1,6 @@
 """Description, causes, prevention: texts against texts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -13,6 +14,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 from rouge_score.rouge_scorer import RougeScorer
 
 from crashchat.data.predictions import video_name
+from crashchat.metrics.closed_set import same_choice
 from crashchat.metrics.facts import FACTS_KEYS, facts_counts, facts_figures
 from crashchat.metrics.meteor import meteor, meteor_columns
 from crashchat.metrics.sums import Counted, Sums, Totals, ratio, sums
@@ -27,24 +29,41 @@ BLEU_KEYS = (
     "truth_words",
 )
 _MEANS = (*ROUGE_KEYS, "CIDEr", "exact_match")
+_EXTRA_MEANS = ("BERTScore", "closed_set_accuracy")
+# Between 0 and 1; not so CIDEr, which goes up to 10, nor likeness in meaning, which may be below chance.
+_COUNTED: Counted = dict.fromkeys(
+    ("BLEU", *ROUGE_KEYS, "exact_match", "METEOR", *_EXTRA_MEANS)
+    + ("facts_precision", "facts_recall", "facts_f1"),
+    (("n",),),
+)
 
 
 class PairScorer(Protocol):
     """A model that scores texts."""
 
-    def f1(self, pairs: list[tuple[str, str]]) -> list[float]:
+    def scores(self, pairs: list[tuple[str, str]]) -> list[float]:
         """A score between 0 and 1 of each (truth, answer) pair."""
+
+
+class Embedder(Protocol):
+    """A model that knows texts by vectors."""
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """float[N, D] of unit length, whose products say how alike texts are; zeros for an empty text."""
 
 
 @dataclass(frozen=True)
 class Extras:
-    """Scores that need more than this project brings; without it they are None ('not computed').
+    """Scores that need more than the answers; without it they are None ('not computed').
 
-    meteor: ask the Java program. bertscore: a loaded model.
+    meteor: ask the Java program. bertscore, semantic: a loaded model. known: the training split's answers,
+    the closed set that an answer is read as a choice from.
     """
 
     meteor: bool = False
     bertscore: PairScorer | None = None
+    semantic: Embedder | None = None
+    known: tuple[str, ...] = ()
 
 
 NO_EXTRAS = Extras()
@@ -57,9 +76,10 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
     BLEU: corpus BLEU-4, whitespace tokens, nltk's method1 smoothing. rouge*_{p,r,f}: mean over records,
     stemmed. METEOR: of the corpus. CIDEr: mean over records, its word weights from all annotated answers of
     the file, in either protocol. BERTScore: mean F1. exact_match: share of answers that are the annotated
-    text, white space at the ends aside. facts_*: what is stated, whatever the words (facts.py). num_new:
-    answers that are not among the file's annotated ones, which are the closed set that most of the answers
-    come from.
+    text, white space at the ends aside. facts_*: what is stated, whatever the words (facts.py).
+    semantic: likeness in meaning, 0 by chance. closed_set_accuracy: share of answers that mean the same
+    training answer as the annotated one. num_new: answers that are not among the file's annotated ones, which
+    are the closed set that most of the answers come from.
     """
     counts = {
         "num_records": len(records),
@@ -98,34 +118,56 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
     ]
     if extras.meteor:
         questions = [question | more for question, more in zip(questions, meteor_columns(pairs), strict=True)]
+    more: dict[str, Sequence[float]] = {}
     if extras.bertscore:
-        scores = extras.bertscore.f1(pairs)
-        questions = [
-            question | {"BERTScore": score} for question, score in zip(questions, scores, strict=True)
-        ]
-    figures = ("BLEU", *_MEANS, "METEOR", "BERTScore", "facts_precision", "facts_recall", "facts_f1")
-    counted: Counted = dict.fromkeys(figures, (("n",),))
-    del counted["CIDEr"]  # goes up to 10
+        more["BERTScore"] = extras.bertscore.scores(pairs)
+    if extras.semantic and pairs:
+        more |= semantic_columns(pairs, extras.semantic)
+    if extras.known:
+        more["closed_set_accuracy"] = same_choice(pairs, extras.known)
+    for name, column in more.items():
+        questions = [question | {name: value} for question, value in zip(questions, column, strict=True)]
     return sums(
         questions,
         _figures,
         counts,
-        counted=counted,
-        shares=("exact_match",),
+        counted=_COUNTED,
+        shares=("exact_match", "closed_set_accuracy"),
         empty=("n", *BLEU_KEYS, *_MEANS, *FACTS_KEYS),
     )
 
 
 def _figures(totals: Totals) -> dict[str, np.ndarray]:
-    nothing = np.full(np.shape(totals["n"]), np.nan)
     means = {name: ratio(totals[name], totals["n"]) for name in _MEANS}
+    missing = np.full(np.shape(totals["n"]), np.nan)  # not asked for, or not to be had here
+    more = {name: ratio(totals[name], totals["n"]) if name in totals else missing for name in _EXTRA_MEANS}
     return {
         "BLEU": np.where(totals["n"] > 0, bleu(totals), np.nan),
         **means,
-        "METEOR": meteor(totals) if "chunks" in totals else nothing,
-        "BERTScore": ratio(totals["BERTScore"], totals["n"]) if "BERTScore" in totals else nothing,
+        "METEOR": meteor(totals) if "chunks" in totals else missing,
+        **more,
+        "semantic": semantic(totals) if "semantic_chance" in totals else missing,
         **facts_figures(totals),
     }
+
+
+def semantic_columns(pairs: list[tuple[str, str]], model: Embedder) -> dict[str, Sequence[float]]:
+    """The cosine of each (truth, answer) pair, and what chance gives: the answer's mean cosine with all
+    truths, which for texts on crashes is high whatever they say.
+    """
+    truths, answers = (model.vectors([pair[side] for pair in pairs]).astype(float) for side in (0, 1))
+    return {
+        "semantic_cosine": (truths * answers).sum(axis=1).tolist(),
+        "semantic_chance": (answers @ truths.mean(axis=0)).tolist(),
+    }
+
+
+def semantic(totals: Totals) -> np.ndarray:
+    """By how much the cosines are above chance, as a share of how much they could be (Cohen's kappa, 1960):
+    1 for the truths, 0 for the same answer to all questions.
+    """
+    above, most = (totals[name] - totals["semantic_chance"] for name in ("semantic_cosine", "n"))
+    return ratio(above, np.where(most > 1e-6, most, 0.0)).round(6) + 0.0  # no -0
 
 
 @cache

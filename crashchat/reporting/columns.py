@@ -2,7 +2,13 @@
 
 from crashchat.metrics.sums import is_count
 
-_TEXT = (("BLEU", "BLEU"), ("rougeL_f", "ROUGE-L"), ("BERTScore", "BERTScore"), ("facts_f1", "facts F1"))
+_TEXT = (
+    ("BLEU", "BLEU"),
+    ("rougeL_f", "ROUGE-L"),
+    ("BERTScore", "BERTScore"),
+    ("facts_f1", "facts F1"),
+    ("semantic", "semantic"),
+)
 _TIMES = tuple((name, name) for name in ("mIoU", "AP@30", "AP@50", "AP@70"))
 # The columns of the paper's tables, and what tells of a text's content: {task: ((metric, its heading), …)}.
 HEADLINES = {
@@ -12,7 +18,7 @@ HEADLINES = {
         ("macro_f1", "macro F1"),
     ),
     "crash_description": _TEXT,
-    "causal_reasoning": _TEXT,
+    "causal_reasoning": (*_TEXT, ("closed_set_accuracy", "closed set")),
     "prevention_reasoning": _TEXT,
     "crash_localization": _TIMES,
     "pre_crash_localization": _TIMES,
@@ -50,7 +56,9 @@ HIGHER = (
     "CIDEr",
     "BERTScore",
     "exact_match",
+    "semantic",
     "facts_",
+    "closed_set",
     "mIoU",
     "AP@",
 )

@@ -177,12 +177,14 @@ def make_comparison(
         models,
         "gt_caption",
     )
-    blind, notes = blind_rows(models, data_dir, sources, motion)
+    training = training_videos(models, data_dir)
+    blind, notes = blind_rows(models, training, data_dir=data_dir, sources=sources, motion=motion)
     starts = annotations.starts()
-    sums = sum_rows(models | blind, starts, extras)
+    sums = sum_rows(models | blind, starts, extras=extras, training=training)
     for name, of_row in runs.items():
         if len(of_row) > 1:
-            of_runs = sum_rows(dict(enumerate(map(_records, of_row))), starts, extras).values()
+            each = dict(enumerate(map(_records, of_row)))
+            of_runs = sum_rows(each, starts, extras=extras, training=training).values()
             sums[name] = {task: joined([run[task] for run in of_runs]) for task in models[name]}
     read = [file for task in asked for file in annotations.files(task)]
     used = describe_use(data_dir, read, _by_video(asked), split) if asked else None
@@ -222,13 +224,17 @@ def sum_rows(
     records: dict[Key, dict[str, list[dict]]],
     starts: dict[str, float] | None = None,
     extras: Extras = NO_EXTRAS,
+    training: Sequence[VideoQAs] = (),
 ) -> dict[Key, dict[str, Sums]]:
     """{row: {task: sums}} of all rows.
 
-    starts: annotated crash starts, for pre-crash answers that carry none of their own.
+    starts: annotated crash starts, for pre-crash answers that carry none of their own. training: whose
+    answers are the closed set of each task.
     """
+    answers = {task: [video.answer_of(task) for video in training] for task in TASKS}
+    more = {task: replace(extras, known=tuple(filter(None, known))) for task, known in answers.items()}
     return {
-        name: {task: task_sums(task, answered, starts, extras) for task, answered in row.items()}
+        name: {task: task_sums(task, answered, starts, more[task]) for task, answered in row.items()}
         for name, row in records.items()
     }
 
@@ -271,17 +277,23 @@ def source_note(models: Records, sources: dict[str, str]) -> str | None:
     )
 
 
+def training_videos(records: Records, data_dir: Path) -> list[VideoQAs]:
+    """The training annotations of the tasks that some row was asked, as far as they are there."""
+    tasks = list(asked_tasks(records))
+    files = [data_dir / TASKS[task].annotation_file("train") for task in tasks]
+    files = [file for file in files if file.is_file()]
+    return load_annotations(files, data_dir, tasks) if files else []
+
+
 def blind_rows(
-    records: Records, data_dir: Path, sources: dict[str, str], motion: bool = False
+    records: Records, videos: list[VideoQAs], data_dir: Path, sources: dict[str, str], motion: bool = False
 ) -> tuple[Records, list[str]]:
     """The blind baselines, and notes on what could not be made of them and why.
 
-    sources: of the videos asked about, where known. motion: decode the videos, for the row MOTION.
+    videos: the training videos. sources: of the videos asked about, where known. motion: decode the videos,
+    for the row MOTION.
     """
     asked, notes = asked_tasks(records), []
-    files = [data_dir / TASKS[task].annotation_file("train") for task in asked]
-    files = [file for file in files if file.is_file()]
-    videos = load_annotations(files, data_dir, list(asked)) if files else []
     if not videos:
         notes.append(
             f"No training annotations in {data_dir}: of the blind baselines only the {NO_ACCIDENT} "

@@ -101,7 +101,7 @@ def test_bertscore_is_greedy_matching_of_hidden_states(tiny_bert):
     from transformers import AutoModel, AutoTokenizer
 
     pairs = [("car hits a truck", "a bus hits truck"), ("car hits car", "car hits car"), ("car", "")]
-    scores = BertScore(tiny_bert, layer=2).f1(pairs)
+    scores = BertScore(tiny_bert, layer=2).scores(pairs)
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_bert), AutoModel.from_pretrained(tiny_bert).eval()
 
     def vectors(text: str) -> torch.Tensor:

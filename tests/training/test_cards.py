@@ -10,7 +10,7 @@ from crashchat.provenance import CARD_FILE, content_hash, file_hash
 from crashchat.tasks import TASKS
 from crashchat.training.card import card_of, task_set
 from crashchat.video.tokens import VideoSettings
-from tests.helpers.commands import distance, train, unfinished
+from tests.helpers.commands import begin_training, distance, train, unfinished
 
 QUICK = ["max_steps=2", "eval_steps=1", "save_steps=1", "global_batch_size=4"]
 
