@@ -17,7 +17,7 @@ from crashchat.config import (
     load_config,
     save_config,
 )
-from crashchat.reporting.tables import read_published
+from crashchat.reporting.published import read_published
 from crashchat.tasks import GROUPS, TASKS
 
 TRAIN = sorted(path for path in (CONFIG_DIR / "train").glob("*.yaml") if path.stem != "recipe")
