@@ -80,13 +80,15 @@ def flash_adapters(tiny_base, once) -> tuple[Path, Path]:
     from tests.helpers.flashes import INTERVAL, SIGN, train_adapter
 
     def linguistic(crash: bool) -> dict:
-        return {"crash_recognition": "Yes" if crash else "No"}
+        if crash:
+            return {"crash_recognition": "Yes", "crash_description": "car hits a car."}
+        return {"crash_recognition": "No", "crash_description": "no collision."}
 
     def perception(crash: bool) -> dict:
         return {"crash_localization": INTERVAL, "pre_crash_localization": SIGN}
 
     def make(folder: Path) -> None:
-        train_adapter(tiny_base, folder / "flash_linguistic", linguistic, steps=45, batch=8)
+        train_adapter(tiny_base, folder / "flash_linguistic", linguistic, steps=100, batch=4)
         train_adapter(tiny_base, folder / "flash_perception", perception, steps=30, batch=4)
 
     folder = once("adapters", make)

@@ -32,7 +32,12 @@ def test_a_wrong_word_is_named(capsys):
     assert main(["analyse", "clip.mp4"]) == 2
     assert capsys.readouterr().err == "error: there is no command 'analyse'; did you mean analyze?\n"
     assert main(["score", "crash"]) == 2 and "found 'crash', expected a task" in capsys.readouterr().err
-    assert "found '--everything', expected --all" in run("bash", "scripts/demo.sh", "--everything", ok=False)
+    for word, told in (
+        ("--everything", "expected --all or settings"),
+        ("data_dir=x", "the demo has its own"),
+    ):
+        assert f"found '{word}', " in (output := run("bash", "scripts/demo.sh", word, ok=False))
+        assert told in output
 
 
 def test_wrong_settings_are_found_before_any_process_starts(tmp_path):

@@ -23,6 +23,7 @@ from crashchat.answering.answerer import Answerer, Asked, VideoContext, in_batch
 from crashchat.answering.constraints import Choices
 from crashchat.answering.outputs import Answer
 from crashchat.checkpoints.folders import load_video_settings
+from crashchat.checkpoints.model_card import read_card, tell_cards
 from crashchat.command import run_command
 from crashchat.config import EvalConfig, save_config
 from crashchat.data.annotations import Question, VideoQAs, annotation_paths, load_annotations
@@ -84,6 +85,7 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
         max_visual_tokens=config.max_visual_tokens,
         token_compression=config.token_compression,
     )
+    tell_cards({folder: read_card(folder) for folder in filter(None, (config.model, config.adapter))})
     adapters = {"default": config.adapter} if config.adapter else {}
     model, tokenizer = load_with_adapters(config.model, adapters, device, config.vision_config)
     choices: dict[str, Choices] = {}
@@ -211,7 +213,7 @@ def _answer(evaluation: Evaluation, videos: list[VideoQAs], files: dict[str, Pat
             num_workers=config.num_workers,
             prefetch_factor=2 if config.num_workers else None,
         )
-        progress = tqdm(total=len(mine), desc="videos", disable=not first)
+        progress = tqdm(total=len(mine), desc="videos", disable=None if first else True)
         for together in in_batches(reader, config.max_tokens_per_batch):
             readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
             asked = [

@@ -18,6 +18,7 @@ from crashchat.checkpoints.adapters import load_adapter, read_adapter, write_ada
 from crashchat.checkpoints.conversion import convert
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings
 from crashchat.checkpoints.layouts import CheckpointError
+from crashchat.checkpoints.model_card import read_card
 from crashchat.config import CONFIG_DIR, ROOT, TrainConfig, load_config
 from crashchat.data.annotations import load_annotations
 from crashchat.data.journals import PredictionJournal
@@ -72,6 +73,7 @@ def test_a_damaged_checkpoint(copy, tmp_path, seed):
     def use():
         tokenizer = load_tokenizer(copy)
         load_video_settings(copy)
+        read_card(copy)
         load_model(copy, tokenizer, CPU)
 
     loaded = told(use, copy)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from crashchat.checkpoints.model_card import DRAWN
 from crashchat.data.prediction_files import read_prediction_file
 from crashchat.data.truth import Annotations
 from crashchat.provenance import content_hash
@@ -23,6 +24,13 @@ def merged(trained, tmp_path_factory) -> Path:
     run(sys.executable, tool, *words)
     assert "is not empty" in crashchat("merge", *words, ok=False)
     return out
+
+
+def test_an_evaluation_says_what_the_model_learnt_on(merged, tiny_data, tmp_path):
+    words = [f"model={merged}", f"data_dir={tiny_data}", f"output_dir={tmp_path}", "limit=1", "num_workers=0"]
+    output = run("bash", "scripts/eval/eval_video_crash_recognition.sh", "2", *words)
+    assert output.count(f"warning: {DRAWN}") == 1
+    assert output.count(f"{merged}: learnt on CrashChat synthetic (drawings)") == 1
 
 
 def evaluate(tasks: str, processes: int, out: Path, *settings: str) -> dict[str, list[dict]]:
