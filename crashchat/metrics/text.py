@@ -31,19 +31,8 @@ BLEU_KEYS = (
 _MEANS = (*ROUGE_KEYS, "CIDEr", "exact_match")
 _EXTRA_MEANS = ("BERTScore", "closed_set_accuracy")
 # Between 0 and 1; not so CIDEr, which goes up to 10, nor likeness in meaning, which may be below chance.
-_COUNTED: Counted = dict.fromkeys(
-    (
-        "BLEU",
-        *ROUGE_KEYS,
-        "exact_match",
-        "METEOR",
-        *_EXTRA_MEANS,
-        "facts_precision",
-        "facts_recall",
-        "facts_f1",
-    ),
-    (("n",),),
-)
+_BOUNDED = ("BLEU", *ROUGE_KEYS, "exact_match", "METEOR", *_EXTRA_MEANS)
+_COUNTED: Counted = dict.fromkeys((*_BOUNDED, "facts_precision", "facts_recall", "facts_f1"), (("n",),))
 
 
 class PairScorer(Protocol):
