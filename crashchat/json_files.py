@@ -3,6 +3,8 @@ what was found and expected.
 """
 
 import json
+import os
+import re
 import stat
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -15,7 +17,9 @@ SHOWN = 3  # problems of one file that a message names
 
 Kind = TypeVar("Kind")
 # A name that may be shown on a terminal: in one line, without control characters.
-Line = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+LONGEST_LINE = 500  # characters
+CONTROL = r"\x00-\x1f\x7f-\x9f"
+Line = Annotated[str, Field(min_length=1, max_length=LONGEST_LINE, pattern=f"^[^{CONTROL}]*$")]
 
 
 class Lenient(BaseModel):
@@ -24,6 +28,12 @@ class Lenient(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+def as_line(name: str) -> str:
+    """The name of a file or folder, which may hold any bytes, as a Line."""
+    text = os.fsencode(name).decode("utf-8", "replace")
+    return re.sub(f"[{CONTROL}]", "\ufffd", text)[:LONGEST_LINE] or "?"
 
 
 def parse_json(text: str | bytes, nan: bool = False) -> object:

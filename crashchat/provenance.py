@@ -1,6 +1,7 @@
 """What a result was made from: hashes of files and folders, versions, the time, the command."""
 
 import hashlib
+import os
 import platform
 import shlex
 import sys
@@ -61,7 +62,7 @@ def now() -> str:
 
 
 def command_line() -> str:
-    """The command that this process runs, as it could be typed again."""
+    """The command that this process runs, as it could be typed again; what is no UTF-8 is replaced."""
     program = Path(sys.argv[0]).name
     words = ["crashchat" if program in ("__main__.py", "crashchat") else sys.argv[0], *sys.argv[1:]]
-    return shlex.join(words)
+    return os.fsencode(shlex.join(words)).decode("utf-8", "replace")

@@ -145,7 +145,7 @@ def analyze(
 
 def summary(results: list[ClipResult], passed_over: list[Path]) -> list[str]:
     """The last lines of a run: what nobody must overlook, how many clips of each status, what failed."""
-    lines = [f"warning: {warning}" for warning in dict.fromkeys(sum((r.warnings for r in results), []))]
+    lines = [f"warning: {warning}" for warning in dict.fromkeys(w for r in results for w in r.warnings)]
     counts = Counter(result.status for result in results)
     lines.append(", ".join(f"{count} {status}" for status, count in counts.items()))
     unlike = sum(bool(result.unlike_training) for result in results)

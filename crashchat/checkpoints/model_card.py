@@ -15,7 +15,7 @@ from crashchat.checkpoints.layouts import CheckpointError, file_in
 from crashchat.data.datasets import DatasetUse
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.html import TEMPLATES
-from crashchat.json_files import Line, checked, read_json
+from crashchat.json_files import Line, as_line, checked, read_json
 from crashchat.processes import print_once
 from crashchat.provenance import CARD_FILE, command_line, content_hash, now, versions
 from crashchat.video.measures import ClipSpreads
@@ -177,15 +177,15 @@ def join_cards(base: Path, adapter: Path, name: str) -> ModelCard | None:
     known = [card for card in cards.values() if card]
     if not known:
         return None
-    taught = cards[adapter] or ModelCard(kind="model", name=name)
+    taught = cards[adapter] or ModelCard(kind="model", name=as_line(name))
     return taught.model_copy(
         update={
             "kind": "model",
-            "name": name,
-            "base": Origin(name=base.resolve().name, sha256=content_hash(base)),
+            "name": as_line(name),
+            "base": Origin(name=as_line(base.resolve().name), sha256=content_hash(base)),
             "data": _once(use for card in known for use in card.data),
             "unknown": [
-                *(folder.resolve().name for folder, card in cards.items() if card is None),
+                *(as_line(folder.resolve().name) for folder, card in cards.items() if card is None),
                 *(part for card in known for part in card.unknown),
             ],
             "clips": next((card.clips for card in reversed(known) if card.clips), None),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from crashchat.data.annotations import AnnotationError, VideoQAs
 from crashchat.files import write_json_atomic
-from crashchat.json_files import Line, checked, read_json
+from crashchat.json_files import Line, as_line, checked, read_json
 from crashchat.provenance import file_hash, text_hash
 
 DATASET_FILE = "dataset.json"
@@ -55,7 +55,7 @@ def read_dataset_card(data_dir: Path) -> DatasetCard:
     """What a data folder says of itself. Raises AnnotationError for a dataset.json that cannot be used."""
     path = data_dir / DATASET_FILE
     if not path.is_file():
-        return DatasetCard(name=data_dir.resolve().name)
+        return DatasetCard(name=as_line(data_dir.resolve().name))
     value = read_json(path, AnnotationError, "an object with name, drawn and description")
     return checked(DatasetCard, value, path, AnnotationError)
 
@@ -82,6 +82,6 @@ def describe_use(data_dir: Path, files: Sequence[Path], videos: Sequence[VideoQA
         split=split,
         videos=len(videos),
         questions=sum(len(video.questions) for video in videos),
-        annotations={path.name: file_hash(path) for path in files},
+        annotations={as_line(path.name): file_hash(path) for path in files},
         names_sha256=names_hash(Path(video.name).name for video in videos),
     )

@@ -7,6 +7,7 @@ from crashchat.checkpoints.model_card import ModelCard, Origin, TaskSet, read_ca
 from crashchat.config import TrainConfig
 from crashchat.data.annotations import VideoQAs
 from crashchat.data.datasets import DatasetUse
+from crashchat.json_files import as_line
 from crashchat.processes import process_count
 from crashchat.provenance import command_line, content_hash, now, text_hash, versions
 from crashchat.tasks import TASKS
@@ -34,12 +35,12 @@ def card_of(
     given = config.model_dump(mode="json", include={*KEPT, *(() if whole else LORA)})
     asked = {question.task for video in videos for question in video.questions}
     tasks = [task for task in TASKS if task in asked]
-    base = config.base_model.resolve().name
+    base = as_line(config.base_model.resolve().name)
     # A whole model goes on from what its base knows; an adapter holds only what it learnt itself.
     earlier = read_card(config.base_model) or ModelCard(kind="model", name=base, unknown=[base])
     return ModelCard(
         kind="model" if whole else "adapter",
-        name=config.output_dir.resolve().name,
+        name=as_line(config.output_dir.resolve().name),
         base=Origin(name=base, sha256=content_hash(config.base_model)),
         data=[*earlier.data, *uses] if whole else uses,
         unknown=earlier.unknown if whole else [],

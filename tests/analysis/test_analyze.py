@@ -345,6 +345,7 @@ def test_what_a_model_says_is_shown_as_text(analyzed):
     result = read(analyzed[0] / "clip03.json")
     result["name"] = "<script>alert(1)</script>"
     result["windows"][0]["answers"][1]["raw_response"] = "<img src=x onerror=alert(2)>"
+    result["model"]["base"]["trained_on"][0]["name"] = "<script>alert(3)</script>"
     page = page_html([(ClipResult.model_validate(result), [None])], {result["name"]: "odd \udcff name?.mp4"})
     assert "<script>alert" not in page and "<img src=x" not in page and "&lt;img src=x" in page
     assert "odd%20%FF%20name%3F.mp4" in page and link("../a b/c.mp4") == "../a%20b/c.mp4"
