@@ -1,6 +1,7 @@
 """What was found, to look at: a card a clip, and the page of all cards.
 
-Both hold everything they show but the video itself.
+A card for another page holds its film strips; the page of a folder links to those that lie beside it, and a
+browser fetches them as they come into view. Videos are linked in both.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from crashchat.analysis.results import (
 from crashchat.html import TEMPLATES, data_uri, link
 from crashchat.tasks import TASKS
 
+PAGE = 50  # cards that the page shows at a time
 STATUSES = (CRASH, CONTRADICTION, NO_CRASH, UNDECIDED, FAILED)
 
 
@@ -25,7 +27,7 @@ STATUSES = (CRASH, CONTRADICTION, NO_CRASH, UNDECIDED, FAILED)
 class Figure:
     """A film strip above its time axis.
 
-    strip: data URI or None. start, end: seconds of the axis. event: what is marked on it.
+    strip: its address, or None. start, end: seconds of the axis. event: what is marked on it.
     """
 
     strip: str | None
@@ -54,9 +56,8 @@ def ticks(start: float, end: float) -> list[float]:
     return [round(number * step, 3) for number in range(int(first), int(end / step + 1e-6) + 1)]
 
 
-def figures(result: ClipResult, strips: list[bytes | None]) -> list[Figure]:
-    """A clip's one figure, or one for each event of a recording."""
-    images = [data_uri(strip, "image/jpeg") if strip else None for strip in strips]
+def figures(result: ClipResult, images: list[str | None]) -> list[Figure]:
+    """A clip's one figure, or one for each event of a recording. images: their strips' addresses."""
     if result.is_recording:
         return [
             Figure(image, event.shown[0], event.shown[1], event)
@@ -66,8 +67,29 @@ def figures(result: ClipResult, strips: list[bytes | None]) -> list[Figure]:
     return [Figure(image, 0.0, result.seconds or 0.0, event) for image in images]
 
 
-def _values(result: ClipResult, strips: list[bytes | None], video: str | None) -> dict:
-    """What card.html is given. video: address of the clip, as it stands in the page."""
+def curve(result: ClipResult) -> str:
+    """A recording's probability of a crash over time as an SVG path in a box of 1000 by 40: a step a window,
+    as high as its middle third is sure; empty where no window has one.
+    """
+    length = result.seconds or 0.0
+    known = [window for window in result.windows if window.crash_probability is not None]
+    if not length or not known:
+        return ""
+    points = []
+    for window in known:
+        height = 40 - 40 * (window.crash_probability or 0.0)
+        points.append(f"{1000 * (window.start + window.end) / 2 / length:.1f} {height:.1f}")
+    return "M" + " L".join(points)
+
+
+def sureness(result: ClipResult) -> float:
+    """How far the least sure window's probability is from one half, 0 to 0.5; -1 where nothing is known."""
+    known = [w.crash_probability for w in result.windows if w.crash_probability is not None]
+    return min((abs(probability - 0.5) for probability in known), default=-1.0)
+
+
+def _values(result: ClipResult, images: list[str | None], video: str | None) -> dict:
+    """What card.html is given. images, video: addresses, as they stand in the page."""
     first = result.windows[0] if len(result.windows) == 1 else None
     texts = {answer.task: answer.raw_response for answer in first.answers} if first else {}
     notes = [note for window in result.windows for note in window.notes] if first else []
@@ -75,7 +97,9 @@ def _values(result: ClipResult, strips: list[bytes | None], video: str | None) -
     torn = [window for window in result.windows if window.status == CONTRADICTION]
     return {
         "result": result,
-        "figures": figures(result, strips),
+        "figures": figures(result, images),
+        "curve": curve(result) if result.is_recording else "",
+        "sureness": sureness(result),
         "video": video,
         "texts": texts,
         "notes": notes,
@@ -88,8 +112,9 @@ def _values(result: ClipResult, strips: list[bytes | None], video: str | None) -
 
 
 def card_html(result: ClipResult, strips: list[bytes | None], video: str | None) -> str:
-    """One card, with its style, for a page of other making."""
-    return TEMPLATES.get_template("card.html").render(**_values(result, strips, video), with_style=True)
+    """One card, with its style and its film strips, for a page of other making."""
+    images = [data_uri(strip, "image/jpeg") if strip else None for strip in strips]
+    return TEMPLATES.get_template("card.html").render(**_values(result, images, video), with_style=True)
 
 
 def banner_html(warnings: list[str], model: ModelIdentity) -> str:
@@ -97,20 +122,23 @@ def banner_html(warnings: list[str], model: ModelIdentity) -> str:
     return TEMPLATES.get_template("banner.html").render(warnings=warnings, model=model)
 
 
-def page_html(analyses: list[tuple[ClipResult, list[bytes | None]]], links: dict[str, str]) -> str:
+def page_html(analyses: list[tuple[ClipResult, list[str | None]]], links: dict[str, str]) -> str:
     """The folder's report.
 
-    analyses: (result, film strips). links: {result's name: the video's path from the page's folder}.
+    analyses: (result, the film strips' files, seen from the page's folder). links: {result's name: the
+    video's path, seen from there}.
     """
     template = TEMPLATES.get_template("card.html")
     cards = []
     for result, strips in analyses:
+        images = [link(strip) if strip else None for strip in strips]
         video = link(links[result.name]) if result.status != FAILED else None
-        cards.append((result, template.render(**_values(result, strips, video), with_style=False)))
+        cards.append((result, template.render(**_values(result, images, video), with_style=False)))
     counts = {status: sum(result.status == status for result, _ in analyses) for status in STATUSES}
     return TEMPLATES.get_template("analysis.html").render(
         cards=cards,
         counts={status: count for status, count in counts.items() if count},
+        page=PAGE,
         unlike=sum(bool(result.unlike_training) for result, _ in analyses),
         banner=banner_html(analyses[0][0].warnings, analyses[0][0].model),
     )

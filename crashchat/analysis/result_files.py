@@ -4,6 +4,7 @@
     <name>.jpg                   its film strip; of a recording <name>.event1.jpg, …
     <name>.windows.part.jsonl    a recording's windows, until all are done
     report.html                  all clips
+    findings.csv, .parquet       a line a clip
 
 A name is the clip's own as far as file systems allow (name_clips).
 """
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from crashchat.analysis.cards import page_html
 from crashchat.analysis.clip import Analysis, as_text
+from crashchat.analysis.result_tables import write_tables
 from crashchat.analysis.results import ClipResult
 from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 
@@ -33,7 +35,7 @@ def name_clips(paths: list[Path]) -> dict[Path, str]:
     """
     same = Counter(path.stem for path in paths)
     names: dict[Path, str] = {}
-    taken = {"report", ""}
+    taken = {"report", "findings", ""}
     for path in paths:
         parts = [part for part in path.parts if part not in ("/", "..", ".")]
         name = _safe(path.stem if same[path.stem] == 1 else "__".join(parts), path)
@@ -96,14 +98,18 @@ def write_result(out: Path, analysis: Analysis) -> None:
 
 
 def write_report(out: Path, paths: list[Path], results: list[ClipResult]) -> Path:
-    """Write the page of all clips; returns where it lies. paths: of the clips. Raises OSError."""
+    """Write the page of all clips and their tables; returns where the page lies. paths: of the clips.
+
+    Raises OSError.
+    """
     analyses = []
     for result in results:
-        strips = [path.read_bytes() if path.is_file() else None for path in strip_paths(out, result)]
+        strips = [path.name if path.is_file() else None for path in strip_paths(out, result)]
         analyses.append((result, strips))
     links = {
         result.name: os.path.relpath(path.absolute(), out.absolute())
         for result, path in zip(results, paths, strict=True)
     }
+    write_tables(out, results)
     write_text_atomic(out / "report.html", page_html(analyses, links))
     return out / "report.html"
