@@ -32,8 +32,8 @@ CSS = (
 LONGEST_TEXT = 2000  # of a question, in characters
 NAMES = {
     None: "model",
-    BASE: "base model alone",
-    LINGUISTIC: "linguistic adapter (what happens, and why)",
+    BASE: "base model",
+    LINGUISTIC: "linguistic adapter (what, why)",
     PERCEPTION: "perception adapter (when)",
 }
 
@@ -169,7 +169,12 @@ def build_page(service: ClipService) -> Page:
             )
             send = gr.Button("Ask", interactive=False, scale=0, min_width=80, elem_id="ask")
             adapter = gr.Dropdown(
-                choices, value=choices[0][1], label="answered by", visible=len(choices) > 1, elem_id="adapter"
+                choices,
+                value=choices[0][1],
+                label="answered by",
+                visible=len(choices) > 1,
+                min_width=270,
+                elem_id="adapter",
             )
         clip.change(
             guarded,
