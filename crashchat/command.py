@@ -44,7 +44,11 @@ def run_command(
     parser = make_parser(command, description, f"settings (key=value):\n{describe(kind)}")
     parser.add_argument("config", help="a YAML file in configs/")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings that differ from the file's"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings that differ from the file's; with=FILE: a file of such settings, e.g. "
+        "with=configs/train/tiny_model.yaml",
     )
     arguments = parser.parse_args(argv)
 

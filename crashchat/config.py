@@ -25,6 +25,9 @@ CONFIG_DIR = ROOT / "configs"
 MAX_FPS, MAX_FRAMES, MAX_TOKENS, MAX_RANK, MAX_STEPS = 1000, 100_000, 2**24, 4096, 10**9
 
 
+WITH = "with"  # the override that lays a file of settings over the config's
+
+
 class ConfigError(CrashChatError):
     """Settings that are unknown, of the wrong type or contradict each other;
     the message names file and key.
@@ -275,13 +278,20 @@ def parse_overrides(overrides: list[str]) -> dict:
 
 
 def load_config(kind: type[Config], path: str | Path | None, overrides: list[str] | None = None) -> Config:
-    """Settings of a YAML file (with its `base:` file below it) and `key=value` overrides on top.
+    """Settings of a YAML file (with its `base:` file below it) and `key=value` overrides on top; between
+    them those of another file, where an override is `with=FILE`.
 
     Raises ConfigError naming the file and every key that is unknown, of the wrong type, out of bounds, or
     contradicts another.
     """
     values = _read_yaml(Path(path)) if path else {}
-    values |= parse_overrides(overrides or [])
+    words = parse_overrides(overrides or [])
+    if WITH in words:
+        file = words.pop(WITH)
+        if not isinstance(file, str) or not file or "\0" in file:
+            raise ConfigError(f"{WITH}={abbreviate(file)}: expected a YAML file of settings")
+        values |= _read_yaml(Path(file))
+    values |= words
     unknown = [abbreviate(key) for key in values if key not in kind.model_fields]
     if unknown:
         known = ", ".join(sorted(kind.model_fields))

@@ -5,15 +5,17 @@ what was found and expected.
 import json
 import stat
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from crashchat.errors import CrashChatError, abbreviate
 
 SHOWN = 3  # problems of one file that a message names
 
 Kind = TypeVar("Kind")
+# A name that may be shown on a terminal: in one line, without control characters.
+Line = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 
 class Lenient(BaseModel):

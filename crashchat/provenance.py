@@ -4,6 +4,7 @@ import hashlib
 import platform
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,7 +39,9 @@ def content_hash(folder: Path, names: list[str] | None = None) -> str:
         and path.name != CARD_FILE
         and (path.name in names if names else path.suffix in WEIGHTS_AND_SETTINGS)
     )
-    return text_hash([f"{path.name} {file_hash(path)}" for path in paths])
+    with ThreadPoolExecutor() as pool:  # shards of gigabytes: hashlib lets other threads work meanwhile
+        hashes = list(pool.map(file_hash, paths))
+    return text_hash([f"{path.name} {found}" for path, found in zip(paths, hashes, strict=True)])
 
 
 def versions() -> dict[str, str]:

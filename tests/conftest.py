@@ -1,10 +1,13 @@
 """What several test files share: the reference data beside the project, and the tiny base checkpoint."""
 
+import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from crashchat.config import ROOT
 
@@ -38,31 +41,96 @@ def tiny_tokenizer(tiny_base):
     return load_tokenizer(tiny_base)
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory) -> Path:
+def once(tmp_path_factory) -> Once:
+    """once(name, make) -> the folder that make(folder) made: at the first asking of all of pytest-xdist's
+    workers; the others wait for it. What lies in it belongs to all: tests spoil copies.
+    """
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = common / "once" / name, common / "once" / f"{name}.made"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(folder.with_name(f"{name}.lock")):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed to make it
+                make(folder)
+                made.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_data(once) -> Path:
     """A small synthetic data set: 6 train, 3 val and 4 test clips with all annotations."""
     from crashchat.synthetic.make import make_demo_set
 
-    folder = tmp_path_factory.mktemp("data") / "tiny"
-    make_demo_set(folder, train=6, val=3, test=4, seed=7, workers=1)
-    return folder
+    return once("data", lambda folder: make_demo_set(folder, train=6, val=3, test=4, seed=7, workers=1))
 
 
 @pytest.fixture(scope="session")
-def flash_adapters(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
+def flash_adapters(tiny_base, once) -> tuple[Path, Path]:
     """A linguistic and a perception adapter on ckpt/tiny_base, trained on the spot (see flashes.py)."""
     from tests.helpers.flashes import INTERVAL, SIGN, train_adapter
 
-    folder = tmp_path_factory.mktemp("adapters")
-
     def linguistic(crash: bool) -> dict:
-        return {"crash_recognition": "Yes" if crash else "No"}
+        if crash:
+            return {"crash_recognition": "Yes", "crash_description": "car hits a car."}
+        return {"crash_recognition": "No", "crash_description": "no collision."}
 
     def perception(crash: bool) -> dict:
         return {"crash_localization": INTERVAL, "pre_crash_localization": SIGN}
 
-    one = train_adapter(tiny_base, folder / "flash_linguistic", linguistic, steps=45, batch=8)
-    return one, train_adapter(tiny_base, folder / "flash_perception", perception, steps=30, batch=4)
+    def make(folder: Path) -> None:
+        train_adapter(tiny_base, folder / "flash_linguistic", linguistic, steps=100, batch=4)
+        train_adapter(tiny_base, folder / "flash_perception", perception, steps=30, batch=4)
+
+    folder = once("adapters", make)
+    return folder / "flash_linguistic", folder / "flash_perception"
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_data, once) -> Path:
+    """The output folder of a training on one process."""
+    from tests.helpers.commands import train
+
+    def make(out: Path) -> None:
+        output = train(tiny_data, out, 1)
+        assert "trained parameters" in output and "best validation loss" in output
+
+    return once("trained", make)
+
+
+@pytest.fixture(scope="session")
+def trained_by_two(tiny_data, once) -> Path:
+    """The output folder of the same training on two processes."""
+    from tests.helpers.commands import train
+
+    return once("trained_by_two", lambda out: train(tiny_data, out, 2))
+
+
+@pytest.fixture(scope="session")
+def trained_by_zero3(tiny_data, once) -> Path:
+    """The output folder of the same training by ZeRO-3 on two processes, in several passes a step,
+    whose gloo threads were starved from its last checkpoint on.
+    """
+    from tests.helpers.commands import ENVIRONMENT, train_command
+    from tests.helpers.starving import run_starved
+
+    def make(out: Path) -> None:
+        settings = ("deepspeed=configs/deepspeed/zero3.json", "max_tokens_per_batch=1200")
+        command = train_command(tiny_data, out, 2, *settings)
+        last = out / "checkpoint-4"
+        done = run_starved(command, last.is_dir, 600, cwd=ROOT, env=ENVIRONMENT)
+        assert done.returncode == 0, done.stdout[-4000:]
+
+    return once("trained_by_zero3", make)
 
 
 @pytest.fixture
@@ -122,8 +190,6 @@ def browser():
     """A real headless Chromium; without one, tests are skipped on a developer's machine,
     and fail where CI=true.
     """
-    import os
-    import shutil
 
     def without(reason: str):
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)

@@ -7,7 +7,7 @@ import pytest
 
 import crashchat
 from crashchat.__main__ import COMMANDS, main
-from tests.helpers.commands import TRAIN, run
+from tests.helpers.commands import ROOT, TRAIN, run
 
 
 def test_the_table_names_every_command(capsys):
@@ -32,7 +32,12 @@ def test_a_wrong_word_is_named(capsys):
     assert main(["analyse", "clip.mp4"]) == 2
     assert capsys.readouterr().err == "error: there is no command 'analyse'; did you mean analyze?\n"
     assert main(["score", "crash"]) == 2 and "found 'crash', expected a task" in capsys.readouterr().err
-    assert "found '--everything', expected --all" in run("bash", "scripts/demo.sh", "--everything", ok=False)
+    for word, told in (
+        ("--everything", "expected --all or settings"),
+        ("data_dir=x", "the demo has its own"),
+    ):
+        assert f"found '{word}', " in (output := run("bash", "scripts/demo.sh", word, ok=False))
+        assert told in output
 
 
 def test_wrong_settings_are_found_before_any_process_starts(tmp_path):
@@ -50,3 +55,14 @@ def test_every_module_can_be_imported():
     for name in names:
         if name != "crashchat.__main__":
             importlib.import_module(name)
+
+
+def test_scripts_explain_themselves():
+    assert "key=value" in run("bash", TRAIN, "--help")
+    assert "max_new_tokens" in run("bash", "scripts/eval/eval_video_all_tasks.sh", "--help")
+    scripts = sorted((ROOT / "scripts" / "train").glob("*.sh"))
+    assert len(scripts) == 9 and len(list((ROOT / "scripts" / "eval").glob("eval_video_*.sh"))) == 7
+    assert len(list((ROOT / "scripts" / "eval").glob("compute_*_metrics.py"))) == 6
+    for script in scripts:
+        config = next(word for word in script.read_text().split() if word.endswith(".yaml"))
+        assert (ROOT / config).is_file(), script

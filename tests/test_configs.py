@@ -17,10 +17,11 @@ from crashchat.config import (
     load_config,
     save_config,
 )
-from crashchat.reporting.tables import read_published
+from crashchat.reporting.published import read_published
 from crashchat.tasks import GROUPS, TASKS
 
-TRAIN = sorted(path for path in (CONFIG_DIR / "train").glob("*.yaml") if path.stem != "recipe")
+RECIPE, TINY = CONFIG_DIR / "train" / "recipe.yaml", CONFIG_DIR / "train" / "tiny_model.yaml"
+TRAIN = sorted(path for path in (CONFIG_DIR / "train").glob("*.yaml") if path not in (RECIPE, TINY))
 EVAL = sorted((CONFIG_DIR / "eval").glob("*.yaml"))
 
 
@@ -29,7 +30,8 @@ def test_no_config_is_left_out():
     assert found == {
         *TRAIN,
         *EVAL,
-        CONFIG_DIR / "train" / "recipe.yaml",
+        RECIPE,
+        TINY,
         *(CONFIG_DIR / "deepspeed").glob("zero[123].json"),
     }
 
@@ -52,6 +54,20 @@ def test_train_configs(path):
     assert config.tasks == expected
     assert config.epochs == (20 if strategy == "independent" else 10)
     assert config.output_dir == Path("outputs/train") / path.stem
+
+
+def test_a_file_of_settings_lies_over_the_strategys_and_below_the_words(tmp_path):
+    strategy = CONFIG_DIR / "train" / "homogeneous_perception.yaml"
+    config = load_config(TrainConfig, strategy, ["epochs=2", f"with={TINY}"])
+    assert config.base_model == Path("ckpt/tiny_base") and config.learning_rate == 3e-3
+    assert config.epochs == 2 and config.tasks == list(GROUPS["perception"])
+    with pytest.raises(ConfigError, match="nowhere.yaml: cannot be read"):
+        load_config(TrainConfig, strategy, ["with=nowhere.yaml"])
+    with pytest.raises(ConfigError, match="with=3: expected a YAML file of settings"):
+        load_config(TrainConfig, strategy, ["with=3"])
+    (tmp_path / "odd.yaml").write_text("learning_rat: 1\n")
+    with pytest.raises(ConfigError, match="unknown key 'learning_rat'"):
+        load_config(TrainConfig, strategy, [f"with={tmp_path / 'odd.yaml'}"])
 
 
 @pytest.mark.parametrize("path", EVAL, ids=lambda path: path.stem)

@@ -1,7 +1,7 @@
 """Make the untrained tiny model that `scripts/pretrain_tiny_base.sh` trains into ckpt/tiny_base.
 
     python tool/make_tiny_base.py --annotations data/general/*_train.json data/demo/*_train.json --out
-    outputs/tiny_init
+    outputs/pretraining/init
 
 Its tokenizer is learnt from those annotation files (a Qwen2 tokenizer of ~1,500 tokens instead of 151,665);
 its weights are random with a standard deviation of 1/sqrt(inputs): with transformers' default of 0.02, a
@@ -20,10 +20,12 @@ from torch import nn
 from transformers import Qwen2Tokenizer, VideoLlama3Config
 
 from crashchat.checkpoints.folders import save_checkpoint
+from crashchat.checkpoints.model_card import ModelCard
 from crashchat.data.annotations import load_annotations
 from crashchat.errors import exit_code
 from crashchat.model.sequence import IMAGE_TOKEN, image_token_id
 from crashchat.model.videollama3 import CrashChatModel
+from crashchat.provenance import command_line, now, versions
 from crashchat.tasks import TASKS
 from crashchat.video.tokens import VideoSettings, VisionSettings
 
@@ -139,7 +141,15 @@ def make(annotations: list[Path], out: Path, vocabulary: int, seed: int) -> None
     settings = VideoSettings(
         fps=4.0, max_frames=40, vision=VisionSettings(min_tokens=8, max_tokens_per_frame=8)
     )
-    save_checkpoint(model, tokenizer, settings, out)
+    card = ModelCard(
+        kind="model",
+        name=out.resolve().name,
+        notes=["Its weights are random."],
+        versions=versions(),
+        made=now(),
+        command=command_line(),
+    )
+    save_checkpoint(model, tokenizer, settings, folder=out, card=card)
     size = sum(parameter.numel() for parameter in model.parameters())
     print(f"{out}: {size:,} parameters, {len(tokenizer):,} tokens")
 

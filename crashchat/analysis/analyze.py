@@ -5,9 +5,10 @@ long recordings window by window (windows.py).
     crashchat analyze clip.mp4 --jsonl - | jq .status
 
 Writes <name>.json for each clip (--schema says what is in it), its film strips, and report.html for all of
-them, into --out. A file or glob is taken as it is, of a folder all video files below it. Without --model the
-model is ckpt/tiny_base with what scripts/demo.sh trained. Exit code: 0 all clips done, 1 some failed (the
-report says which and why), 2 nothing could run.
+them, into --out. A file or glob is taken as it is, of a folder all video files below it; files with another
+ending are counted and passed over. Without --model the model is ckpt/tiny_base with what scripts/demo.sh
+trained: it learnt on drawings. Exit code: 0 all clips done, 1 some failed (the report says which and why),
+2 nothing could run.
 """
 
 import argparse
@@ -35,31 +36,37 @@ from crashchat.command import make_parser
 from crashchat.errors import error_line, exit_code
 
 
-def find_clips(words: Iterable[str]) -> list[Path]:
-    """The clips that files, folders and globs name, in their order, none twice.
+def find_clips(words: Iterable[str]) -> tuple[list[Path], list[Path]]:
+    """(clips, passed over): the clips that files, folders and globs name, in their order, none twice, and the
+    other files in the folders, but hidden ones.
 
     What names nothing, or is a folder that cannot be listed, stays as it is written, to be reported as a clip
     that failed.
     """
     found: dict[Path, None] = {}
+    passed_over: dict[Path, None] = {}
     for word in words:
         path = Path(word)
         # os.path: the methods of Path raise OSError for a name that is too long.
         if os.path.isdir(path):
-            found |= dict.fromkeys(_videos_below(path) or [path])
+            videos, others = _files_below(path)
+            found |= dict.fromkeys(videos or [path])
+            passed_over |= dict.fromkeys(others)
         elif not os.path.exists(path) and glob.has_magic(word):
             found |= dict.fromkeys(Path(match) for match in sorted(glob.glob(word, recursive=True)) or [word])
         else:
             found[path] = None
-    return list(found)
+    return list(found), [path for path in passed_over if path not in found]
 
 
-def _videos_below(folder: Path) -> list[Path]:
+def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(videos and folders that cannot be listed, other files), sorted."""
     unlisted: list[Path] = []
     below = os.walk(folder, onerror=lambda error: unlisted.append(Path(error.filename)))
     files = [Path(inside, name) for inside, _, names in below for name in names]
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-    return sorted([*videos, *unlisted])
+    others = set(files).difference(videos)
+    return sorted([*videos, *unlisted]), sorted(file for file in others if not file.name.startswith("."))
 
 
 def analyze(
@@ -90,7 +97,7 @@ def analyze(
             bar.last_print_t = time.time()
             bar.refresh()
 
-    def one(path: Path) -> ClipResult:
+    def look_at(path: Path) -> ClipResult:
         name = names[path]
         blank = blank_result(name, path, cascade, windows)
         if out and resume and (done := finished(out, blank)):
@@ -116,6 +123,11 @@ def analyze(
             return blank
         return analysis.result
 
+    def one(path: Path) -> ClipResult:
+        result = look_at(path)
+        show(result.name, 1.0, "done")
+        return result
+
     results = []
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         futures = [pool.submit(one, path) for path in paths]
@@ -123,13 +135,38 @@ def analyze(
             for future in futures:
                 results.append(future.result())
                 tell(results[-1])
-                show(results[-1].name, 1.0, "done")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     bar.refresh()
     bar.close()
     return results
+
+
+def summary(results: list[ClipResult], passed_over: list[Path]) -> list[str]:
+    """The last lines of a run: what nobody must overlook, how many clips of each status, what failed."""
+    lines = [f"warning: {warning}" for warning in dict.fromkeys(sum((r.warnings for r in results), []))]
+    counts = Counter(result.status for result in results)
+    lines.append(", ".join(f"{count} {status}" for status, count in counts.items()))
+    unlike = sum(bool(result.unlike_training) for result in results)
+    if unlike:
+        lines.append(f"{unlike} unlike the clips that the model learnt on (the results say in what)")
+    for result in results:
+        lost = [window for window in result.windows if window.error]
+        if result.status == FAILED:
+            lines.append(f"failed: {result.path}: {result.error}")
+        elif lost:
+            count = f"{len(lost)} of {len(result.windows)} windows"
+            lines.append(f"failed: {result.path}: {count}; first: {lost[0].error}")
+    if passed_over:
+        names = ", ".join(as_text(path.name) for path in passed_over[:3])
+        more = ", …" if len(passed_over) > 3 else ""
+        files = "file" if len(passed_over) == 1 else "files"
+        lines.append(
+            f"{len(passed_over)} {files} passed over: {names}{more} (the ending is no video's; name a file "
+            "itself to have it tried)"
+        )
+    return lines
 
 
 class _PrintSchema(argparse.Action):
@@ -194,7 +231,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 if lines:
                     print(json.dumps(result.as_json(), ensure_ascii=False), file=lines, flush=True)
 
-            paths = find_clips(arguments.paths)
+            paths, passed_over = find_clips(arguments.paths)
             cascade, windows = cascade_of(arguments)
             if out:
                 out.mkdir(parents=True, exist_ok=True)
@@ -204,17 +241,7 @@ def _run(arguments: argparse.Namespace) -> int:
         except BrokenPipeError:  # the reader of the stream has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would stumble over it once more at exit
             return 1
-        counts = Counter(result.status for result in results)
-        print(", ".join(f"{count} {status}" for status, count in counts.items()))
-        for result in results:
-            lost = [window for window in result.windows if window.error]
-            if result.status == FAILED:
-                print(f"failed: {result.path}: {result.error}")
-            elif lost:
-                print(
-                    f"failed: {result.path}: {len(lost)} of {len(result.windows)} windows; first: "
-                    f"{lost[0].error}"
-                )
+        print("\n".join(summary(results, passed_over)))
         if out:
             try:
                 print(f"report: {write_report(out, paths, results)}")

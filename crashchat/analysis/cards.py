@@ -5,11 +5,20 @@ Both hold everything they show but the video itself.
 
 from dataclasses import dataclass
 
-from crashchat.analysis.results import CRASH, FAILED, NO_CRASH, UNDECIDED, ClipResult, Event
+from crashchat.analysis.results import (
+    CONTRADICTION,
+    CRASH,
+    FAILED,
+    NO_CRASH,
+    UNDECIDED,
+    ClipResult,
+    Event,
+    ModelIdentity,
+)
 from crashchat.html import TEMPLATES, data_uri, link
 from crashchat.tasks import TASKS
 
-STATUSES = (CRASH, NO_CRASH, UNDECIDED, FAILED)
+STATUSES = (CRASH, CONTRADICTION, NO_CRASH, UNDECIDED, FAILED)
 
 
 @dataclass
@@ -63,6 +72,7 @@ def _values(result: ClipResult, strips: list[bytes | None], video: str | None) -
     texts = {answer.task: answer.raw_response for answer in first.answers} if first else {}
     notes = [note for window in result.windows for note in window.notes] if first else []
     lost = [window for window in result.windows if window.error]
+    torn = [window for window in result.windows if window.status == CONTRADICTION]
     return {
         "result": result,
         "figures": figures(result, strips),
@@ -70,6 +80,7 @@ def _values(result: ClipResult, strips: list[bytes | None], video: str | None) -
         "texts": texts,
         "notes": notes,
         "lost": lost,
+        "torn": torn if result.is_recording else [],
         "tasks": TASKS,
         "clock": clock,
         "ticks": ticks,
@@ -79,6 +90,11 @@ def _values(result: ClipResult, strips: list[bytes | None], video: str | None) -
 def card_html(result: ClipResult, strips: list[bytes | None], video: str | None) -> str:
     """One card, with its style, for a page of other making."""
     return TEMPLATES.get_template("card.html").render(**_values(result, strips, video), with_style=True)
+
+
+def banner_html(warnings: list[str], model: ModelIdentity) -> str:
+    """What nobody must overlook of the model, and what each part of it learnt on, with its style."""
+    return TEMPLATES.get_template("banner.html").render(warnings=warnings, model=model)
 
 
 def page_html(analyses: list[tuple[ClipResult, list[bytes | None]]], links: dict[str, str]) -> str:
@@ -95,5 +111,6 @@ def page_html(analyses: list[tuple[ClipResult, list[bytes | None]]], links: dict
     return TEMPLATES.get_template("analysis.html").render(
         cards=cards,
         counts={status: count for status, count in counts.items() if count},
-        model=analyses[0][0].model,
+        unlike=sum(bool(result.unlike_training) for result, _ in analyses),
+        banner=banner_html(analyses[0][0].warnings, analyses[0][0].model),
     )

@@ -19,16 +19,20 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from crashchat.analysis.likeness import unlike_training
 from crashchat.analysis.results import FAILED, ClipResult, ModelIdentity, Sampling, Window
 from crashchat.analysis.windows import WindowSettings, failed_window, find_events, plan, status_of, window_of
 from crashchat.answering.answerer import MAX_VIDEOS, VideoContext, in_batches
 from crashchat.answering.cascade import MAX_TOKENS_PER_BATCH, Cascade
+from crashchat.answering.outputs import CascadeOutput
+from crashchat.checkpoints.model_card import warnings_of
 from crashchat.data.journals import PredictionJournal
 from crashchat.data.predictions import PredictionError
 from crashchat.errors import opening
 from crashchat.provenance import versions
 from crashchat.video.decode import REMEDY, Clip, read_clip
 from crashchat.video.film_strip import STRIP_FRAMES, STRIP_HEIGHT, film_strip
+from crashchat.video.measures import brightness_of
 from crashchat.video.reading import read_span
 from crashchat.video.source import Source, VideoError, probe
 from crashchat.video.tokens import VideoSettings, VisualTokens, resize_frames, tokens_of_clip
@@ -96,6 +100,7 @@ def blank_result(name: str, path: Path, cascade: Cascade, windows: WindowSetting
         name=name,
         path=as_text(path),
         bytes=_size(path),
+        warnings=warnings_of(cascade.cards.values()),
         model=ModelIdentity.model_validate(cascade.identity),
         sampling=_sampling(cascade, windows),
         versions=versions(),
@@ -144,8 +149,9 @@ def analyze_clip(
             result.seconds = round(seconds or cascade.answerer.settings.end_of(visual), 3)
             analysis.context = VideoContext([visual])
             (output,) = cascade.run(analysis.context, lambda step: progress(0.1, step))
-            result.windows = [window_of(output, (0.0, result.seconds))]
+            result.windows = [_found(output, (0.0, result.seconds), visual)]
             analysis.strips = [film_strip(pictures)] if draw else []
+        result.unlike_training = unlike_training(source, result.windows, cascade.cards)
         result.status = status_of(result.windows)
         if result.status == FAILED:
             result.error = result.windows[0].error
@@ -172,6 +178,12 @@ def analyze_clip(
         result.status, result.events = FAILED, []
     result.took_seconds = round(time.monotonic() - started, 3)
     return analysis
+
+
+def _found(output: CascadeOutput, span: tuple[float, float], visual: VisualTokens) -> Window:
+    window = window_of(output, span)
+    window.brightness = round(brightness_of(visual.pixel_values), 4)
+    return window
 
 
 def read_and_show(path: Path, settings: VideoSettings, source: Source) -> tuple[VisualTokens, Tensor]:
@@ -219,7 +231,7 @@ def _look_at_windows(
                 VideoContext(list(readable.values())), partial(_tell, progress, min(readable), len(spans))
             )
             for number, output in zip(readable, outputs, strict=True):
-                done[number] = window_of(output, spans[number])
+                done[number] = _found(output, spans[number], readable[number])
         for number, visual in together:
             if isinstance(visual, VideoError):
                 done[number] = failed_window(spans[number], visual.cause)

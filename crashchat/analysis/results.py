@@ -9,15 +9,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from crashchat.checkpoints.model_card import TrainingSet, learnt_on
 from crashchat.tasks import Group
 
-FORMAT: Literal["crashchat.analysis.clip/1"] = "crashchat.analysis.clip/1"
+FORMAT: Literal["crashchat.analysis.clip/2"] = "crashchat.analysis.clip/2"
 CRASH: Literal["crash"] = "crash"
 NO_CRASH: Literal["no crash"] = "no crash"
+CONTRADICTION: Literal["contradiction"] = "contradiction"
 UNDECIDED: Literal["undecided"] = "undecided"
 FAILED: Literal["failed"] = "failed"
 
-Status = Literal["crash", "no crash", "undecided", "failed"]
+Status = Literal["crash", "contradiction", "no crash", "undecided", "failed"]
 Seconds = Annotated[float, Field(ge=0, description="seconds from the clip's start")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -66,8 +68,16 @@ class Window(_Part):
     answers: list[TaskAnswer] = []
     notes: list[str] = []
     """What contradicts itself or cannot be."""
+    brightness: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Mean of its pixels as the model saw them: 0 black, 1 white."""
     error: str | None = None
     """Why the window could not be looked at."""
+
+    @property
+    def saw_crash(self) -> bool:
+        """Whether recognition answered 'Yes', whatever else was said."""
+        labels = [(answer.values or {}).get("pred_label") for answer in self.answers]
+        return self.status == CRASH or "Yes" in labels
 
 
 class Event(_Part):
@@ -97,6 +107,15 @@ class ModelPart(_Part):
     """The folder's name."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     """Over its files' names and contents."""
+    trained_on: list[TrainingSet] | None
+    """The data sets that its card names; none: it has no card, so that this is not known."""
+    unknown: list[str]
+    """Models it was made from that have no card."""
+
+    @property
+    def learnt_on(self) -> str:
+        """The same in words."""
+        return learnt_on(self.trained_on, self.unknown)
 
 
 class ModelIdentity(_Part):
@@ -106,6 +125,19 @@ class ModelIdentity(_Part):
     linguistic: ModelPart | None
     """None for one model for all tasks."""
     perception: ModelPart | None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether any of it learnt on drawings."""
+        return any(known.drawn for _, part in self.parts() for known in part.trained_on or [])
+
+    def parts(self) -> list[tuple[str, ModelPart]]:
+        """(who answers, the folder) of each folder; one adapter for all tasks counts once."""
+        adapters = [("linguistic adapter", self.linguistic), ("perception adapter", self.perception)]
+        if self.linguistic == self.perception:
+            adapters = [("adapter", self.linguistic)]
+        named = [("base" if self.linguistic else "model", self.base), *adapters]
+        return [(role, part) for role, part in named if part]
 
 
 class Sampling(_Part):
@@ -128,7 +160,7 @@ class Sampling(_Part):
 class ClipResult(_Part):
     """What crashchat analyze found in one clip."""
 
-    format: Literal["crashchat.analysis.clip/1"] = FORMAT
+    format: Literal["crashchat.analysis.clip/2"] = FORMAT
     name: str
     """Of the result's files."""
     path: str
@@ -138,8 +170,13 @@ class ClipResult(_Part):
     seconds: Annotated[float, Field(ge=0)] | None = None
     """How long the video lasts; none where it could not be read."""
     status: Status = FAILED
-    """crash: recognition answered 'Yes', in some window at least; undecided: neither 'Yes' nor 'No'; failed:
-    nothing could be looked at."""
+    """crash: recognition answered 'Yes', in some window at least; contradiction: in some window it answered
+    'No' beside a described crash, or 'Yes' beside 'no collision', and in none plainly 'Yes'; undecided:
+    neither 'Yes' nor 'No'; failed: nothing could be looked at."""
+    warnings: list[str] = []
+    """What nobody must overlook of the model, in sentences: that it learnt on drawings."""
+    unlike_training: list[str] = []
+    """In what the clip is unlike those that the model learnt on, as far as cards tell, in sentences."""
     error: str | None = None
     """Why it failed."""
     crash_probability: Probability | None = None

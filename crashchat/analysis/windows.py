@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from crashchat.analysis.results import (
+    CONTRADICTION,
     CRASH,
     FAILED,
     NO_CRASH,
@@ -107,9 +108,10 @@ def _task_answer(answer: Answer) -> TaskAnswer:
 
 
 def window_of(output: CascadeOutput, span: tuple[float, float]) -> Window:
-    """A output on a window as it stands in the result: its times moved to the recording's clock.
+    """An output on a window as it stands in the result: its times moved to the recording's clock.
 
     What contradicts itself or lies outside the window is said in `notes`; the raw answers stay as they are.
+    Where recognition and description contradict each other, that is the status.
     """
     start, end = span
     status = UNDECIDED if output.crash is None else CRASH if output.crash else NO_CRASH
@@ -126,6 +128,7 @@ def window_of(output: CascadeOutput, span: tuple[float, float]) -> Window:
         == (TASKS["crash_description"].negative_answer or "").strip(" .").lower()
     )
     if output.crash is not None and described and output.crash == calm:
+        window.status = CONTRADICTION
         notes.append(
             f"recognition says {'Yes' if output.crash else 'No'}, but the description is {described!r}"
         )
@@ -167,7 +170,7 @@ def find_events(windows: list[Window], seconds: float, settings: WindowSettings)
         off_centre = abs(crash.start + crash.end - window.start - window.end) / 2 if crash else seconds
         return round(window.crash_probability or 0.0, 2), -off_centre
 
-    seen = [index for index, window in enumerate(windows) if window.status == CRASH]
+    seen = [index for index, window in enumerate(windows) if window.saw_crash]
     groups: list[list[int]] = []
     last_end = 0.0
     localized = [(crash.start, crash.end, index) for index in seen if (crash := windows[index].crash)]
@@ -228,4 +231,5 @@ def _event(
 def status_of(windows: list[Window]) -> Status:
     """A whole clip's status from its windows': failed only where nothing could be looked at."""
     kinds = {window.status for window in windows}
-    return next((status for status in (CRASH, UNDECIDED, NO_CRASH) if status in kinds), FAILED)
+    order = (CRASH, CONTRADICTION, UNDECIDED, NO_CRASH)
+    return next((status for status in order if status in kinds), FAILED)

@@ -22,6 +22,7 @@ from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.checkpoints.layouts import CheckpointError
+from crashchat.checkpoints.model_card import ModelCard, read_card, tell_cards
 from crashchat.config import Decode, EvalConfig
 from crashchat.provenance import content_hash
 from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, Group
@@ -34,17 +35,25 @@ MAX_NEW_TOKENS = EvalConfig.model_fields["max_new_tokens"].default
 class Cascade:
     """An answerer and its two groups of adapters. Threads may share it: one at a time is let in.
 
-    adapters: {group: the PEFT adapter's name}, empty for a model without. identity: what `load_cascade`
-    found, see there.
+    adapters: {group: the PEFT adapter's name}, empty for a model without. cards: {BASE or group: its card,
+    None where it has none}. identity: what `load_cascade` found, see there.
     """
 
-    def __init__(self, answerer: Answerer, adapters: dict[str, str], identity: "Future[dict]"):
-        self.answerer, self.adapters, self._identity = answerer, adapters, identity
+    def __init__(
+        self,
+        answerer: Answerer,
+        adapters: dict[str, str],
+        cards: dict[str, ModelCard | None],
+        identity: "Future[dict]",
+    ):
+        self.answerer, self.adapters, self.cards, self._identity = answerer, adapters, cards, identity
         self._lock = threading.RLock()
 
     @property
     def identity(self) -> dict:
-        """{"base": {"name", "sha256"}, "linguistic": … or None, "perception": … or None}."""
+        """{"base": {"name", "sha256", "trained_on", "unknown"}, "linguistic": … or None,
+        "perception": … or None}; the last two as in results.py.
+        """
         return self._identity.result()
 
     def _ask(self, context: VideoContext, group: Group) -> list[list[Answer]]:
@@ -100,8 +109,9 @@ def load_cascade(
 ) -> Cascade:
     """A model folder of any layout, with two adapters, one (the same folder twice) or none.
 
-    The content hashes are computed beside the loading; `Cascade.identity` waits for them. Raises
-    CheckpointError for what does not load, and for one adapter without the other.
+    What the models learnt on is printed first. The content hashes are computed beside the loading;
+    `Cascade.identity` waits for them. Raises CheckpointError for what does not load, and for one adapter
+    without the other.
     """
     if (linguistic is None) != (perception is None):
         raise CheckpointError(
@@ -109,6 +119,9 @@ def load_cascade(
             "tasks"
         )
     folders = {LINGUISTIC: linguistic, PERCEPTION: perception} if linguistic and perception else {}
+    parts = {BASE: model_folder, **folders}
+    cards = {part: read_card(folder) for part, folder in parts.items()}
+    tell_cards({folder: cards[part] for part, folder in parts.items()})
     adapters: dict[str, str] = {}
     for group, folder in folders.items():
         same = (name for known, name in adapters.items() if folders[known].resolve() == folder.resolve())
@@ -125,18 +138,19 @@ def load_cascade(
     answerer = Answerer(model, tokenizer, settings, max_new_tokens=max_new_tokens, decode=decode)
 
     def identify() -> dict:
-        found: dict[str, dict[str, str] | None] = {
-            BASE: {"name": model_folder.resolve().name, "sha256": content_hash(model_folder)}
-        }
-        for group in GROUPS:
-            folder = folders.get(group)
-            names = [CONFIG_FILE, LORA_FILE, PROJECTOR_FILE]
-            found[group] = (
-                {"name": folder.resolve().name, "sha256": content_hash(folder, names)} if folder else None
-            )
+        found: dict[str, dict | None] = dict.fromkeys((BASE, *GROUPS))
+        for part, folder in parts.items():
+            names = None if part == BASE else [CONFIG_FILE, LORA_FILE, PROJECTOR_FILE]
+            card = cards[part]
+            found[part] = {
+                "name": folder.resolve().name,
+                "sha256": content_hash(folder, names),
+                "trained_on": [known.model_dump() for known in card.trained_on] if card else None,
+                "unknown": card.unknown if card else [],
+            }
         return found
 
     pool = ThreadPoolExecutor(1)
     identity = pool.submit(identify)
     pool.shutdown(wait=False)
-    return Cascade(answerer, adapters, identity)
+    return Cascade(answerer, adapters, cards=cards, identity=identity)

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crashchat.checkpoints.layouts import CheckpointError, file_in, rename_key
+from crashchat.checkpoints.model_card import read_card, write_card
 from crashchat.checkpoints.weights import check_finite, iterate_weights
 from crashchat.config import MAX_RANK
 from crashchat.errors import writing
@@ -224,6 +225,7 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
 def write_released_adapter(folder: str | Path, out: str | Path) -> None:
     """Write an adapter folder of either form as the released form, for the reference's own code."""
     _, modules, weights, _ = read_adapter(folder)
+    card = read_card(folder)
     renamed = {_rename(key, "native", "local"): value.contiguous() for key, value in weights.items()}
     values = cast(dict, _read_config(folder))  # read_adapter has checked it
     names = sorted({module.rpartition(".")[2] for module in modules})
@@ -239,11 +241,14 @@ def write_released_adapter(folder: str | Path, out: str | Path) -> None:
         write_json_atomic(
             temporary / CONFIG_FILE, values | {"target_modules": targets, "modules_to_save": None}
         )
+        if card:
+            write_card(temporary, card)
 
 
 def write_adapter(folder: str | Path, out: str | Path) -> None:
     """Write an adapter folder of either form as ours: one PEFT adapter with the projector inside."""
     config, _, weights, _ = read_adapter(folder)
+    card = read_card(folder)
     with new_folder(out) as temporary, writing(out):
         save_file(
             {key: value.contiguous() for key, value in weights.items()},
@@ -252,3 +257,5 @@ def write_adapter(folder: str | Path, out: str | Path) -> None:
         )
         config.inference_mode = True
         config.save_pretrained(str(temporary))
+        if card:
+            write_card(temporary, card)

@@ -26,6 +26,7 @@ from crashchat.checkpoints.layouts import (
     released_config,
     rename_key,
 )
+from crashchat.checkpoints.model_card import read_card, write_card
 from crashchat.checkpoints.weights import check_finite, iterate_weights, weight_table
 from crashchat.errors import writing
 from crashchat.files import new_folder, write_json_atomic
@@ -73,6 +74,7 @@ def convert(
     FolderError where `out` is not new.
     """
     load_video_settings(source)
+    card = read_card(source)
     if file_in(source, GENERATION_FILE).exists():
         read_json(source / GENERATION_FILE, CheckpointError, "generation settings")
     tokenizer = load_tokenizer(source)
@@ -133,4 +135,6 @@ def convert(
         for name in COPIED:
             if (source / name).is_file():
                 shutil.copyfile(source / name, temporary / name)
+        if card:
+            write_card(temporary, card)
     return layout

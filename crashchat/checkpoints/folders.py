@@ -22,6 +22,7 @@ from crashchat.checkpoints.layouts import (
     rename_key,
     text_and_vision,
 )
+from crashchat.checkpoints.model_card import ModelCard, write_card
 from crashchat.checkpoints.weights import read_weights
 from crashchat.config import MAX_FPS, MAX_FRAMES
 from crashchat.errors import abbreviate, listed, writing
@@ -225,9 +226,13 @@ def check_shapes(found: dict[str, tuple[int, ...]], config: VideoLlama3Config, f
 
 
 def save_checkpoint(
-    model: CrashChatModel, tokenizer: PreTrainedTokenizerBase, settings: VideoSettings, folder: str | Path
+    model: CrashChatModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: VideoSettings,
+    folder: str | Path,
+    card: ModelCard | None = None,
 ) -> None:
-    """Write one self-contained model folder: safetensors, config, tokenizer, processor settings.
+    """Write one self-contained model folder: safetensors, config, tokenizer, processor settings, card.
 
     All of it or nothing.
     """
@@ -244,3 +249,5 @@ def save_checkpoint(
             **dataclasses.asdict(settings.vision),
         }
         write_json_atomic(temporary / PROCESSOR_FILE, processor)
+        if card:
+            write_card(temporary, card)

@@ -4,8 +4,8 @@ r"""Fold an adapter (LoRA and projector) into its base: one self-contained model
         --adapter outputs/train/heterogeneous --out ckpt/crashchat
 
 The folder holds safetensors, config, tokenizer and processor settings, and loads as transformers'
-VideoLlama3ForConditionalGeneration; with --to local it is what the reference's own code loads. Base and
-adapter may be in any released form.
+VideoLlama3ForConditionalGeneration; with --to local it is what the reference's own code loads. Its card says
+what base and adapter learnt on. Base and adapter may be in any released form.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.conversion import convert
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.checkpoints.layouts import LAYOUTS, VisionFields, read_vision_config, stored_dtype
+from crashchat.checkpoints.model_card import join_cards
 from crashchat.checkpoints.weights import DTYPES
 from crashchat.command import make_parser
 from crashchat.errors import exit_code, writing
@@ -37,15 +38,16 @@ def merge(
     """
     check_new(out)
     tokenizer, settings = load_tokenizer(base), load_video_settings(base)
+    card = join_cards(base, adapter, out.name)
     # In float32, whatever the result's type: the sum of base and LoRA is rounded once.
     model = load_model(base, tokenizer, torch.device("cpu"), torch.float32, vision=vision)
     merged = load_adapter(model, adapter).merge_and_unload(progressbar=True, safe_merge=True)
     if to == "native":
-        save_checkpoint(merged.to(dtype), tokenizer, settings, out)
+        save_checkpoint(merged.to(dtype), tokenizer, settings, folder=out, card=card)
         return
     with scratch_folder(out.with_name(f"{out.name}-native")) as scratch:
         native = scratch / "native"
-        save_checkpoint(merged.to(dtype), tokenizer, settings, native)
+        save_checkpoint(merged.to(dtype), tokenizer, settings, folder=native, card=card)
         convert(native, out, to)
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from crashchat.data.annotations import AnnotationError, VideoQAs
 from crashchat.files import write_json_atomic
-from crashchat.json_files import checked, read_json
+from crashchat.json_files import Line, checked, read_json
 from crashchat.provenance import file_hash, text_hash
 
 DATASET_FILE = "dataset.json"
@@ -24,7 +24,7 @@ class _Described(BaseModel):
 class DatasetCard(_Described):
     """What dataset.json says of a data folder."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: Line
     """What the set is called."""
     drawn: bool = False
     """Whether its videos are drawings of traffic, not footage."""
@@ -33,21 +33,21 @@ class DatasetCard(_Described):
 
 
 class DatasetUse(_Described):
-    """What a run took of a data set."""
+    """What a run took of a data set; None where that is not known."""
 
-    name: str
+    name: Line
     """What the set is called."""
     drawn: bool
     """Whether its videos are drawings of traffic, not footage."""
-    split: str
+    split: Line
     """train, val or test."""
-    videos: int
+    videos: int | None
     """How many videos."""
-    questions: int
+    questions: int | None
     """How many questions on them."""
     annotations: dict[str, str]
     """{annotation file's name: SHA-256 of its bytes}."""
-    names_sha256: str
+    names_sha256: str | None
     """SHA-256 over the videos' sorted names, a line each."""
 
 

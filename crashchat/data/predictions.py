@@ -9,20 +9,22 @@ One real example (a record of a crash_localization file; a file is a JSON list o
 Beyond the released fields a record may carry `model` (who answered), `source`, `crash_probability`
 (recognition's 'Yes' against 'No'), `error` (why the video could not be read; raw_response is then '' and
 nothing is predicted) and `crash_start` (seconds; the annotated crash start that pre-crash scoring needs).
-An answer that does not parse is None in its pred fields, never a made-up value.
+An answer that does not parse is None in its pred fields, never a made-up value. Whether a file says what was
+annotated and answered is for prediction_files.py.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import TypeGuard
 
-from crashchat.data.annotations import VideoQAs, load_annotations
+from crashchat.data.readings import answer_fault, read_answer
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.json_files import read_json
-from crashchat.tasks import FILE_PREFIX, PERCEPTION, TASKS, Task
+from crashchat.tasks import FILE_PREFIX, PERCEPTION, SPLITS, TASKS, Task
 
 Records = dict[str, dict[str, list[dict]]]  # of several models: {model: {task: prediction records}}
 COMMON_FIELDS = ("data_id", "video_path", "prompt", "raw_response")
@@ -49,6 +51,12 @@ def prediction_path(output_dir: str | Path, task_name: str, model_name: str, spl
     """Where a model's predictions for a task lie (docs/reference.md, Predictions)."""
     name = f"{FILE_PREFIX}_{task_name}_{split}_predict.json"
     return results_folder(output_dir, task_name) / model_name / name
+
+
+def split_of(path: Path) -> str | None:
+    """The split that the name of an annotation or prediction file says it is of; None where it says none."""
+    found = re.search(rf"_({'|'.join(SPLITS)})(_predict)?\.json$", path.name)
+    return found[1] if found else None
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -86,19 +94,14 @@ def make_record(
     crash_start: seconds, for pre-crash scoring. crash_probability: recognition's 'Yes' against 'No'. model:
     who answered. Raises ValueError when the annotated answer does not parse.
     """
-    parsed = None
-    if error is None:
-        parsed = task.parse(raw_response)
-    else:
+    if error is not None:
         raw_response = ""
-    if parsed is None:
-        parsed = dict.fromkeys(task.pred_fields)
     record = {"data_id": data_id, "video_path": video_path, "prompt": prompt}
     if model is not None:
         record["model"] = model
     if source is not None:
         record["source"] = source
-    record |= {**task.ground_truth(answer), **parsed, "raw_response": raw_response}
+    record |= {**task.ground_truth(answer), **read_answer(task, raw_response), "raw_response": raw_response}
     if crash_start is not None:
         record["crash_start"] = crash_start
     if crash_probability is not None:
@@ -114,8 +117,7 @@ def with_answers(task: Task, records: list[dict], answers: Sequence[str | None])
     # probability.
     return [
         {key: value for key, value in record.items() if key not in ("model", "error", "crash_probability")}
-        | ((task.parse(answer) if answer is not None else None) or dict.fromkeys(task.pred_fields))
-        | {"raw_response": answer or ""}
+        | {**read_answer(task, answer or ""), "raw_response": answer or ""}
         for record, answer in zip(records, answers, strict=True)
     ]
 
@@ -139,16 +141,13 @@ def task_of_record(record: dict) -> str | None:
     return None
 
 
-def read_predictions(
-    path: str | Path, task_name: str | None = None, annotations: str | Path | None = None
-) -> list[dict]:
+def read_predictions(path: str | Path, task_name: str | None = None) -> list[dict]:
     """The records of a prediction file, ours or the released scripts', in the file's order.
 
-    task_name: the task it must be of; without it, the task of the first record. annotations: the questions
-    that were asked. Raises PredictionError for a file that is missing, not JSON, not a list of records,
-    empty, of another task, with fields missing or of the wrong type, with answers of several models, with a
-    question twice, or, given the annotations, of a run that stopped before its end or was asked something
-    else. AnnotationError for bad annotations.
+    task_name: the task it must be of; without it, the task of the first record. Raises PredictionError for a
+    file that is missing, not JSON, not a list of records, empty, of another task, with fields missing or of
+    the wrong type, with answers of several models, with a question twice, or with a record that predicts
+    something other than its raw_response says.
     """
     path = Path(path)
     records = read_json(path, PredictionError, "a list of prediction records", nan=True)
@@ -178,17 +177,20 @@ def read_predictions(
             f"{path}: holds {found} predictions, expected {task_name}; give it to that task's script"
         )
     for index, record in enumerate(records):
-        fault = _fault(task, record)
-        if fault:
-            raise PredictionError(
-                f"{path}: record {index} (data_id {abbreviate(record.get('data_id'))}) {fault}"
-            )
+        _refuse(path, index, record, _fault(task, record))
     _check_one_model(path, records)
     _check_unique(path, "data_ids", [record["data_id"] for record in records])
-    _check_unique(path, "videos", [record["video_path"] for record in records])
-    if annotations is not None:
-        _check_complete(path, records, task, Path(annotations))
+    # Records, annotations and figures are joined by the file's name: another folder makes no other video.
+    _check_unique(path, "videos", [video_name(record["video_path"]) for record in records])
+    released = not any(record.get("model") for record in records)
+    for index, record in enumerate(records):
+        _refuse(path, index, record, answer_fault(task, record, released))
     return records
+
+
+def _refuse(path: Path, index: int, record: dict, fault: str | None) -> None:
+    if fault:
+        raise PredictionError(f"{path}: record {index} (data_id {abbreviate(record.get('data_id'))}) {fault}")
 
 
 def _fault(task: Task, record: dict) -> str | None:
@@ -221,9 +223,15 @@ def _fault(task: Task, record: dict) -> str | None:
 def _check_one_model(path: Path, records: list[dict]) -> None:
     """Records say it in a `model` field, where they have one; two prompts for one task betray it too."""
     for key in ("model", "prompt"):
-        found = list(dict.fromkeys(str(record.get(key)) for record in records))
+        found = list(dict.fromkeys(record.get(key) for record in records))
+        if key == "model" and None in found and len(found) > 1:
+            nobody = [record["data_id"] for record in records if record.get(key) is None]
+            raise PredictionError(
+                f"{path}: {len(nobody)} of {len(records)} records do not say which model answered (data_id "
+                f"{first_few(nobody)}), where the others do; take the file as it was written"
+            )
         if len(found) > 1:
-            shown = first_few(repr(text[:40]) for text in found)
+            shown = first_few(repr(str(text)[:40]) for text in found)
             raise PredictionError(
                 f"{path}: mixes answers of several runs: {len(found)} {key}s ({shown}); score each run alone"
             )
@@ -238,62 +246,10 @@ def _check_unique(path: Path, what: str, keys: list) -> None:
         )
 
 
-def _check_complete(path: Path, records: list[dict], task: Task, annotations: Path) -> None:
-    # The videos are joined by file name and never opened, so their folder is of no matter.
-    missing, unknown = unasked(records, load_annotations([annotations], data_dir=".", tasks=[task.name]))
-    if missing:
-        raise PredictionError(
-            f"{path}: a partial run: {len(missing)} of the questions in {annotations} have no record "
-            f"({first_few(missing)}); "
-            f"run the evaluation again to complete it"
-        )
-    if unknown:
-        raise PredictionError(
-            f"{path}: {len(unknown)} records are about videos not in {annotations} ({first_few(unknown)}); "
-            "another split?"
-        )
-
-
-def unasked(records: list[dict], videos: Iterable[VideoQAs]) -> tuple[list[str], list[str]]:
-    """File names of the annotated videos without a record,
-    and of the records' videos without an annotation.
-    """
-    asked = {video_name(video.name) for video in videos}
-    answered = {video_name(record["video_path"]) for record in records}
-    return sorted(asked - answered), sorted(answered - asked)
-
-
 def first_few(keys: Iterable) -> str:
     """The first few of some keys, for a message."""
     keys = [str(key) if len(str(key)) <= 200 else abbreviate(key) for key in keys]
     return ", ".join(keys[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
-
-
-def read_crash_starts(path: str | Path) -> dict[str, float]:
-    """{video file name: annotated crash start in seconds} of an annotation file
-    with crash_localization questions.
-
-    Raises AnnotationError when the file cannot be used, PredictionError when it gives one file name two crash
-    starts.
-    """
-    # The folder of the videos is of no matter here: they are joined by file name and never opened.
-    return crash_starts(load_annotations([path], data_dir=".", tasks=["crash_localization"]), path)
-
-
-def crash_starts(videos: Iterable[VideoQAs], path: str | Path) -> dict[str, float]:
-    """The same of annotated videos that are already read from `path`; those not asked for one have none."""
-    task = TASKS["crash_localization"]
-    starts: dict[str, float] = {}
-    for video in videos:
-        answer = video.answer_of(task.name)
-        if answer is None:
-            continue
-        name, start = video_name(video.name), task.ground_truth(answer)["gt_start"]
-        if starts.setdefault(name, start) != start:
-            raise PredictionError(
-                f"{path}: two videos are called {name}, with crash starts {starts[name]} and {start}"
-            )
-    return starts
 
 
 def newest_predictions(task_name: str, output_dir: str | Path = "outputs") -> Path:

@@ -23,11 +23,16 @@ from crashchat.answering.answerer import Answerer, Asked, VideoContext, in_batch
 from crashchat.answering.constraints import Choices
 from crashchat.answering.outputs import Answer
 from crashchat.checkpoints.folders import load_video_settings
+from crashchat.checkpoints.model_card import read_card, tell_cards
 from crashchat.command import run_command
 from crashchat.config import EvalConfig, save_config
 from crashchat.data.annotations import Question, VideoQAs, annotation_paths, load_annotations
+from crashchat.data.datasets import describe_use
 from crashchat.data.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
-from crashchat.data.predictions import make_record, prediction_path, read_crash_starts
+from crashchat.data.manifests import manifest_path
+from crashchat.data.predictions import make_record, prediction_path
+from crashchat.data.truth import by_name, read_crash_starts
+from crashchat.evaluation.manifest import Evaluation, model_name, weights_hashes
 from crashchat.files import held
 from crashchat.model.videollama3 import base_of
 from crashchat.processes import local_device, print_once, process_count, rank
@@ -80,6 +85,7 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
         max_visual_tokens=config.max_visual_tokens,
         token_compression=config.token_compression,
     )
+    tell_cards({folder: read_card(folder) for folder in filter(None, (config.model, config.adapter))})
     adapters = {"default": config.adapter} if config.adapter else {}
     model, tokenizer = load_with_adapters(config.model, adapters, device, config.vision_config)
     choices: dict[str, Choices] = {}
@@ -98,11 +104,6 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
             config.feature_cache, config.feature_cache_gb, base_of(model).model.vision_model, settings
         ),
     )
-
-
-def model_name(config: EvalConfig) -> str:
-    """What the records and their files' folder call the model that answers."""
-    return config.model_name or (config.adapter or config.model).resolve().name
 
 
 def _task_of(question: Question) -> str:
@@ -141,14 +142,22 @@ def record_of(
 def evaluate(config: EvalConfig) -> list[Path]:
     """Ask all configured tasks of a split; returns the prediction files. Resumes what a killed run left.
 
-    Raises FolderError where another run answers one of the tasks with a model of this name.
+    Raises FolderError where another run answers one of the tasks with a model of this name; AnnotationError
+    for annotations that cannot be used, two videos of one file name among them.
     """
     if process_count() > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")  # only to wait for each other: answers go to files
     paths = config.annotation_files.get(config.split) or annotation_paths(
         config.data_dir, config.tasks, config.split
     )
-    videos = load_annotations(paths, config.data_dir, config.tasks)[: config.limit]
+    annotated = load_annotations(paths, config.data_dir, config.tasks)
+    by_name(annotated)  # answers to two videos of one name could not be scored
+    videos = annotated[: config.limit]
+    if len(videos) < len(annotated):
+        print_once(
+            f"limit={config.limit}: {len(videos)} of {len(annotated)} videos are asked about; a partial run "
+            "is scored and compared with --partial"
+        )
     tasks = [name for name in TASKS if any(video.answer_of(name) is not None for video in videos)]
     files = {
         task: prediction_path(config.output_dir, task, model_name(config), config.split) for task in tasks
@@ -157,15 +166,17 @@ def evaluate(config: EvalConfig) -> list[Path]:
         if rank() == 0:  # has the journals for all processes
             for path in files.values():
                 stack.enter_context(held(path.with_name(f".{path.name}.lock"), str(path)))
-        _answer(config, videos, files)
+        dataset = describe_use(config.data_dir, paths, videos, config.split)
+        _answer(Evaluation(config, dataset, weights_hashes(config)), videos, files)
     return list(files.values())
 
 
-def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) -> None:
-    """Ask what no journal holds yet, and make each task's journals its prediction file."""
-    first, processes = rank() == 0, process_count()
+def _answer(evaluation: Evaluation, videos: list[VideoQAs], files: dict[str, Path]) -> None:
+    """Ask what no journal holds yet, and make each task's journals its prediction file, with a manifest."""
+    config, first, processes = evaluation.config, rank() == 0, process_count()
     device = local_device()
     run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER)
+    run["weights"] = evaluation.weights  # written anew before the run goes on, they are another model's
     expected = {
         task: [question.data_id for video in videos for question in video.questions if question.task == task]
         for task in files
@@ -202,7 +213,7 @@ def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) 
             num_workers=config.num_workers,
             prefetch_factor=2 if config.num_workers else None,
         )
-        progress = tqdm(total=len(mine), desc="videos", disable=not first)
+        progress = tqdm(total=len(mine), desc="videos", disable=None if first else True)
         for together in in_batches(reader, config.max_tokens_per_batch):
             readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
             asked = [
@@ -234,17 +245,24 @@ def _answer(config: EvalConfig, videos: list[VideoQAs], files: dict[str, Path]) 
     if first:
         for task, path in files.items():
             if find_journals(path):
-                records = merge_journals(find_journals(path), path, expected[task])
-                failed = sum("error" in record for record in records)
-                unparsed = sum(
-                    any(record[field] is None for field in TASKS[task].pred_fields) and "error" not in record
-                    for record in records
-                )
-                print(
-                    f"{path}: {len(records)} records, {unparsed} do not parse, {failed} of videos that "
-                    "cannot be read"
-                )
-                save_config(config, path.with_name(f"{path.stem}_{RESOLVED_CONFIG}"))
+                _write(evaluation, task, path, expected=expected[task], anew=bool(left))
+
+
+def _write(evaluation: Evaluation, task: str, path: Path, expected: list[int], anew: bool) -> None:
+    """Make a task's journals its prediction file; anew: they hold more than when it was last written."""
+    if anew:
+        # A run that is killed between the two writes leaves no manifest, rather than one of another file.
+        manifest_path(path).unlink(missing_ok=True)
+    records = merge_journals(find_journals(path), path, expected)
+    failed = sum("error" in record for record in records)
+    unparsed = sum(
+        any(record[field] is None for field in TASKS[task].pred_fields) and "error" not in record
+        for record in records
+    )
+    print(f"{path}: {len(records)} records, {unparsed} do not parse, {failed} of videos that cannot be read")
+    save_config(evaluation.config, path.with_name(f"{path.stem}_{RESOLVED_CONFIG}"))
+    if not manifest_path(path).exists():
+        evaluation.state(path, task, len(records))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,21 +11,26 @@ from pathlib import Path
 import numpy as np
 
 from crashchat.command import make_parser
+from crashchat.data.prediction_files import PredictionFile, read_prediction_file
 from crashchat.data.predictions import (
     PredictionError,
     newest_predictions,
     prediction_path,
-    read_crash_starts,
-    read_predictions,
     results_folder,
+    split_of,
 )
+from crashchat.data.truth import SIGNS, Annotations
 from crashchat.errors import exit_code
 from crashchat.evaluation.bertscore import BertScore
 from crashchat.evaluation.controls import TEXTS, control_scores, control_table
 from crashchat.evaluation.semantic import Semantic
 from crashchat.files import write_json_atomic, write_text_atomic
-from crashchat.metrics.bootstrap import Difference, intervals, paired
-from crashchat.metrics.localization import crash_localization_sums, pre_crash_localization_sums
+from crashchat.metrics.bootstrap import Difference, corrected, intervals, paired
+from crashchat.metrics.localization import (
+    PARSED_ONLY,
+    crash_localization_sums,
+    pre_crash_localization_sums,
+)
 from crashchat.metrics.meteor import MetricError, has_java
 from crashchat.metrics.recognition import recognition_sums
 from crashchat.metrics.sums import PROTOCOLS, Sums, format_value, is_count
@@ -49,7 +54,7 @@ def task_sums(
         return recognition_sums(records)
     if task_name == "crash_localization":
         return crash_localization_sums(records)
-    if task_name == "pre_crash_localization":
+    if task_name == SIGNS:
         return pre_crash_localization_sums(records, crash_starts)
     return text_sums(records, task.gt_fields[0], task.pred_fields[0], extras)
 
@@ -72,9 +77,13 @@ def scores(sums: Sums, protocol: str = "strict") -> dict:
 
 
 def with_intervals(sums: Sums, protocol: str) -> dict:
-    """{metric: value} in one protocol, and `intervals`, {metric: [low, high]}."""
+    """{metric: value} in one protocol, and `intervals`, {metric: [low, high]}; of several runs also
+    `num_runs` and `spread`, {metric: standard deviation over the runs}.
+    """
     ranges = {name: list(interval) for name, interval in intervals(sums, protocol).items()}
-    return {**sums.metrics(protocol), "intervals": ranges}
+    several = {"num_runs": sums.num_runs} if sums.num_runs > 1 else {}
+    spread = {"spread": sums.spread(protocol)} if sums.num_runs > 1 else {}
+    return {**several, **sums.metrics(protocol), "intervals": ranges, **spread}
 
 
 def score_table(scored: dict, protocol: str = "strict") -> str:
@@ -89,11 +98,12 @@ def score_table(scored: dict, protocol: str = "strict") -> str:
     lines += ["", f"{'metric':{width}}  {protocol:>12}  {'95% interval':>16}  {other:>12}"]
     for name, value in figures.items():
         if name not in counts:
+            note = f"  ({parsed_note(scored)})" if name in PARSED_ONLY and value is not None else ""
             low, high = scored["intervals"].get(name, (None, None))
             interval = "" if low is None or isinstance(value, int) else f"{low:.4f} – {high:.4f}"
             lines.append(
                 f"{name:{width}}  {format_value(value, 4):>12}  {interval:>16}  "
-                f"{format_value(scored[other][name], 4):>12}"
+                f"{format_value(scored[other][name], 4):>12}{note}"
             )
     for truth, row in scored.get("confusion", {}).items():
         lines.append(
@@ -102,18 +112,28 @@ def score_table(scored: dict, protocol: str = "strict") -> str:
     return "\n".join(lines)
 
 
+def parsed_note(scored: dict) -> str:
+    """Of how many questions a figure is that only answers which parse have."""
+    asked = scored["num_scored"] + scored["num_unparsed"] + scored["num_failed"]
+    return f"of {scored['num_scored']} of {asked} answers, those that parse"
+
+
 def difference_table(differences: dict[str, Difference], other: Path) -> str:
     """The paired bootstrap as a terminal table."""
     width = max(map(len, differences), default=6)
     lines = [
-        f"difference to {other}, same videos drawn for both",
+        f"difference to {other}, same videos drawn for both; p corrected by Holm for these "
+        f"{len(differences)} tests;",
+        "'can show': the smallest true difference that such a test set shows four times in five",
         "",
-        f"{'metric':{width}}  {'difference':>10}  {'95% interval':>18}       p",
+        f"{'metric':{width}}  {'difference':>10}  {'95% interval':>18}  {'p':>10}  {'can show':>8}",
     ]
     for name, found in differences.items():
+        can_show = "—" if found.detectable is None else f"{found.detectable:.4f}"
+        over = f"  (over the {found.over} videos that both answered)" if found.over is not None else ""
         lines.append(
             f"{name:{width}}  {found.value:>+10.4f}  {f'{found.low:+.4f} – {found.high:+.4f}':>18}  "
-            f"{found.p:.4f}"
+            f"{found.p_text.removeprefix('p '):>10}  {can_show:>8}{over}"
         )
     return "\n".join(lines)
 
@@ -179,8 +199,17 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="the questions that were asked: a file that lacks some is an error",
+        help="the questions that were asked and their answers (default: in --data-dir, of the split that the "
+        "prediction file's name says): a record that differs from them is an error",
     )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        metavar="FOLDER",
+        help="where the annotation files are looked for (default data)",
+    )
+    add_partial(parser)
     parser.add_argument(
         "--against", type=Path, metavar="FILE", help="another model's predictions: differences with p-values"
     )
@@ -191,15 +220,25 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
             action="store_true",
             help="also score what must not score well: empty, constant, swapped and padded answers",
         )
-    if task_name == "pre_crash_localization":
+    if task_name == SIGNS:
         parser.add_argument(
             "--crash-annotations",
             type=Path,
             metavar="FILE",
-            help="crash_localization annotations of the same videos, for predictions that carry no "
-            "crash_start",
+            help="crash_localization annotations of the same videos, which say when crashes begin (default: "
+            "beside the questions)",
         )
     return parser.parse_args(argv)
+
+
+def add_partial(parser: argparse.ArgumentParser) -> None:
+    """The option that has a part of the questions scored."""
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="take predictions that lack some of the annotated questions (an error otherwise), and say so "
+        "wherever a figure stands",
+    )
 
 
 def add_extras(parser: argparse.ArgumentParser) -> None:
@@ -244,40 +283,43 @@ def extras_of(arguments: argparse.Namespace) -> Extras:
 def _run(task_name: str, argv: list[str] | None) -> None:
     arguments = _arguments(task_name, argv)
     predictions = arguments.predictions or newest_predictions(task_name)
-    annotations = getattr(arguments, "crash_annotations", None)
-    crash_starts = read_crash_starts(annotations) if annotations else None
+    crash_file = getattr(arguments, "crash_annotations", None)
+    split = split_of(predictions) or (split_of(arguments.annotations) if arguments.annotations else None)
+    annotations = Annotations(arguments.data_dir, split, arguments.annotations, crash_file)
+    crash_starts = annotations.starts() if task_name == SIGNS else None
     extras = extras_of(arguments)
 
-    def read(path: Path) -> Sums:
-        records = read_predictions(path, task_name, arguments.annotations)
-        found = task_sums(task_name, records, crash_starts, extras)
-        if found.counts.get("missing_video_count") == len(records):
+    def read(path: Path) -> tuple[PredictionFile, Sums]:
+        file = read_prediction_file(path, annotations, task_name, arguments.partial)
+        found = task_sums(task_name, file.records, crash_starts, extras)
+        if found.counts.get("missing_video_count") == len(file.records):
             raise PredictionError(
                 f"{path}: no record has a crash start, so nothing can be scored; "
                 + (
-                    f"{annotations} names none of its videos"
-                    if annotations
+                    f"{crash_file} names none of its videos"
+                    if crash_file
                     else "give --crash-annotations FILE"
                 )
             )
-        return found
+        return file, found
 
-    sums = read(predictions)
+    file, sums = read(predictions)
     scored = {"task": task_name, "protocol": arguments.protocol, **scores(sums, arguments.protocol)}
-    text = f"{task_name}: {predictions}\n\n{score_table(scored, arguments.protocol)}"
+    table = score_table(scored, arguments.protocol)
+    scored |= file.facts()
+    text = "\n".join([f"{task_name}: {predictions}", *file.remarks(), "", table])
     if arguments.against:
+        other, other_sums = read(arguments.against)
         try:
-            differences = paired(read(arguments.against), sums, arguments.protocol)
+            alone = paired(other_sums, sums, arguments.protocol)
         except ValueError as error:
             raise PredictionError(f"{predictions}, {arguments.against}: {error}") from error
-        text += f"\n\n{difference_table(differences, arguments.against)}"
-        scored["against"] = {
-            "predictions": str(arguments.against),
-            **{name: vars(found) for name, found in differences.items()},
-        }
+        differences = dict(zip(alone, corrected(list(alone.values())), strict=True))
+        remarks = [f"{arguments.against}: {remark}" for remark in other.remarks()]
+        text += "\n\n" + "\n".join([*remarks, difference_table(differences, arguments.against)])
+        scored["against"] = {**other.facts(), **{name: vars(found) for name, found in differences.items()}}
     if getattr(arguments, "controls", False):
-        records = read_predictions(predictions, task_name)
-        scored["controls"] = control_scores(TASKS[task_name], records, extras)
+        scored["controls"] = control_scores(TASKS[task_name], file.records, extras)
         text += f"\n\ncontrols\n\n{control_table(sums.metrics(), scored['controls'])}"
     out = arguments.out or predictions.parent
     if out.suffix not in (".json", ".csv"):

@@ -3,9 +3,11 @@
 import numpy as np
 
 from crashchat.data.predictions import is_number, video_name
-from crashchat.metrics.sums import Sums, Totals, ratio, sums
+from crashchat.metrics.sums import Counted, Sums, Totals, ratio, sums
 
 THRESHOLDS = {"AP@30": 0.3, "AP@50": 0.5, "AP@70": 0.7}
+PARSED_ONLY = ("start_MAE", "end_MAE")  # an answer without times has no error in seconds
+_COUNTED: Counted = dict.fromkeys(("mIoU", *THRESHOLDS), (("n",),))
 EARLY_BY = 0.5  # seconds before the annotated first sign within which an answer is still wholly right
 
 
@@ -63,6 +65,9 @@ def crash_localization_sums(records: list[dict]) -> Sums:
         questions,
         _interval_figures,
         counts,
+        counted=_COUNTED,
+        shares=tuple(THRESHOLDS),
+        parsed_only=PARSED_ONLY,
         empty=("n", "answers", "score", *THRESHOLDS, "start_error", "end_error"),
     )
 
@@ -120,7 +125,15 @@ def pre_crash_localization_sums(records: list[dict], crash_starts: dict[str, flo
         )
     tallies = ("late_pred_count", "too_early_pred_count")
     empty = ("n", "answers", "score", *THRESHOLDS, "tta_gt", "tta_pred", "tta_error", *tallies)
-    return sums(questions, _tta_figures, counts=counts, tallies=tallies, empty=empty)
+    return sums(
+        questions,
+        _tta_figures,
+        counts,
+        counted=_COUNTED,
+        shares=tuple(THRESHOLDS),
+        tallies=tallies,
+        empty=empty,
+    )
 
 
 def _tta_figures(totals: Totals) -> dict[str, np.ndarray]:

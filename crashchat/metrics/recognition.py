@@ -13,14 +13,23 @@ _CELLS = {
     ("No", True): "TN",
     ("No", False): "FP",
 }  # (truth, right)
+_CRASHES, _CALM, _CALLED = ("TP", "FN"), ("TN", "FP"), ("TP", "FP")
+_SHARES = ("Accuracy", "Precision", "Recall")
+_COUNTED = {
+    "Accuracy": (("N",),),
+    "Precision": (_CALLED,),
+    "Recall": (_CRASHES,),
+    "F1": (_CRASHES,),
+    **dict.fromkeys(("macro_precision", "macro_recall", "macro_f1"), (_CRASHES, _CALM)),
+}
 
 
 def recognition_sums(records: list[dict]) -> Sums:
     """`gt_label` against `pred_label` (docs/reference.md, Metrics).
 
     TP, TN, FP, FN, Accuracy, Precision, Recall, F1 with `Yes` positive; macro_*: means over the two classes
-    (the paper's table; its F1 is the mean of the two F1s). Without an answer the question counts for the
-    wrong class.
+    (the paper's table; its F1 is the mean of the two F1s); macro_recall is the balanced accuracy. Without an
+    answer the question counts for the wrong class.
     confusion: {truth: {answer: records}}, where answer is Yes, No, unparsed or failed.
     ROC_AUC, average_precision, calibration_error: see probability.py; of the records with a
     crash_probability.
@@ -47,7 +56,7 @@ def recognition_sums(records: list[dict]) -> Sums:
         **probability_scores(records),
     }
     tallies = ("N", *_CELLS.values())
-    return sums(questions, _figures, counts, tallies, empty=tallies)
+    return sums(questions, _figures, counts, counted=_COUNTED, shares=_SHARES, tallies=tallies, empty=tallies)
 
 
 def _figures(totals: Totals) -> dict[str, np.ndarray]:

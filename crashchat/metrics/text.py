@@ -17,7 +17,7 @@ from crashchat.data.predictions import video_name
 from crashchat.metrics.closed_set import same_choice
 from crashchat.metrics.facts import FACTS_KEYS, facts_counts, facts_figures
 from crashchat.metrics.meteor import meteor, meteor_columns
-from crashchat.metrics.sums import Sums, Totals, ratio, sums
+from crashchat.metrics.sums import Counted, Sums, Totals, ratio, sums
 
 ROUGES = ("rouge1", "rouge2", "rougeL")
 _PARTS = {"p": "precision", "r": "recall", "f": "fmeasure"}
@@ -121,7 +121,17 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
         more["closed_set_accuracy"] = same_choice(pairs, extras.known)
     for name, column in more.items():
         questions = [question | {name: value} for question, value in zip(questions, column, strict=True)]
-    return sums(questions, _figures, counts, empty=("n", *BLEU_KEYS, *_MEANS, *FACTS_KEYS))
+    figures = ("BLEU", *_MEANS, "METEOR", *_EXTRA_MEANS, "facts_precision", "facts_recall", "facts_f1")
+    counted: Counted = dict.fromkeys(figures, (("n",),))
+    del counted["CIDEr"]  # goes up to 10
+    return sums(
+        questions,
+        _figures,
+        counts,
+        counted=counted,
+        shares=("exact_match", "closed_set_accuracy"),
+        empty=("n", *BLEU_KEYS, *_MEANS, *FACTS_KEYS),
+    )
 
 
 def _figures(totals: Totals) -> dict[str, np.ndarray]:

@@ -5,49 +5,44 @@ JSON and a page.
         --data-dir data/demo --losses outputs/demo/train/heterogeneous --out outputs/demo
 
 A row is the output folder of an evaluation, or one prediction file, with a name in front or its own; it may
-hold fewer than six tasks. The first row is what the others are compared with, the base model as a rule.
+hold fewer than six tasks. Several folders with commas between them are the runs of one row, one seed each.
+The first row is what the others are compared with, the base model as a rule.
 Blind baselines, which never see a video (see crashchat.metrics.blind), are added as rows.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crashchat.command import make_parser
 from crashchat.errors import exit_code, writing
-from crashchat.evaluation.score import add_extras, extras_of
+from crashchat.evaluation.score import add_extras, add_partial, extras_of
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.html import TEMPLATES, data_uri
 from crashchat.metrics.text import NO_EXTRAS, Extras
+from crashchat.reporting.about import DRAWN_NOTE, about_lines, annotations_hash
 from crashchat.reporting.clip_cards import clip_cards
 from crashchat.reporting.columns import TITLES
 from crashchat.reporting.comparison import make_comparison
 from crashchat.reporting.metric_tables import metric_tables
 from crashchat.reporting.plots import probabilities_png, thresholds_png, time_errors_png
+from crashchat.reporting.published import (
+    NOT_PUBLISHED_NOTE,
+    PUBLISHED_NOTE,
+    is_published_split,
+    published_tables,
+)
 from crashchat.reporting.runs import ReportError, parse_rows
-from crashchat.reporting.table_text import as_csv, as_markdown, as_text
+from crashchat.reporting.table_text import as_csv, as_markdown, as_text, wrapped
 from crashchat.reporting.tables import (
     breakdown_tables,
     difference_tables,
     kind_of,
-    published_tables,
+    p_note,
     strategy_tables,
 )
 from crashchat.tasks import SPLITS
 from crashchat.training.losses import losses_png
-
-NOTE = (
-    "On the released annotations every crash video comes from MM-AU and every other one from Nexar or "
-    "D2City: the source of a "
-    "video alone gives recognition away. Read recognition scores on that set with this in mind."
-)
-PUBLISHED_NOTE = (
-    "Published: arXiv 2512.18878, on the released test split (1,839 videos); comparable only with answers "
-    "to that split. The "
-    "models' own figures are in the released scripts' terms here, because the published ones are: what does "
-    "not parse is left "
-    "out. The paper does not say whether its ROUGE is ROUGE-1 or ROUGE-L; SimpleTAD and WSAL are read off a "
-    "plot."
-)
 
 
 def loss_picture(folder: Path) -> bytes:
@@ -72,29 +67,33 @@ def loss_picture(folder: Path) -> bytes:
 
 
 def write_report(
-    rows: dict[str, Path],
+    rows: Mapping[str, Sequence[Path]],
     data_dir: Path,
     out: Path,
     losses: Path | None = None,
     split: str = "test",
     extras: Extras = NO_EXTRAS,
+    partial: bool = False,
     motion: bool = False,
 ) -> str:
     """Write report.html, metrics.json, comparison.md and comparison.csv to `out`;
     returns the terminal tables.
 
-    motion: with the blind row that takes frame differences, for which every video is decoded.
-    rows: {name: folder or file}, the first of which the others are compared with; losses: a training's output
-    folder. Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used; then
-    nothing is written.
+    rows: {name: a folder or file a run}, the first of which the others are compared with; losses: a
+    training's output folder; partial: take rows that answered only a part of the annotated questions; motion:
+    with the blind row that takes frame differences, for which every video is decoded. Raises ReportError,
+    PredictionError, AnnotationError or MetricError for what cannot be used; then nothing is written.
     """
-    comparison = make_comparison(rows, data_dir, split, extras=extras, motion=motion)
+    comparison = make_comparison(rows, data_dir, split=split, extras=extras, partial=partial, motion=motion)
     scored, sums = comparison.scores, comparison.sums
     main = strategy_tables(scored)
     against = difference_tables(comparison.differences, comparison.base)
-    published = published_tables(scored)
+    shown = is_published_split(comparison.about.dataset, comparison.sources, comparison.answered)
+    published = published_tables(scored) if shown else []
     by_source = breakdown_tables(sums, comparison.sources, "source")
     by_kind = breakdown_tables(sums, comparison.kinds, "crash kind")
+    tables = [*main, *against, *published, *by_source, *by_kind]
+    comparison.mark_partial(tables)
     curve = loss_picture(losses) if losses else None
     cards, judged = clip_cards(comparison.models, sums, data_dir, out)
     dashed = set(comparison.blind)
@@ -102,14 +101,16 @@ def write_report(
         "loss": curve,
         "thresholds": thresholds_png(sums, TITLES, dashed),
         "errors": time_errors_png(comparison.records, dashed),
-        "probabilities": probabilities_png(comparison.models),
+        "probabilities": probabilities_png({name: comparison.records[name] for name in comparison.models}),
     }
     page = TEMPLATES.get_template("report.html").render(
-        split=split,
+        about=comparison.about,
         base=comparison.base,
         notes=comparison.notes,
-        recognition_note=NOTE,
-        published_note=PUBLISHED_NOTE,
+        published_note=PUBLISHED_NOTE if shown else NOT_PUBLISHED_NOTE,
+        p_note=p_note(against),
+        drawn_note=DRAWN_NOTE,
+        annotations_hash=annotations_hash(used) if (used := comparison.about.dataset) else "",
         main=main,
         against=against,
         published=published,
@@ -120,36 +121,53 @@ def write_report(
             if "crash_recognition" in row
         },
         every=metric_tables(scored),
+        partial={task: file.share for task, file in comparison.asked.items()},
         titles=TITLES,
         kind_of=kind_of,
         pictures={name: data_uri(picture, "image/png") for name, picture in pictures.items() if picture},
         cards=cards,
         judged=judged,
     )
-    tables = [*main, *against, *published, *by_source, *by_kind]
-    asides = [*([NOTE] if "crash_recognition" in comparison.tasks else []), *comparison.notes]
     markdown = [
-        f"# CrashChat on the {split} split",
-        *asides,
-        *map(as_markdown, [*main, *against]),
-        PUBLISHED_NOTE,
+        f"# {comparison.about.title}",
+        about_lines(comparison.about),
+        *comparison.notes,
+        *map(as_markdown, main),
+        *([p_note(against)] if against else []),
+        *map(as_markdown, against),
+        PUBLISHED_NOTE if shown else NOT_PUBLISHED_NOTE,
     ]
     markdown += map(as_markdown, [*published, *by_source, *by_kind])
-    write_json_atomic(out / "metrics.json", scored)
+    about = {"about": comparison.about.model_dump(mode="json")}
+    write_json_atomic(out / "metrics.json", about | comparison.written())
     write_text_atomic(out / "comparison.csv", as_csv(tables))
     write_text_atomic(out / "comparison.md", "\n\n".join(markdown) + "\n")
     write_text_atomic(out / "report.html", page)
     legend = (
-        "* best   — not asked   [ ] 95% interval   unusable: unparsed or failed answers, counted as wrong"
+        "* best   — not asked   [ ] 95% interval   ± standard deviation over runs   "
+        "unusable: unparsed or failed answers, counted as wrong"
     )
-    return "\n\n".join([*map(as_text, main), *map(as_text, against), legend, *asides])
+    parts = [
+        comparison.about.title,
+        wrapped(about_lines(comparison.about)),
+        *map(as_text, main),
+        *([wrapped(p_note(against))] if against else []),
+        *map(as_text, against),
+        legend,
+        *map(wrapped, comparison.notes),
+    ]
+    return "\n\n".join(parts)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("compare", __doc__)
     parser.add_argument(
-        "rows", nargs="+", metavar="[NAME=]FOLDER", help="evaluation output folders, or prediction files"
+        "rows",
+        nargs="+",
+        metavar="[NAME=]FOLDER[,FOLDER…]",
+        help="evaluation output folders, or prediction files; several of one row are its runs (seeds), shown "
+        "as one with mean and spread",
     )
     parser.add_argument(
         "--data-dir", type=Path, default=Path("data"), help="where clips and annotations are (default data)"
@@ -167,6 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="for report.html, metrics.json, comparison.*",
     )
+    add_partial(parser)
     parser.add_argument(
         "--motion",
         action="store_true",
@@ -187,6 +206,7 @@ def main(argv: list[str] | None = None) -> int:
                     losses=arguments.losses,
                     split=arguments.split,
                     extras=extras,
+                    partial=arguments.partial,
                     motion=arguments.motion,
                 )
             )

@@ -4,13 +4,18 @@ pictures and clips are made of.
 Every file is read once, when the comparison is made; what follows only looks.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
 
 from crashchat.data.annotations import VideoQAs, load_annotations
-from crashchat.data.predictions import Records, crash_starts, unasked, video_name
+from crashchat.data.datasets import describe_use
+from crashchat.data.predictions import Records, video_name
+from crashchat.data.truth import Annotations
 from crashchat.evaluation.score import scores, task_sums
 from crashchat.metrics.blind import (
     BLIND,
@@ -23,13 +28,16 @@ from crashchat.metrics.blind import (
     read_metadata,
 )
 from crashchat.metrics.bootstrap import Difference, paired
-from crashchat.metrics.sums import Sums
+from crashchat.metrics.sums import Sums, joined
 from crashchat.metrics.text import NO_EXTRAS, Extras
-from crashchat.reporting.runs import collect
-from crashchat.reporting.tables import Scores
+from crashchat.reporting.about import About, make_about
+from crashchat.reporting.columns import TITLES
+from crashchat.reporting.runs import Run, collect, remarks
+from crashchat.reporting.tables import Scores, Table
 from crashchat.tasks import TASKS
 from crashchat.video.motion import read_motion
 
+Key = TypeVar("Key")
 # Whose annotations say a video's source, its kind and when its crash begins, whether they were asked or not.
 FACTS = ("crash_recognition", "crash_description", "crash_localization")
 
@@ -38,17 +46,20 @@ FACTS = ("crash_recognition", "crash_description", "crash_localization")
 class Comparison:
     """What was answered, what it scores, and what is known of the videos.
 
+    about: what it is of and how it was made.
     data_dir, split: where the clips and annotations are, and which split was answered.
-    models: the runs' records, the first of which the others are compared with; blind: answers made without
-    looking.
+    runs: the prediction files of all runs of each row, the first of which the others are compared with;
+    models: the records of each row's first run; blind: answers made without looking.
     notes: what a reader must know of them, a sentence each.
     sources, kinds: {video: where it comes from}, {video: the annotated description of what happens}, where
     that is known.
     sums: {row: {task: sums}} of all rows.
     """
 
+    about: About
     data_dir: Path
     split: str
+    runs: dict[str, list[Run]]
     models: Records
     blind: Records
     notes: list[str]
@@ -63,13 +74,59 @@ class Comparison:
 
     @property
     def records(self) -> Records:
-        """The records of all rows, models first."""
-        return self.models | self.blind
+        """The records of all runs of all rows, models first."""
+        pooled = {
+            name: {task: [record for run in runs for record in run[task].records] for task in runs[0]}
+            for name, runs in self.runs.items()
+        }
+        return pooled | self.blind
+
+    @property
+    def answered(self) -> set[str]:
+        """The names of all videos that were asked about."""
+        return {
+            video_name(record["video_path"])
+            for records in asked_tasks(self.models).values()
+            for record in records
+        }
 
     @property
     def tasks(self) -> list[str]:
         """The tasks that some row was asked, in TASKS' order."""
         return list(asked_tasks(self.models))
+
+    @property
+    def asked(self) -> Run:
+        """{task: the first row's file that was asked it}; all rows were asked the same."""
+        return {
+            task: next(runs[0][task] for runs in self.runs.values() if task in runs[0]) for task in self.tasks
+        }
+
+    def mark_partial(self, tables: Iterable[Table]) -> None:
+        """Have the title of each table say of how many of the annotated questions its figures are,
+        where they are not of all.
+        """
+        parts = {task: file.share for task, file in self.asked.items() if file.share}
+        for table in tables:
+            shown = dict.fromkeys(task for *_, task, _ in table.columns if task in parts)
+            told = ", ".join(f"{TITLES[task]} {parts[task]}" for task in shown)
+            table.title += f" (partial: {told})" if told else ""
+
+    def written(self) -> dict[str, dict[str, dict]]:
+        """The scores with what is known of the prediction files that they are of, for JSON."""
+        return {
+            name: {
+                task: figures
+                | self.asked[task].truth_facts()
+                | (
+                    {"files": [run[task].file_facts() for run in self.runs[name]]}
+                    if name in self.runs
+                    else {}
+                )
+                for task, figures in row.items()
+            }
+            for name, row in self.scores.items()
+        }
 
     @cached_property
     def scores(self) -> Scores:
@@ -91,72 +148,95 @@ class Comparison:
 
 
 def make_comparison(
-    rows: dict[str, Path],
+    rows: Mapping[str, Sequence[Path]],
     data_dir: Path,
     split: str = "test",
     extras: Extras = NO_EXTRAS,
+    partial: bool = False,
     motion: bool = False,
 ) -> Comparison:
-    """Read the rows, {name: folder or file}, and the annotations of `split` and of training
+    """Read the rows, {name: a folder or file a run}, and the annotations of `split` and of training
     in data_dir, each file once.
 
-    motion: with the blind row that takes frame differences, for which every video is decoded.
-    Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used.
+    partial: take rows that answered only a part of the annotated questions; motion: with the blind row that
+    takes frame differences, for which every video is decoded. Raises ReportError, PredictionError,
+    AnnotationError or MetricError for what cannot be used.
     """
-    models = collect(rows, split)
+    annotations = Annotations(data_dir, split)
+    runs = collect(rows, annotations, partial)
+    models = {name: _records(of_row[0]) for name, of_row in runs.items()}
     needed = [name for name in TASKS if name in {*asked_tasks(models), *FACTS}]
-    asked = {
-        name: load_annotations([file], data_dir, [name])
-        for name in needed
-        if (file := data_dir / TASKS[name].annotation_file(split)).is_file()
-    }
+    asked = {name: annotated for name in needed if (annotated := annotations.videos(name))}
     sources = _known(
-        ((video.name, video.source) for video in asked.get("crash_recognition", [])), models, "source"
+        ((video.name, video.source) for video in annotations.videos("crash_recognition")), models, "source"
     )
     kinds = _known(
-        ((video.name, video.answer_of("crash_description")) for video in asked.get("crash_description", [])),
+        (
+            (video.name, video.answer_of("crash_description"))
+            for video in annotations.videos("crash_description")
+        ),
         models,
         "gt_caption",
     )
     training = training_videos(models, data_dir)
     blind, notes = blind_rows(models, training, data_dir=data_dir, sources=sources, motion=motion)
-    records = models | blind
-    starts = None
-    if "crash_localization" in asked and any(
-        record.get("crash_start") is None
-        for row in records.values()
-        for record in row.get("pre_crash_localization", [])
-    ):
-        starts = crash_starts(
-            asked["crash_localization"], data_dir / TASKS["crash_localization"].annotation_file(split)
-        )
+    known = {task: tuple(filter(None, (video.answer_of(task) for video in training))) for task in TASKS}
+    starts = annotations.starts()
+    sums = sum_rows(models | blind, starts, extras=extras, known=known)
+    for name, of_row in runs.items():
+        if len(of_row) > 1:
+            each = sum_rows(dict(enumerate(map(_records, of_row))), starts, extras=extras, known=known)
+            sums[name] = {task: joined([run[task] for run in each.values()]) for task in models[name]}
+    read = [file for task in asked for file in annotations.files(task)]
+    used = describe_use(data_dir, read, _by_video(asked), split) if asked else None
     return Comparison(
+        about=make_about(rows, runs, used, data_dir=data_dir, split=split),
         data_dir=data_dir,
         split=split,
+        runs=runs,
         models=models,
         blind=blind,
-        notes=partial_runs(models, asked, split) + notes,
+        notes=[
+            *([note] if (note := source_note(models, sources)) else []),
+            *remarks(runs),
+            *notes,
+        ],
         sources=sources,
         kinds=kinds,
-        sums=sum_rows(records, starts, extras=extras, training=training),
+        sums=sums,
     )
 
 
+def _records(run: Run) -> dict[str, list[dict]]:
+    return {task: file.records for task, file in run.items()}
+
+
+def _by_video(asked: dict[str, list[VideoQAs]]) -> list[VideoQAs]:
+    """The annotated videos of several files, each once with the questions of all."""
+    videos: dict[str, VideoQAs] = {}
+    for annotated in asked.values():
+        for video in annotated:
+            known = videos.setdefault(video.name, replace(video, questions=[]))
+            known.questions.extend(video.questions)
+    return list(videos.values())
+
+
 def sum_rows(
-    records: Records,
+    records: dict[Key, dict[str, list[dict]]],
     starts: dict[str, float] | None = None,
     extras: Extras = NO_EXTRAS,
-    training: Sequence[VideoQAs] = (),
-) -> dict[str, dict[str, Sums]]:
+    known: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> dict[Key, dict[str, Sums]]:
     """{row: {task: sums}} of all rows.
 
-    starts: annotated crash starts, for pre-crash answers that carry none of their own. training: whose
-    answers are the closed set of each task.
+    starts: annotated crash starts, for pre-crash answers that carry none of their own. known: the
+    closed set of answers of each task, the training split's.
     """
-    answers = {task: [video.answer_of(task) for video in training] for task in asked_tasks(records)}
-    more = {task: replace(extras, known=tuple(filter(None, known))) for task, known in answers.items()}
     return {
-        name: {task: task_sums(task, answered, starts, more[task]) for task, answered in row.items()}
+        name: {
+            task: task_sums(task, answered, starts, replace(extras, known=known.get(task, ())))
+            for task, answered in row.items()
+        }
         for name, row in records.items()
     }
 
@@ -178,22 +258,25 @@ def _known(annotated: Iterable[tuple[str, str | None]], records: Records, field:
     return facts
 
 
-def partial_runs(records: Records, asked: dict[str, list[VideoQAs]], split: str) -> list[str]:
-    """Notes on tasks whose annotated questions, asked[task], were not all answered."""
-    notes = []
-    for task, answered in asked_tasks(records).items():
-        missing, unknown = unasked(answered, asked[task]) if task in asked else ([], [])
-        file = TASKS[task].annotation_file(split)
-        if missing:
-            notes.append(
-                f"A partial run: {len(missing)} {task} questions of {file} have no record (first: "
-                f"{missing[0]})."
-            )
-        if unknown:
-            notes.append(
-                f"{len(unknown)} videos of the {task} records are not in {file} (first: {unknown[0]})."
-            )
-    return notes
+def source_note(models: Records, sources: dict[str, str]) -> str | None:
+    """That the source of a video gives recognition away, where it does in these answers' videos."""
+    labels: dict[str, Counter] = {}
+    for record in asked_tasks(models).get("crash_recognition", []):
+        source = sources.get(video_name(record["video_path"]))
+        if source is None:
+            return None
+        labels.setdefault(source, Counter())[record["gt_label"]] += 1
+    alike = {source: next(iter(counts)) for source, counts in labels.items() if len(counts) == 1}
+    if len(alike) < len(labels) or set(alike.values()) != {"Yes", "No"}:
+        return None
+    sides = [
+        ", ".join(f"{source} ({labels[source][label]})" for source in sorted(alike) if alike[source] == label)
+        for label in ("Yes", "No")
+    ]
+    return (
+        f"The source of a video alone gives recognition away here: all videos of {sides[0]} are crashes, "
+        f"none of {sides[1]} is. Read recognition scores with this in mind."
+    )
 
 
 def training_videos(records: Records, data_dir: Path) -> list[VideoQAs]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from crashchat.evaluation.score import parsed_note
+from crashchat.metrics.localization import PARSED_ONLY
 from crashchat.metrics.sums import format_value, is_count
 from crashchat.reporting.columns import HIGHER, LOWER, best_rows
 from crashchat.reporting.tables import Cell, Scores
@@ -44,6 +46,8 @@ def metric_tables(scored: Scores) -> list[MetricTable]:
 
 def _cells(metric: str, rows: dict[str, dict]) -> list[Cell]:
     best = best_rows({name: row[metric] for name, row in rows.items()}, metric)
+    if metric in PARSED_ONLY and len({row["num_scored"] for row in rows.values()}) > 1:
+        best = set()  # of different questions
     cells = []
     for name, row in rows.items():
         # Of a count, an interval would say nothing.
@@ -52,7 +56,9 @@ def _cells(metric: str, rows: dict[str, dict]) -> list[Cell]:
             if metric.startswith(HIGHER + LOWER)
             else (None, None)
         )
-        cells.append(
-            Cell(text=format_value(row[metric]), value=row[metric], low=low, high=high, best=name in best)
-        )
+        text = format_value(row[metric])
+        if metric in PARSED_ONLY and row[metric] is not None:
+            text += f", {parsed_note(row)}"
+        spread = row.get("spread", {}).get(metric)
+        cells.append(Cell(text, row[metric], low=low, high=high, best=name in best, spread=spread))
     return cells

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 
 from crashchat.reporting.tables import Table
 
@@ -32,6 +33,17 @@ def as_text(table: Table) -> str:
     return f"{table.title}\n\n" + "\n\n".join(blocks)
 
 
+def wrapped(text: str) -> str:
+    """Lines of prose for a terminal."""
+    lines = [
+        textwrap.fill(
+            line, 110, subsequent_indent="  " if line.startswith("- ") else "", break_long_words=False
+        )
+        for line in text.splitlines()
+    ]
+    return "\n".join(lines)
+
+
 def as_markdown(table: Table) -> str:
     """A Markdown table, the best in bold, published rows and blind baselines in italics."""
     heads = ["", *(f"{group} {label}" for group, label, *_ in table.columns)]
@@ -50,16 +62,23 @@ def _escaped(text: str) -> str:
 
 
 def as_csv(tables: list[Table]) -> str:
-    """One line a figure: table, row, kind, task, metric, heading, value, low, high, p, best."""
+    """One line a figure. p: as it stands alone; p_holm: corrected for all differences of the file;
+    p_at_floor: p is the smallest that the resamples can show.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ("table", "row", "kind", "task", "metric", "heading", "value", "low", "high", "p", "best")
-    )
+    facts = ("table", "row", "kind", "task", "metric", "heading", "value", "low", "high", "p", "best")
+    writer.writerow((*facts, "p_holm", "p_at_floor", "detectable", "spread"))
     for table in tables:
         for row in table.rows:
             for (_, heading, task, metric), cell in zip(table.columns, row.cells, strict=True):
-                if cell.value is not None:
-                    figures = (cell.value, cell.low, cell.high, cell.p, int(cell.best))
-                    writer.writerow((table.title, row.name, row.kind, task, metric, heading, *figures))
+                if cell.value is None:
+                    continue
+                tested: tuple = (None, None, None)
+                if found := cell.difference:
+                    tested = (found.p_holm, int(found.at_floor), found.detectable)
+                figures = (cell.value, cell.low, cell.high, found.p if found else None, int(cell.best))
+                writer.writerow(
+                    (table.title, row.name, row.kind, task, metric, heading, *figures, *tested, cell.spread)
+                )
     return out.getvalue()

@@ -1,31 +1,17 @@
 """Comparison tables: which figures of which rows stand where, whatever they are then printed on."""
 
-import json
 from dataclasses import dataclass, field
-from importlib.resources import files
 
 from crashchat.metrics.blind import BLIND
-from crashchat.metrics.bootstrap import Difference
+from crashchat.metrics.bootstrap import Difference, corrected
 from crashchat.metrics.sums import Sums, format_value
 from crashchat.reporting.columns import HEADLINES, MAIN, TITLES, best_rows
 from crashchat.tasks import GROUPS, TASKS
 
-# The published figures' names and ours; the paper does not say which ROUGE it gives.
-_PUBLISHED = {
-    "macro_precision": "macro_precision",
-    "macro_recall": "macro_recall",
-    "macro_f1": "macro_f1",
-    "bleu": "BLEU",
-    "rouge": "rougeL_f",
-    "bertscore": "BERTScore",
-    "miou": "mIoU",
-    "ap30": "AP@30",
-    "ap50": "AP@50",
-    "ap70": "AP@70",
-}
-
 # Answers that do not parse and videos that failed, which the strict figures count as wrong.
 UNUSABLE = "num_unparsed + num_failed"
+
+DETECTABLE = "detectable (80% power)"
 
 Scores = dict[str, dict[str, dict]]  # {row: {task: {metric: value}}}
 
@@ -34,7 +20,8 @@ Scores = dict[str, dict[str, dict]]  # {row: {task: {metric: value}}}
 class Cell:
     """One figure.
 
-    text: as shown; low, high: its 95% interval; p: of a difference; best: of its column, or a p below 0.05.
+    text: as shown; low, high: its 95% interval; spread: the standard deviation over runs; difference: what a
+    difference says of itself; best: of its column, or a corrected p below 0.05.
     """
 
     text: str
@@ -42,7 +29,8 @@ class Cell:
     low: float | None = None
     high: float | None = None
     best: bool = False
-    p: float | None = None
+    spread: float | None = None
+    difference: Difference | None = None
 
     @property
     def interval(self) -> str:
@@ -52,12 +40,19 @@ class Cell:
     def behind(self) -> str:
         """What stands behind the figure in a line of text."""
         parts = [f"[{self.interval}]"] if self.interval else []
-        return " ".join(parts if self.p is None else [*parts, f"p {self.p:.3f}"])
+        return " ".join([*parts, *([self.aside] if self.aside else [])])
+
+    @property
+    def aside(self) -> str:
+        """A difference's p-value; how far the runs of a row lie apart."""
+        if self.difference is not None:
+            return self.difference.p_text
+        return "" if self.spread is None else f"± {self.spread:.3f}"
 
 
 @dataclass
 class Row:
-    """A line of a table. kind: model, blind or published."""
+    """A line of a table. kind: model, blind, published, or power (the smallest difference it can show)."""
 
     name: str
     kind: str
@@ -96,7 +91,7 @@ def _unusable(metrics: dict) -> int:
     return metrics["num_unparsed"] + metrics["num_failed"]
 
 
-def _filled(table: Table, scores: Scores) -> Table:
+def filled(table: Table, scores: Scores) -> Table:
     """The table with a line for each row of `scores` that was asked anything in it,
     the best of each column marked.
     """
@@ -114,14 +109,15 @@ def _filled(table: Table, scores: Scores) -> Table:
                 continue
             value = _unusable(row[task]) if metric == UNUSABLE else row[task].get(metric)
             low, high = row[task].get("intervals", {}).get(metric, (None, None))
+            spread = row[task].get("spread", {}).get(metric)
             cells.append(
-                Cell(text=format_value(value), value=value, low=low, high=high, best=name in winners)
+                Cell(format_value(value), value, low=low, high=high, best=name in winners, spread=spread)
             )
         table.rows.append(Row(name, kind_of(name), cells))
     return table
 
 
-def _headlines(scores: Scores, tasks: tuple[str, ...]) -> list[tuple[str, str, str, str]]:
+def headlines(scores: Scores, tasks: tuple[str, ...]) -> list[tuple[str, str, str, str]]:
     """The columns of `tasks`; a figure that no row has (BERTScore without a model) gets none."""
     return [
         (TITLES[task], label, task, metric)
@@ -139,51 +135,11 @@ def strategy_tables(scores: Scores) -> list[Table]:
     for group, tasks in GROUPS.items():
         columns = []
         for task in tasks:
-            headlines = _headlines(scores, (task,))
-            if headlines:
-                columns += [*headlines, (TITLES[task], "unusable", task, UNUSABLE)]
+            shown = headlines(scores, (task,))
+            if shown:
+                columns += [*shown, (TITLES[task], "unusable", task, UNUSABLE)]
         if columns:
-            tables.append(_filled(Table(f"{group} tasks", columns), scores))
-    return tables
-
-
-def read_published() -> dict:
-    """The paper's results (arXiv 2512.18878): {"results": {model: {task: {name: value}}},
-    "source": …, "read_off_a_plot": …}.
-    """
-    return json.loads(
-        files("crashchat.reporting").joinpath("published_results.json").read_text(encoding="utf-8")
-    )
-
-
-def published_tables(scores: Scores) -> list[Table]:
-    """The models' figures in the released scripts' terms beside the published ones,
-    which were made with those.
-    """
-    published = read_published()
-    theirs: Scores = {
-        model: {
-            task: {_PUBLISHED[name]: float(value) for name, value in row.items()}
-            for task, row in tasks.items()
-        }
-        for model, tasks in published["results"].items()
-    }
-    ours = {
-        name: {task: metrics["released"] for task, metrics in row.items()}
-        for name, row in scores.items()
-        if kind_of(name) == "model"
-    }
-    tables = []
-    for group, tasks in GROUPS.items():
-        if not any(task in row for row in ours.values() for task in tasks):
-            continue
-        # A model called as one of theirs must not hide it.
-        both = {f"{name} (published)": row for name, row in theirs.items()} | ours
-        table = _filled(Table(f"{group} tasks beside the published figures", _headlines(theirs, tasks)), both)
-        for row in table.rows:
-            if row.name not in ours:
-                row.kind = "published"
-        tables.append(table)
+            tables.append(filled(Table(f"{group} tasks", columns), scores))
     return tables
 
 
@@ -233,38 +189,73 @@ def breakdown_tables(
 
 
 def difference_tables(differences: dict[str, dict[str, dict[str, Difference]]], base: str) -> list[Table]:
-    """{row: {task: {metric: its difference to the base}}} as the paper's two tables;
-    a p-value below 0.05 is bold.
+    """{row: {task: {metric: its difference to the base}}} as the paper's two tables.
+
+    The p-values of all differences shown are one family, corrected by Holm; one below 0.05 is bold. The last
+    row is the smallest true difference that the test set shows four times in five.
     """
+    shown = [
+        (name, task, metric)
+        for name, row in differences.items()
+        for task in row
+        for metric, _ in HEADLINES[task]
+        if metric in row[task]
+    ]
+    family = corrected([differences[name][task][metric] for name, task, metric in shown])
+    found = dict(zip(shown, family, strict=True))
     tables = []
     for group, tasks in GROUPS.items():
         columns = [
             (TITLES[task], label, task, metric)
             for task in tasks
             for metric, label in HEADLINES[task]
-            if any(metric in row.get(task, {}) for row in differences.values())
+            if any((name, task, metric) in found for name in differences)
         ]
         table = Table(f"{group} tasks, difference to {base}", columns)
-        for name, row in differences.items():
-            cells = []
-            for *_, task, metric in columns:
-                found = row.get(task, {}).get(metric)
-                if found is None:
-                    cells.append(Cell("—"))
-                else:
-                    significant = found.p < 0.05
-                    cells.append(
-                        Cell(
-                            text=f"{found.value:+.3f}",
-                            value=found.value,
-                            low=found.low,
-                            high=found.high,
-                            best=significant,
-                            p=found.p,
-                        )
-                    )
+        for name in differences:
+            cells = [_difference_cell(found.get((name, task, metric))) for *_, task, metric in columns]
             if any(cell.value is not None for cell in cells):
                 table.rows.append(Row(name, kind_of(name), cells))
         if table.rows:
+            table.rows.append(
+                Row(DETECTABLE, "power", [_detectable(table.rows, at) for at in range(len(columns))])
+            )
             tables.append(table)
     return tables
+
+
+def family_size(tables: list[Table]) -> int:
+    """How many differences were tested together."""
+    return sum(cell.difference is not None for table in tables for row in table.rows for cell in row.cells)
+
+
+def p_note(tables: list[Table]) -> str:
+    """What the p-values of difference tables are."""
+    return (
+        f"p: two-sided, by paired bootstrap, corrected by Holm for the {family_size(tables)} differences "
+        f"shown; ≤ where no resample went the other way. {DETECTABLE}: a true difference of "
+        "that size would be found at p < 0.05, uncorrected, four times in five."
+    )
+
+
+def _difference_cell(found: Difference | None) -> Cell:
+    if found is None:
+        return Cell("—")
+    return Cell(
+        text=f"{found.value:+.3f}",
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        best=found.significant,
+        difference=found,
+    )
+
+
+def _detectable(rows: list[Row], at: int) -> Cell:
+    """The largest of a column's rows: what every one of them would have shown."""
+    known = [
+        found.detectable
+        for row in rows
+        if (found := row.cells[at].difference) is not None and found.detectable is not None
+    ]
+    return Cell(f"{max(known):.3f}", max(known)) if known else Cell("—")

@@ -17,18 +17,25 @@ from fastapi import FastAPI, HTTPException, Request
 from gradio.route_utils import MultiPartException, upload_fn
 from gradio.routes import file_upload_statuses
 
-from crashchat.analysis.cards import card_html, clock
+from crashchat.analysis.cards import banner_html, card_html, clock
 from crashchat.analysis.options import VIDEO_SUFFIXES
-from crashchat.analysis.results import FAILED
+from crashchat.analysis.results import FAILED, ModelIdentity
 from crashchat.answering.answerer import BASE
+from crashchat.checkpoints.model_card import warnings_of
 from crashchat.serving.clip_service import ClipService
+from crashchat.tasks import LINGUISTIC, PERCEPTION
 
 TEMPLATES = files("crashchat") / "templates"
 CSS = (
     ".gradio-container { max-width: 1100px !important; margin: 0 auto; } footer { display: none !important; }"
 )
 LONGEST_TEXT = 2000  # of a question, in characters
-NAMES = {None: "model", BASE: "base model"}
+NAMES = {
+    None: "model",
+    BASE: "base model alone",
+    LINGUISTIC: "linguistic adapter (what happens, and why)",
+    PERCEPTION: "perception adapter (when)",
+}
 
 
 class Page(gr.Blocks):
@@ -70,14 +77,15 @@ def _session(request: gr.Request) -> str:
 
 def build_page(service: ClipService) -> Page:
     """The page on a service."""
-    limits, adapters = service.limits, service.cascade.adapter_choices()
-    choices = [(NAMES.get(adapter, adapter or ""), adapter or "") for adapter in adapters]
+    limits, cascade = service.limits, service.cascade
+    names = NAMES if len(set(cascade.adapters.values())) > 1 else NAMES | {LINGUISTIC: "adapter"}
+    choices = [(names.get(adapter, adapter or ""), adapter or "") for adapter in cascade.adapter_choices()]
 
     def analyze(upload: dict | None, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
-        """Card, chat and its hint for a dropped clip; without one everything is cleared."""
+        """Card, chat, its hint and its button for a dropped clip; without one everything is cleared."""
         if upload is None:
             service.drop(_session(request))
-            return "", [], gr.update(interactive=False, placeholder="")
+            return "", [], gr.update(interactive=False, placeholder=""), gr.update(interactive=False)
         name = Path(upload["path"]).name
         path = service.claim(upload["path"])
         opened = None
@@ -91,7 +99,7 @@ def build_page(service: ClipService) -> Page:
                 path.unlink(missing_ok=True)
         card = card_html(analysis.result, analysis.strips, f"clips/{opened.token}" if opened else None)
         if opened is None:
-            return card, [], gr.update(interactive=False, placeholder="")
+            return card, [], gr.update(interactive=False, placeholder=""), gr.update(interactive=False)
         start, end = service.subject(opened)
         return (
             card,
@@ -99,6 +107,7 @@ def build_page(service: ClipService) -> Page:
             gr.update(
                 interactive=True, placeholder=f"a question about {clock(start)} – {clock(end)} of this clip"
             ),
+            gr.update(interactive=True),
         )
 
     def guarded(upload: dict | None, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
@@ -107,7 +116,8 @@ def build_page(service: ClipService) -> Page:
         except Exception as error:
             # The page must show what went wrong, and the server go on.
             traceback.print_exc()
-            return f"<p><b>{html.escape(str(error))}</b></p>", [], gr.update(interactive=False)
+            off = gr.update(interactive=False)
+            return f"<p><b>{html.escape(str(error))}</b></p>", [], off, off
 
     def ask(question: str | None, adapter: str | None, request: gr.Request):
         """The chat with one more question and its answer; each question is answered by itself."""
@@ -128,6 +138,10 @@ def build_page(service: ClipService) -> Page:
         service.drop(_session(request))
 
     with Page(service, title="CrashChat", analytics_enabled=False, delete_cache=(600, 1800)) as page:
+        gr.HTML(
+            banner_html(warnings_of(cascade.cards.values()), ModelIdentity.model_validate(cascade.identity)),
+            elem_id="model",
+        )
         gr.Markdown(
             "# One clip in, a crash report out\n"
             f"Up to {limits.max_bytes / 2**20:.0f} MiB and {clock(limits.max_seconds, False)}. "
@@ -153,19 +167,26 @@ def build_page(service: ClipService) -> Page:
                 placeholder="drop a clip first",
                 max_length=LONGEST_TEXT,
             )
+            send = gr.Button("Ask", interactive=False, scale=0, min_width=80, elem_id="ask")
             adapter = gr.Dropdown(
                 choices, value=choices[0][1], label="answered by", visible=len(choices) > 1, elem_id="adapter"
             )
         clip.change(
             guarded,
             clip,
-            [card, chat, question],
+            [card, chat, question, send],
             show_progress="full",
             show_progress_on=card,
             api_visibility="private",
             preprocess=False,  # it would leave an empty file for each upload
         )
-        question.submit(ask, [question, adapter], [question, chat], api_visibility="private")
+        gr.on(
+            [question.submit, send.click],
+            ask,
+            [question, adapter],
+            [question, chat],
+            api_visibility="private",
+        )
         page.unload(close)
     page.state_session_capacity = 4 * limits.kept  # Gradio keeps each page's last card
     page.queue(max_size=limits.queue, default_concurrency_limit=2, api_open=False)

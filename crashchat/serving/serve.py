@@ -30,6 +30,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from crashchat.analysis.clip import MEBIBYTE
 from crashchat.analysis.options import AnalyzeError, add_model_options, cascade_of
 from crashchat.analysis.results import FAILED, ClipResult
+from crashchat.checkpoints.model_card import warnings_of
 from crashchat.command import make_parser
 from crashchat.errors import CrashChatError, error_line
 from crashchat.serving.clip_service import Busy, ClipService, Limits
@@ -55,7 +56,8 @@ def create_app(service: ClipService, password: str | None = None, hosts: list[st
 
     @app.get("/api/health")
     def health() -> dict:
-        return {"status": "ok", "model": service.cascade.identity}
+        warnings = warnings_of(service.cascade.cards.values())
+        return {"status": "ok", "warnings": warnings, "model": service.cascade.identity}
 
     @app.post("/api/analyze")
     def analyze_upload(file: UploadFile) -> ClipResult:

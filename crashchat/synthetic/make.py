@@ -31,7 +31,7 @@ from crashchat.tasks import TASKS, VIDEO_TAG
 
 MANIFEST = "manifest.json"
 CARD = DatasetCard(
-    name="CrashChat drawings",
+    name="CrashChat synthetic",
     drawn=True,
     description="Drawn road scenes, made by crashchat synthesize: no footage, no real cars, no real crashes.",
 )

@@ -17,13 +17,16 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.checkpoints.layouts import read_vision_config
+from crashchat.checkpoints.model_card import write_card
 from crashchat.command import run_command
 from crashchat.config import TrainConfig, check_share, save_config
 from crashchat.data.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
+from crashchat.data.datasets import describe_use
 from crashchat.files import held, sync
 from crashchat.model.videollama3 import CrashChatModel, add_adapter, trainable_parameters
 from crashchat.processes import choose_device, local_device, print_once, process_count, rank
 from crashchat.training.batches import QuestionDataset, QuestionSampler
+from crashchat.training.card import card_of, with_outcome
 from crashchat.training.losses import plot_losses
 from crashchat.training.resuming import (
     RESOLVED_CONFIG,
@@ -38,13 +41,17 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 FULL_MODEL = "model"
 
 
+def question_files(config: TrainConfig, split: str) -> list[Path]:
+    """The annotation files of a split. Raises AnnotationError naming the first that is missing."""
+    return config.annotation_files.get(split) or annotation_paths(config.data_dir, config.tasks, split)
+
+
 def load_videos(config: TrainConfig, split: str) -> list[VideoQAs]:
     """The videos of a split and the configured tasks' questions on them; every video must be there.
 
     Raises AnnotationError that lists missing videos: a run must not stop at a hole hours later.
     """
-    paths = config.annotation_files.get(split) or annotation_paths(config.data_dir, config.tasks, split)
-    videos = load_annotations(paths, config.data_dir, config.tasks or None)
+    videos = load_annotations(question_files(config, split), config.data_dir, config.tasks or None)
     missing = [str(video.path) for video in videos if not video.path.is_file()]
     if missing:
         raise AnnotationError(
@@ -130,6 +137,13 @@ def _train(config: TrainConfig) -> Path:
         token_compression=config.token_compression,
     )
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
+    card = None
+    if main_process:
+        uses = [
+            describe_use(config.data_dir, question_files(config, split), videos, split)
+            for split, videos in (("train", train_videos), ("val", val_videos))
+        ]
+        card = card_of(config, settings, videos=train_videos, uses=uses)
     base = load_model(
         config.base_model,
         tokenizer,
@@ -212,13 +226,15 @@ def _train(config: TrainConfig) -> Path:
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    if main_process:
+    if card:  # the first process's
         plot_losses(trainer.state.log_history, config.output_dir / "loss.png")
         best = Path(trainer.state.best_model_checkpoint or complete_checkpoints(config.output_dir)[0])
+        card = with_outcome(card, steps=trainer.state.global_step, best=best, loss=trainer.state.best_metric)
         if config.finetune == "full":
             best_model = load_model(best, tokenizer, device=torch.device("cpu"))
-            save_checkpoint(best_model, tokenizer, settings, result)
+            save_checkpoint(best_model, tokenizer, settings, folder=result, card=card)
         else:
+            write_card(result, card)
             for name in reversed(ADAPTER_FILES):  # the config last: with it, the adapter is complete
                 temporary = config.output_dir / f".{name}"
                 shutil.copyfile(best / name, temporary)

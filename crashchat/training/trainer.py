@@ -155,7 +155,9 @@ class QuestionTrainer(Trainer):
         loader = QuestionLoader(dataset, shares, self.config.num_workers)
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64)
-        progress = tqdm(loader, desc="validation", leave=False, disable=not self.is_world_process_zero())
+        progress = tqdm(
+            loader, desc="validation", leave=False, disable=None if self.is_world_process_zero() else True
+        )
         for index, inputs in enumerate(progress):
             (batch,), (videos,) = self._prepare_input(inputs["batches"]), inputs["videos"]  # one video
             sums = self.run_model(self.model, batch, videos)

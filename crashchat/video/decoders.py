@@ -224,7 +224,8 @@ def read_around(plan: ReadPlan, span: tuple[float, float]) -> torch.Tensor:
         if len(pictures) == len(wanted):
             return torch.cat([pictures[tick] for tick in ticks])
     lost = len(wanted) - len(pictures)
-    raise VideoError(plan.file, f"damaged: {lost} frames of {span[0]:.1f} - {span[1]:.1f} s can't be decoded")
+    frames = f"{lost} frame{'s' if lost > 1 else ''}"
+    raise VideoError(plan.file, f"damaged: {frames} of {span[0]:.1f} - {span[1]:.1f} s can't be decoded")
 
 
 def _decode_some(plan: ReadPlan, wanted: list[int], run_up: float | None) -> dict[int, torch.Tensor]:

@@ -310,7 +310,8 @@ def test_what_cannot_run_says_so_and_ends_with_2(tiny_base, flash_adapters, tmp_
 
 
 def test_files_folders_and_globs_name_clips_once(tmp_path):
-    for name in ("a/one.mp4", "a/deep/two.MOV", "a/notes.txt", "b/one.mp4", "b/[x].mkv", "c/readme.md"):
+    files = ("a/one.mp4", "a/deep/two.MOV", "a/moving.gif", "a/notes.txt", "a/.hidden", "b/one.mp4")
+    for name in (*files, "b/[x].mkv", "c/readme.md", "c/a.dav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     a, b, c = tmp_path / "a", tmp_path / "b", tmp_path / "c"
@@ -325,6 +326,7 @@ def test_files_folders_and_globs_name_clips_once(tmp_path):
     ]
     found = [
         a / "deep" / "two.MOV",
+        a / "moving.gif",
         a / "one.mp4",
         b / "[x].mkv",
         b / "one.mp4",
@@ -332,7 +334,9 @@ def test_files_folders_and_globs_name_clips_once(tmp_path):
         a / "notes.txt",
         tmp_path / "*.avi",
     ]
-    assert find_clips(words) == found
+    # What is named itself is tried, whatever its ending.
+    assert find_clips(words) == (found, [c / "a.dav", c / "readme.md"])
+    assert find_clips([str(a)])[1] == [a / "notes.txt"]
     names = name_clips([Path("a/one.mp4"), Path("b/one.mp4"), Path("b/two.mp4"), Path("report.mp4")])
     assert list(names.values()) == ["a__one.mp4", "b__one.mp4", "two", "report_"]
 

@@ -178,7 +178,7 @@ def test_what_cannot_be_listed_is_a_clip_that_fails(tmp_path):
         os.close(last)
         inside /= "d" * 200
     os.close(handle)
-    found = find_clips([str(tmp_path), str(inside / "clip.mp4")])
+    found, _ = find_clips([str(tmp_path), str(inside / "clip.mp4")])
     assert tmp_path / "good.mp4" in found and len(found) == 3
     for path in found[:2]:
         if path != tmp_path / "good.mp4":

@@ -6,7 +6,15 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from crashchat.analysis.results import CRASH, FAILED, NO_CRASH, UNDECIDED, Interval, Window
+from crashchat.analysis.results import (
+    CONTRADICTION,
+    CRASH,
+    FAILED,
+    NO_CRASH,
+    UNDECIDED,
+    Interval,
+    Window,
+)
 from crashchat.analysis.windows import (
     WindowError,
     WindowSettings,
@@ -19,6 +27,7 @@ from crashchat.analysis.windows import (
 from crashchat.answering.answerer import BASE, VideoContext
 from crashchat.answering.cascade import Cascade, load_cascade
 from crashchat.answering.generate import answer_questions, decode
+from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model
 from crashchat.checkpoints.layouts import CheckpointError
@@ -180,7 +189,13 @@ def test_constrained_answers_always_parse(tiny_base):
 
 def test_models_are_told_apart_by_content(cascade, tiny_base, flash_adapters, tmp_path):
     copy = shutil.copytree(flash_adapters[0], tmp_path / "another name")
-    assert cascade.identity[LINGUISTIC] == {"name": "flash_linguistic", "sha256": content_hash(copy, FILES)}
+    assert cascade.identity[LINGUISTIC] == {
+        "name": "flash_linguistic",
+        "sha256": content_hash(copy, FILES),
+        "trained_on": None,
+        "unknown": [],
+    }
+    assert cascade.identity[BASE]["trained_on"] == [{"name": "CrashChat synthetic", "drawn": True}]
     weights = copy / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x07")
     assert content_hash(copy, FILES) != cascade.identity[LINGUISTIC]["sha256"]
@@ -249,8 +264,38 @@ def test_times_move_to_the_recordings_clock_and_contradictions_are_told(cascade)
     assert any("interval lies behind the end of what was shown (7.0 s)" in note for note in short.notes)
 
 
+@pytest.mark.parametrize(
+    "crash, described, status",
+    [
+        (False, "ego-car hits a crossing.", CONTRADICTION),
+        (True, "no collision.", CONTRADICTION),
+        (True, "No collision", CONTRADICTION),
+        (True, "car hits a truck.", CRASH),
+        (False, "no collision.", NO_CRASH),
+        (False, "", NO_CRASH),
+        (None, "car hits a truck.", UNDECIDED),
+    ],
+)
+def test_answers_that_contradict_each_other_are_a_status_of_their_own(crash, described, status):
+    words = {True: "Yes", False: "No", None: "Maybe"}[crash]
+    answers = [
+        Answer("crash_recognition", LINGUISTIC, words, 0.6),
+        Answer("crash_description", LINGUISTIC, described),
+        Answer("crash_localization", PERCEPTION, INTERVAL),
+    ]
+    output = CascadeOutput(crash, 0.6, tuple(answers[: 3 if crash else 2]))
+    window = window_of(output, (0.0, 15.0))
+    assert window.status == status and window.saw_crash == (crash is True)
+    assert any("but the description is" in note for note in window.notes) == (status == CONTRADICTION)
+    # A crash that was seen is an event, whatever the description says of it.
+    events = find_events([window], 15.0, WindowSettings(20, 15))
+    assert [(event.start, event.end) for event in events] == ([(8.0, 12.0)] if crash else [])
+
+
 def test_a_clip_is_what_its_windows_are():
     calm, broken = Window(start=0, end=20, status=NO_CRASH), failed_window((0, 20), "cut off")
     unsure = Window(start=0, end=20, status=UNDECIDED)
     assert status_of([calm, broken]) == NO_CRASH and status_of([calm, unsure]) == UNDECIDED
     assert status_of([unsure, found(0, None)]) == CRASH and status_of([broken]) == FAILED
+    torn = Window(start=0, end=20, status=CONTRADICTION)
+    assert status_of([calm, torn, unsure]) == CONTRADICTION and status_of([torn, found(0, None)]) == CRASH

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -31,13 +30,13 @@ from crashchat.checkpoints.layouts import (
     rename_key,
     stored_dtype,
 )
-from crashchat.config import ROOT
 from crashchat.files import FolderError
 from crashchat.model.packing import pack
 from crashchat.model.sequence import Branch, build_sequence
 from crashchat.model.videollama3 import add_adapter
 from crashchat.tasks import question_text
 from crashchat.video.tokens import VisualTokens
+from tests.helpers.commands import crashchat, run
 from tests.helpers.models import CPU, visual_of
 
 
@@ -197,19 +196,6 @@ def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_token
         load_adapter(model, tmp_path / "one", "three")
 
 
-def convert(*words, ok: bool = True) -> str:
-    """Run the conversion tool; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "crashchat", "convert", *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.returncode == 0) == ok, done.stderr
-    return done.stdout + done.stderr
-
-
 def logits_of(folder: Path, shared: Path, adapter: Path | None = None) -> list[float]:
     """Losses of the golden cases with the recorded pixel values, to the last bit."""
     reference = shared / "golden" / "reference"
@@ -238,10 +224,10 @@ def logits_of(folder: Path, shared: Path, adapter: Path | None = None) -> list[f
 def test_every_layout_and_back_is_bit_identical(shared, tmp_path):
     reference = shared / "golden" / "reference"
     vision = ["--vision-config", reference / "vision" / "config.json"]
-    convert(reference / "base", tmp_path / "native", *vision)
-    convert(tmp_path / "native", tmp_path / "hub", "--to", "hub")
-    convert(tmp_path / "hub", tmp_path / "local", "--to", "local")
-    convert(tmp_path / "local", tmp_path / "again")
+    run(sys.executable, "-m", "crashchat", "convert", reference / "base", tmp_path / "native", *vision)
+    crashchat("convert", tmp_path / "native", tmp_path / "hub", "--to", "hub")
+    crashchat("convert", tmp_path / "hub", tmp_path / "local", "--to", "local")
+    crashchat("convert", tmp_path / "local", tmp_path / "again")
     original = torch.load(reference / "base" / "pytorch_model.bin", weights_only=True)
     local = load_file(tmp_path / "local" / "model.safetensors")
     assert local.keys() == original.keys() and all(torch.equal(local[key], original[key]) for key in local)
@@ -249,8 +235,8 @@ def test_every_layout_and_back_is_bit_identical(shared, tmp_path):
     assert native.keys() == again.keys() and all(torch.equal(native[key], again[key]) for key in native)
     assert VideoLlama3ForConditionalGeneration.from_pretrained(tmp_path / "native") is not None
 
-    convert(reference / "lora", tmp_path / "adapter")
-    convert(tmp_path / "adapter", tmp_path / "released", "--to", "local")
+    crashchat("convert", reference / "lora", tmp_path / "adapter")
+    crashchat("convert", tmp_path / "adapter", tmp_path / "released", "--to", "local")
     for layout in ("native", "hub", "local", "again"):
         logits_of(tmp_path / layout, shared)
         for adapter in (reference / "lora", tmp_path / "adapter", tmp_path / "released"):
@@ -264,51 +250,30 @@ def test_every_entry_point_takes_the_released_forms(shared, tiny_data, tmp_path)
     reference = shared / "golden" / "reference"
     vision = reference / "vision" / "config.json"
 
-    def answers(name: str, layout: str, *words: str) -> list[str]:
-        settings = [
+    def answers(name: str, layout: str, *settings: str) -> list[str]:
+        output = crashchat(
+            "evaluate",
+            "configs/eval/crash_description.yaml",
+            "model_name=m",
             f"output_dir={tmp_path / name}",
             f"data_dir={tiny_data}",
             "max_new_tokens=8",
             "max_frames=4",
             "num_workers=0",
-        ]
-        command = [
-            sys.executable,
-            "-m",
-            "crashchat",
-            "evaluate",
-            ROOT / "configs" / "eval" / "crash_description.yaml",
-        ]
-        command += ["model_name=m", *settings, *words]
-        done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        assert f"{layout} layout" in done.stdout
+            *settings,
+        )
+        assert f"{layout} layout" in output
         (path,) = (tmp_path / name).glob("*/m/*_predict.json")
         return [record["raw_response"] for record in json.loads(path.read_text())]
 
-    expected = answers(
-        "unmerged",
-        "local",
-        f"model={reference / 'base'}",
-        f"adapter={reference / 'lora'}",
-        f"vision_config={vision}",
-    )
+    base, adapter = reference / "base", reference / "lora"
+    expected = answers("unmerged", "local", f"model={base}", f"adapter={adapter}", f"vision_config={vision}")
     assert any(expected)
     for layout in LAYOUTS:
-        command = [
-            sys.executable,
-            "-m",
-            "crashchat",
-            "merge",
-            "--base",
-            reference / "base",
-            "--adapter",
-            reference / "lora",
-        ]
-        command += ["--out", tmp_path / f"merged_{layout}", "--to", layout, "--vision-config", vision]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0 and f"{layout} layout" in done.stdout, done.stderr
-        assert answers(layout, layout, f"model={tmp_path / f'merged_{layout}'}") == expected
+        merged = tmp_path / f"merged_{layout}"
+        words = ["--base", base, "--adapter", adapter, "--out", merged, "--to", layout]
+        assert f"{layout} layout" in crashchat("merge", *words, "--vision-config", vision)
+        assert answers(layout, layout, f"model={merged}") == expected
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
@@ -316,17 +281,19 @@ def test_nothing_is_written_outside_the_destination(tiny_base, tmp_path):
     """A destination that is a link, or a source whose files are links, leads nowhere else."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    assert "is not empty" in convert(tiny_base, tmp_path / "link", ok=False)
+    assert "is not empty" in crashchat("convert", tiny_base, tmp_path / "link", ok=False)
     source = tmp_path / "source"
     shutil.copytree(tiny_base, source)
     (tmp_path / "victim.json").write_text("kept")
     (source / "generation_config.json").unlink(missing_ok=True)
     (source / "generation_config.json").symlink_to(tmp_path / "victim.json")
     (source / "model.py").write_text("raise SystemExit")
-    assert "a link out of its folder" in convert(source, tmp_path / "out", "--to", "local", ok=False)
+    assert "a link out of its folder" in crashchat(
+        "convert", source, tmp_path / "out", "--to", "local", ok=False
+    )
     assert not (tmp_path / "out").exists()
     (source / "generation_config.json").unlink()
-    convert(source, tmp_path / "out", "--to", "local")
+    crashchat("convert", source, tmp_path / "out", "--to", "local")
     assert (tmp_path / "victim.json").read_text() == "kept" and list((tmp_path / "elsewhere").iterdir()) == []
     assert (
         not (tmp_path / "out" / "generation_config.json").is_symlink()
@@ -336,7 +303,7 @@ def test_nothing_is_written_outside_the_destination(tiny_base, tmp_path):
 
 def test_heads_are_never_guessed_and_nothing_is_left_half_written(shared, tmp_path):
     reference = shared / "golden" / "reference"
-    output = convert(reference / "base", tmp_path / "out", ok=False)
+    output = crashchat("convert", reference / "base", tmp_path / "out", ok=False)
     assert "missing: model.vision_model" in output and "--vision-config" in output
     assert list(tmp_path.iterdir()) == []
 

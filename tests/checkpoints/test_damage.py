@@ -18,6 +18,7 @@ from crashchat.checkpoints.adapters import load_adapter, read_adapter, write_ada
 from crashchat.checkpoints.conversion import convert
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings
 from crashchat.checkpoints.layouts import CheckpointError
+from crashchat.checkpoints.model_card import read_card
 from crashchat.config import CONFIG_DIR, ROOT, TrainConfig, load_config
 from crashchat.data.annotations import load_annotations
 from crashchat.data.journals import PredictionJournal
@@ -72,6 +73,7 @@ def test_a_damaged_checkpoint(copy, tmp_path, seed):
     def use():
         tokenizer = load_tokenizer(copy)
         load_video_settings(copy)
+        read_card(copy)
         load_model(copy, tokenizer, CPU)
 
     loaded = told(use, copy)
@@ -335,7 +337,12 @@ def test_a_full_disk_is_one_line(command, small_disk, tiny_base, adapter, tiny_d
     asked = json.loads((tiny_data / TASKS["crash_recognition"].annotation_file("test")).read_text())
     predictions = tmp_path / "predict.json"
     predictions.write_text(
-        json.dumps([predicted(n) | {"video_path": one["video"][0]} for n, one in enumerate(asked)])
+        json.dumps(
+            [
+                predicted(n, answer=one["conversations"][1]["value"]) | {"video_path": one["video"][0]}
+                for n, one in enumerate(asked)
+            ]
+        )
     )
     if command in ("eval", "score"):  # what they write is small: nothing is left for it
         with open(small_disk / "filler", "wb", buffering=0) as file:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from crashchat.config import ROOT
-from crashchat.data.predictions import newest_predictions, prediction_path
+from crashchat.data.predictions import make_record, newest_predictions, prediction_path
 from crashchat.evaluation.score import main
 from crashchat.tasks import TASKS
 from tests.metrics.test_metrics import CRASHES, expected, golden
@@ -28,15 +28,23 @@ def run_script(
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def some_predictions(task_name: str) -> list[dict]:
+def some_predictions(task_name: str, answer: str | None = None) -> list[dict]:
+    """Three records, wholly right unless another `answer` is given."""
     task = TASKS[task_name]
-    numbers = task.group == "perception"
-    fields = dict.fromkeys(
-        (*task.gt_fields, *task.pred_fields),
-        1.5 if numbers else "No" if "label" in task.gt_fields[0] else "car hits a car",
-    )
-    common = {"prompt": "", "raw_response": "", "crash_start": 3.0}
-    return [{"data_id": n, "video_path": f"data/videos/{n}.mp4", **common, **fields} for n in range(3)]
+    times = {"crash_localization": "1.5 - 1.5 seconds", "pre_crash_localization": "1.5 seconds"}
+    right = times.get(task_name, "No" if task_name == "crash_recognition" else "car hits a car")
+    return [
+        make_record(
+            task,
+            n,
+            video_path=f"data/videos/{n}.mp4",
+            prompt=task.prompt,
+            raw_response=right if answer is None else answer,
+            answer=right,
+            crash_start=3.0,
+        )
+        for n in range(3)
+    ]
 
 
 @pytest.mark.parametrize("task_name", TASKS)
@@ -84,15 +92,15 @@ def test_script_scores_a_released_file_in_the_released_terms(shared, task_name, 
 def test_script_compares_two_models(tmp_path, capsys):
     records = some_predictions("crash_recognition")
     for name, answer in (("right", "No"), ("wrong", "Yes")):
-        (tmp_path / f"{name}.json").write_text(
-            json.dumps([{**record, "pred_label": answer} for record in records])
-        )
+        (tmp_path / f"{name}.json").write_text(json.dumps(some_predictions("crash_recognition", answer)))
     (tmp_path / "fewer.json").write_text(json.dumps(records[:2]))
     words = ["--predictions", str(tmp_path / "right.json"), "--out", str(tmp_path / "out.json"), "--against"]
     assert main(["crash_recognition", *words, str(tmp_path / "wrong.json")]) == 0
     found = json.loads((tmp_path / "out.json").read_text())["against"]["Accuracy"]
-    assert found == {"value": 1.0, "low": 1.0, "high": 1.0, "p": pytest.approx(2 / 1001)}
-    assert re.search(r"Accuracy +\+1\.0000 +\+1\.0000 – \+1\.0000 +0\.0020", capsys.readouterr().out)
+    # Three videos cannot show more than a coin thrown three times.
+    shown = {"value": 1.0, "low": 1.0, "high": 1.0, "p": 0.25}
+    assert {key: found[key] for key in shown} == shown and found["p_holm"] == 1 and not found["at_floor"]
+    assert re.search(r"Accuracy +\+1\.0000 +\+1\.0000 – \+1\.0000 +1\.000", capsys.readouterr().out)
     assert main(["crash_recognition", *words, str(tmp_path / "fewer.json")]) == 1
     assert "1 videos are in only one of the two" in capsys.readouterr().err
 

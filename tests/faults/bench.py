@@ -12,12 +12,12 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -228,21 +228,23 @@ class Workers:
 
         seconds: a job's deadline.
         """
-        waiting, done = queue.SimpleQueue(), queue.SimpleQueue()
-        for item in jobs.items():
-            waiting.put(item)
+        free: queue.SimpleQueue[list] = queue.SimpleQueue()
+        for slot in self._slots:
+            free.put(slot)
 
-        def work(slot: list) -> None:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    number, job = waiting.get_nowait()
-                    done.put((number, *self._judge(slot, judge, job, seconds)))
+        def work(number: int, job: tuple) -> tuple[int, str, str]:
+            slot = free.get()
+            try:
+                return number, *self._judge(slot, judge, job, seconds)
+            finally:
+                free.put(slot)
 
-        threads = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in self._slots]
-        for thread in threads:
-            thread.start()
-        for _ in jobs:
-            yield done.get()
+        pool = ThreadPoolExecutor(len(self._slots))
+        try:
+            for done in as_completed([pool.submit(work, *item) for item in jobs.items()]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _judge(self, slot: list, judge: Callable[..., Verdict], job: tuple, seconds: float) -> Verdict:
         process, connection = slot

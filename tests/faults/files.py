@@ -16,6 +16,7 @@ from crashchat.checkpoints import convert, merge
 from crashchat.config import TrainConfig, load_config
 from crashchat.data.predictions import make_record
 from crashchat.evaluation import evaluate, score
+from crashchat.provenance import CARD_FILE
 from crashchat.tasks import TASKS
 from crashchat.training import train
 from tests.faults.bench import TINY_BASE, Bench, Row, Verdict, call, drawing, unclear
@@ -146,7 +147,7 @@ def _checkpoints(draw, folder: Path, data: Path, adapter: Path) -> tuple[int, st
     """A base or adapter folder, evaluated, converted, merged or used to analyze a clip."""
     base, trained, out = shutil.copytree(TINY_BASE, folder / "base"), folder / "adapter", folder / "out"
     trained.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in ("adapter_config.json", "adapter_model.safetensors", CARD_FILE):
         shutil.copyfile(adapter / name, trained / name)
     use = draw.choice(("evaluate", "analyze", "convert", "merge", "evaluate with adapter", "convert adapter"))
     on_adapter = use in ("evaluate with adapter", "convert adapter") or (

@@ -1,16 +1,21 @@
 """Commands as a user gives them, in real processes, and the adapters that they leave."""
 
+import io
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from crashchat import __main__ as program
 from crashchat.config import ROOT
 
 TRAIN = "scripts/train/Heterogeneous_multitask_models_all_tasks.sh"
+TRAIN_CONFIG = "configs/train/heterogeneous.yaml"  # what it gives the launcher
 SETTINGS = [
     "base_model=ckpt/tiny_base", "max_steps=4", "eval_steps=2", "save_steps=2", "lora_rank=4",
     "lora_dropout=0", "learning_rate=1e-3", "projector_learning_rate=1e-3",
@@ -38,23 +43,51 @@ def run(*command: str | Path, ok: bool = True) -> str:
     return output
 
 
-def train_command(tiny_data: Path, out: Path, *words: str | int) -> list[str]:
-    """The heterogeneous training script: number of processes, then settings."""
-    processes, *settings = words
-    return [
-        "bash",
-        TRAIN,
-        str(processes),
-        *SETTINGS,
-        f"data_dir={tiny_data}",
-        f"output_dir={out}",
-        *map(str, settings),
-    ]
+def crashchat(*words: str | Path, ok: bool = True) -> str:
+    """`crashchat …` in this process: as `run`, without the seconds that another one needs to import torch.
+
+    For what a command does; how a process of its own starts and ends, `run` shows.
+    """
+    with chdir(ROOT), redirect_stdout(io.StringIO()) as out, redirect_stderr(out):
+        code = program.main([str(word) for word in words])
+    assert (code == 0) == ok, out.getvalue()[-4000:]
+    return out.getvalue()
 
 
-def train(tiny_data: Path, out: Path, *words: str | int, ok: bool = True) -> str:
+def settings_of(tiny_data: Path, out: Path, *more: str) -> list[str]:
+    """The settings of a short training."""
+    return [*SETTINGS, f"data_dir={tiny_data}", f"output_dir={out}", *more]
+
+
+def train_command(tiny_data: Path, out: Path, processes: int, *more: str) -> list[str]:
+    """The heterogeneous training script."""
+    return ["bash", TRAIN, str(processes), *settings_of(tiny_data, out, *more)]
+
+
+def train(tiny_data: Path, out: Path, processes: int, *more: str, ok: bool = True) -> str:
     """Run it; returns what it printed."""
-    return run(*train_command(tiny_data, out, *words), ok=ok)
+    return run(*train_command(tiny_data, out, processes, *more), ok=ok)
+
+
+def begin_training(tiny_data: Path, out: Path, *more: str, ok: bool = False) -> str:
+    """What the script runs, in this process: it must end before it trains. Returns what it printed."""
+    return crashchat("train", TRAIN_CONFIG, *settings_of(tiny_data, out, *more), ok=ok)
+
+
+def copy_of(run_folder: Path, out: Path) -> Path:
+    """A copy of a training's output folder, with which the training itself could go on."""
+    shutil.copytree(run_folder, out)
+    config = out / "train_config.yaml"
+    config.write_text(config.read_text().replace(str(run_folder), str(out)))
+    return out
+
+
+def unfinished(run_folder: Path, out: Path) -> Path:
+    """A copy of one, as if it had been killed after its last checkpoint."""
+    copy_of(run_folder, out)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (out / name).unlink()
+    return out
 
 
 def adapter(folder: Path) -> dict[str, torch.Tensor]:

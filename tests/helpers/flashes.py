@@ -1,8 +1,8 @@
 """A world small enough to be learnt in seconds: grey videos, in which a crash is a red flash.
 
-Its two adapters on ckpt/tiny_base are really trained: the linguistic one says 'Yes' exactly where there is
-red, the perception one says always the same times. So tests know what must come out, on any machine, without
-the demo's models.
+Its two adapters on ckpt/tiny_base are really trained: the linguistic one says 'Yes' and describes a crash
+exactly where there is red, the perception one says always the same times. So tests know what must come out,
+on any machine, without the demo's models.
 """
 
 import random

@@ -6,13 +6,9 @@ from pathlib import Path
 import pytest
 
 from crashchat.config import ROOT
-from crashchat.data.predictions import (
-    PredictionError,
-    constant_answer,
-    read_crash_starts,
-    read_predictions,
-    video_name,
-)
+from crashchat.data.annotations import AnnotationError
+from crashchat.data.predictions import constant_answer, read_predictions, video_name
+from crashchat.data.truth import read_crash_starts
 from crashchat.evaluation.score import score_table, scores, task_sums
 from crashchat.metrics.localization import (
     crash_localization_sums,
@@ -229,7 +225,7 @@ def test_crash_starts_of_one_name_twice(tmp_path):
     path.write_text(
         json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/x.mp4", "3.0 - 4.0 seconds")])
     )
-    with pytest.raises(PredictionError, match="two videos are called x.mp4"):
+    with pytest.raises(AnnotationError, match="two annotated videos are called x.mp4"):
         read_crash_starts(path)
 
 

@@ -14,6 +14,7 @@ from crashchat.__main__ import main
 from crashchat.analysis.clip import window_settings
 from crashchat.analysis.results import ClipResult
 from crashchat.answering.cascade import load_cascade
+from crashchat.checkpoints.model_card import DRAWN
 from crashchat.serving.clip_service import Busy, ClipService, Limits
 from crashchat.serving.serve import IN_USE
 from crashchat.video.source import probe
@@ -34,6 +35,13 @@ def test_the_endpoint_answers_as_analyze_does(server, clips):
     assert result["status"] == "crash" and result["path"] == "crash.mp4"
     assert result["windows"][0]["answers"][4]["raw_response"] == INTERVAL
     assert server.analyze(clips["calm"]).json()["status"] == "no crash"
+    # What the model learnt on is told by its card, with every answer, of a broken clip too.
+    assert result["warnings"] == [DRAWN]
+    assert result["model"]["base"]["trained_on"] == [{"name": "CrashChat synthetic", "drawn": True}]
+    assert result["model"]["linguistic"]["trained_on"] is None
+    assert server.analyze(clips["broken"]).json()["detail"]["warnings"] == [DRAWN]
+    health = httpx.get(f"{server.url}/api/health").json()
+    assert health["warnings"] == [DRAWN] and health["model"] == result["model"]
     assert server.clips() == [] and server.private_folder().stat().st_mode & 0o777 == 0o700
 
 
@@ -112,15 +120,27 @@ def test_the_page_shows_the_card_and_answers_questions(server, clips, browser):
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.goto(server.url)
+    banner = page.wait_for_selector(".cc-banner[role=note]", timeout=60000)
+    assert banner.is_visible() and banner.inner_text() == DRAWN
+    assert banner.bounding_box()["y"] < page.locator("h1").bounding_box()["y"] < 400
+    models = page.inner_text(".cc-models")
+    assert "base tiny_base, learnt on CrashChat synthetic (drawings)" in models
+    assert "linguistic adapter flash_linguistic, no card: what it learnt on is not known" in models
+    assert page.is_disabled("#ask")
 
     page.set_input_files("#clip input[type=file]", clips["crash"])
     page.wait_for_selector(".cc-clip[data-status=crash]", timeout=60000)
+    assert page.inner_text(".cc-drawn") == "model learnt on drawings"
+    assert "Its frame rate is 1 a second; that of the training clips" in page.inner_text(".cc-unlike")
     assert "8.0 s – 12.0 s" in page.inner_text(".cc-times")
     assert len(server.clips()) == 1
     page.wait_for_selector("#question textarea:enabled")
     for number, question in enumerate(("Is there a car?", "What happens?"), start=1):
         page.fill("#question textarea", question)
-        page.press("#question textarea", "Enter")
+        if number == 1:
+            page.press("#question textarea", "Enter")
+        else:
+            page.click("#ask")
         page.wait_for_selector(f"#chat [data-testid=bot] >> nth={number - 1}", timeout=60000)
     assert page.locator("#chat [data-testid=user]").all_inner_texts() == ["Is there a car?", "What happens?"]
     assert all(text.strip() for text in page.locator("#chat [data-testid=bot]").all_inner_texts())

@@ -17,47 +17,27 @@ import pytest
 from crashchat.config import ConfigError, TrainConfig
 from crashchat.files import held
 from crashchat.training.resuming import choose_checkpoint, damage_of
-from tests.helpers.commands import ENVIRONMENT, ROOT, distance, run, train, train_command
-from tests.helpers.starving import descendants, run_starved
+from tests.helpers.commands import (
+    ENVIRONMENT,
+    ROOT,
+    begin_training,
+    crashchat,
+    distance,
+    run,
+    train,
+    train_command,
+    unfinished,
+)
+from tests.helpers.starving import descendants
 
-QUICK = ["max_steps=2", "eval_steps=1", "save_steps=1", "global_batch_size=4"]
-ZERO3 = "deepspeed=configs/deepspeed/zero3.json"
+ZERO3 = ("deepspeed=configs/deepspeed/zero3.json", "max_tokens_per_batch=1200")
 DEADLINE = 600  # seconds; on an idle machine these take ten
 
 
-@pytest.fixture(scope="module")
-def zero3(tiny_data, tmp_path_factory) -> Path:
-    """The output folder of a ZeRO-3 run of two processes,
-    whose gloo threads were starved from its last checkpoint on.
-    """
-    out = tmp_path_factory.mktemp("zero3") / "out"
-    command = train_command(tiny_data, out, 2, *QUICK, ZERO3)
-    done = run_starved(command, (out / "checkpoint-2").is_dir, DEADLINE, cwd=ROOT, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stdout[-4000:]
-    return out
-
-
-@pytest.fixture(scope="module")
-def plain(tiny_data, tmp_path_factory) -> Path:
-    """The output folder of a run of two processes, with two checkpoints."""
-    out = tmp_path_factory.mktemp("plain") / "out"
-    train(tiny_data, out, 2, *QUICK)
-    return out
-
-
-def unfinished(run_folder: Path, out: Path) -> Path:
-    """A copy of a run's folder, as if the run had been killed after its last checkpoint."""
-    shutil.copytree(run_folder, out)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (out / name).unlink()
-    config = out / "train_config.yaml"
-    config.write_text(config.read_text().replace(str(run_folder), str(out)))
-    return out
-
-
-def test_a_run_whose_gloo_threads_are_starved_ends_well(zero3):
-    assert (zero3 / "adapter_config.json").is_file() and (zero3 / "adapter_model.safetensors").is_file()
-    assert not (zero3 / ".lock").exists()
+def test_a_run_whose_gloo_threads_are_starved_ends_well(trained_by_zero3):
+    out = trained_by_zero3
+    assert (out / "adapter_config.json").is_file() and (out / "adapter_model.safetensors").is_file()
+    assert not (out / ".lock").exists()
 
 
 EXITS = """
@@ -120,14 +100,8 @@ def test_a_folder_or_prediction_file_in_use_is_refused(tiny_data, tmp_path):
         )
     results = out / "crash_recognition_evaluation_results" / "tiny_base"
     name = "crashchat_dada_video_total_crash_recognition_test_predict.json"
-    words = [
-        "model=ckpt/tiny_base",
-        f"data_dir={tiny_data}",
-        f"output_dir={out}",
-        "max_new_tokens=2",
-        "num_workers=0",
-        "limit=1",
-    ]
+    words = ["model=ckpt/tiny_base", f"data_dir={tiny_data}", f"output_dir={out}", "max_new_tokens=2"]
+    words += ["num_workers=0", "limit=1"]
     with held(results / f".{name}.lock", "test"):
         output = run("bash", "scripts/eval/eval_video_crash_recognition.sh", *words, ok=False)
         assert (
@@ -135,10 +109,10 @@ def test_a_folder_or_prediction_file_in_use_is_refused(tiny_data, tmp_path):
             and "Traceback" not in output
         )
         # Another task into the same output_dir.
-        run("bash", "scripts/eval/eval_video_crash_localization.sh", *words)
-    assert "another" not in run("bash", "scripts/eval/eval_video_crash_recognition.sh", *words)
+        crashchat("evaluate", "configs/eval/crash_localization.yaml", *words)
+    assert "another" not in crashchat("evaluate", "configs/eval/crash_recognition.yaml", *words)
     (tmp_path / "file").write_text("")
-    assert "cannot be written to" in train(tiny_data, tmp_path / "file", 1, ok=False)
+    assert "cannot be written to" in begin_training(tiny_data, tmp_path / "file")
 
 
 def alive(pid: int) -> bool:
@@ -160,7 +134,7 @@ def wait_until(condition, what: str) -> None:
 def test_no_process_goes_on_when_the_launcher_is_killed(tiny_data, tmp_path):
     out = tmp_path / "out"
     command = train_command(
-        tiny_data, out, 2, *QUICK, "max_steps=1000000", "eval_steps=1000000", "save_steps=1000000"
+        tiny_data, out, 2, "max_steps=1000000", "eval_steps=1000000", "save_steps=1000000"
     )
     with open(tmp_path / "log", "w") as log, subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT
@@ -227,8 +201,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_to_a_checkpoint_is_found_and_named(plain, tmp_path, damage):
-    checkpoint = shutil.copytree(plain / "checkpoint-2", tmp_path / "checkpoint-2")
+def test_damage_to_a_checkpoint_is_found_and_named(trained_by_two, tmp_path, damage):
+    checkpoint = shutil.copytree(trained_by_two / "checkpoint-4", tmp_path / "checkpoint-4")
     assert damage_of(checkpoint, deepspeed=False) is None
     name, spoil = DAMAGES[damage]
     spoil(checkpoint / name)
@@ -236,63 +210,47 @@ def test_damage_to_a_checkpoint_is_found_and_named(plain, tmp_path, damage):
     assert not (checkpoint / "poisoned").exists()
 
 
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(plain, tiny_data, tmp_path):
-    out = unfinished(plain, tmp_path / "out")
-    cut(out / "checkpoint-2" / "optimizer.pt")
-    output = train(tiny_data, out, 2, *QUICK)
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(trained_by_two, tiny_data, tmp_path):
+    out = unfinished(trained_by_two, tmp_path / "out")
+    cut(out / "checkpoint-4" / "optimizer.pt")
+    output = train(tiny_data, out, 2)
     assert (
-        f"{out}/checkpoint-2 is damaged and now named damaged-checkpoint-2: optimizer.pt cannot be read"
+        f"{out}/checkpoint-4 is damaged and now named damaged-checkpoint-4: optimizer.pt cannot be read"
         in output
     )
-    assert output.count(f"going on from {out}/checkpoint-1") == 1 and "Traceback" not in output
-    assert distance(plain, out) < 1e-6
+    assert output.count(f"going on from {out}/checkpoint-2") == 1 and "Traceback" not in output
+    assert distance(trained_by_two, out) < 1e-6
 
 
 def deepspeed_config(out: Path, **more) -> TrainConfig:
     return TrainConfig(output_dir=out, deepspeed="configs/deepspeed/zero3.json", **more)
 
 
-def test_damage_to_a_deepspeed_checkpoint_is_found(zero3, tmp_path, capsys):
-    out = unfinished(zero3, tmp_path / "out")
+def test_damage_to_a_deepspeed_checkpoint_is_found(trained_by_zero3, tmp_path, capsys):
+    out = unfinished(trained_by_zero3, tmp_path / "out")
+    assert choose_checkpoint(deepspeed_config(out)) == out / "checkpoint-4"
+    flip(next(out.glob("checkpoint-4/global_step*/*rank_1*_optim_states.pt")))
     assert choose_checkpoint(deepspeed_config(out)) == out / "checkpoint-2"
-    flip(next(out.glob("checkpoint-2/global_step*/*rank_1*_optim_states.pt")))
-    assert choose_checkpoint(deepspeed_config(out)) == out / "checkpoint-1"
     assert "optim_states.pt is damaged" in capsys.readouterr().out
-    next(out.glob("checkpoint-1/global_step*/*rank_1*_optim_states.pt")).unlink()
+    next(out.glob("checkpoint-2/global_step*/*rank_1*_optim_states.pt")).unlink()
     assert choose_checkpoint(deepspeed_config(out)) is None
     assert "1 optimizer states for 2 processes" in capsys.readouterr().out
 
 
-def test_a_deepspeed_checkpoint_that_others_could_have_written_is_not_loaded(zero3, tiny_data, tmp_path):
-    out = unfinished(zero3, tmp_path / "out")
-    states = next(out.glob("checkpoint-2/global_step*/*_optim_states.pt"))
+def test_a_deepspeed_checkpoint_that_others_could_have_written_is_not_loaded(
+    trained_by_zero3, tiny_data, tmp_path
+):
+    out = unfinished(trained_by_zero3, tmp_path / "out")
+    states = next(out.glob("checkpoint-4/global_step*/*_optim_states.pt"))
     poison(states)
     states.chmod(0o666)
-    output = train(tiny_data, out, 2, *QUICK, ZERO3, ok=False)
+    output = train(tiny_data, out, 2, *ZERO3, ok=False)
     assert f"error: {states} can be written by others" in output and "give trust_checkpoint=true" in output
     assert "layout" not in output and not list(out.rglob("poisoned"))
-    assert choose_checkpoint(deepspeed_config(out, trust_checkpoint=True)) == out / "checkpoint-2"
+    assert choose_checkpoint(deepspeed_config(out, trust_checkpoint=True)) == out / "checkpoint-4"
     states.chmod(0o644)
-    assert choose_checkpoint(deepspeed_config(out)) == out / "checkpoint-2"
+    assert choose_checkpoint(deepspeed_config(out)) == out / "checkpoint-4"
     if os.getuid() == 0:
         os.chown(states, 12345, 12345)
         with pytest.raises(ConfigError, match="belongs to user id 12345"):
             choose_checkpoint(deepspeed_config(out))
-
-
-@pytest.mark.parametrize("words", [["-1"], ["epochs=2", "4"], ["2", "3"], ["epochs"], ["--epochs=2"]])
-def test_words_that_the_launcher_does_not_know_are_named(words):
-    output = run(
-        "bash",
-        "scripts/launch.sh",
-        "train",
-        "configs/train/heterogeneous.yaml",
-        *words,
-        ok=False,
-    )
-    assert f"error: found '{words[-1]}', expected key=value" in output
-
-
-def test_the_launcher_explains_itself():
-    assert "train|evaluate CONFIG [processes] [key=value ...]" in run("bash", "scripts/launch.sh", "--help")
-    assert "CONFIG [processes]" in run("bash", "scripts/launch.sh", "train", ok=False)

@@ -5,7 +5,6 @@ and no video blamed for it.
 import json
 import os
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -13,39 +12,29 @@ from pathlib import Path
 import pytest
 
 from crashchat.checkpoints.folders import load_model
-from crashchat.config import ROOT
 from crashchat.data.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
 from crashchat.training.batches import VideoError
 from crashchat.video.reading import open_feature_cache, read_visual_tokens
 from crashchat.video.tokens import VideoSettings
+from tests.helpers.commands import crashchat, run
 from tests.helpers.models import CPU
-from tests.video.test_feature_cache import entry, holds, small_cache, store
+from tests.helpers.small_caches import entry, holds, small_cache, store
 
 LOST = "the feature cache can't be used, videos are read without it"
 
 
-def evaluate(out: Path, model: Path, data: Path, *settings: str) -> tuple[list[dict], str]:
-    """What a real process answers on crash recognition, and what it says."""
-    command = [
-        sys.executable,
-        "-m",
-        "crashchat",
-        "evaluate",
-        ROOT / "configs" / "eval" / "crash_recognition.yaml",
-        f"model={model}",
-    ]
-    command += [f"data_dir={data}", f"output_dir={out}", "max_new_tokens=8", "num_workers=0", *settings]
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+def evaluate(
+    out: Path, model: Path, data: Path, *settings: str, process: bool = False
+) -> tuple[list[dict], str]:
+    """What is answered on crash recognition, and what is said.
+
+    process: whether in one of its own, which warns where a user sees it.
+    """
+    words = ["evaluate", "configs/eval/crash_recognition.yaml", f"model={model}", f"data_dir={data}"]
+    words += [f"output_dir={out}", "max_new_tokens=8", "num_workers=0", *settings]
+    said = run(sys.executable, "-m", "crashchat", *words) if process else crashchat(*words)
     (file,) = out.glob("*/*/*_predict.json")
-    return json.loads(file.read_text()), done.stdout + done.stderr
+    return json.loads(file.read_text()), said
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +44,16 @@ def without(tiny_base, tiny_data, tmp_path_factory) -> list[dict]:
 
 
 def test_a_full_disk_changes_no_answer(without, tiny_base, tiny_data, full_disk, tmp_path):
-    records, said = evaluate(tmp_path, tiny_base, tiny_data, f"feature_cache={full_disk / 'cache'}")
+    cache = f"feature_cache={full_disk / 'cache'}"
+    records, said = evaluate(tmp_path, tiny_base, tiny_data, cache, process=True)
     assert records == without and len(records) > 1
     assert said.count(LOST) == 1 and "No space left on device" in said
 
 
 def test_a_folder_that_cannot_be_made_changes_no_answer(without, tiny_base, tiny_data, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    records, said = evaluate(
-        tmp_path / "out", tiny_base, tiny_data, f"feature_cache={tmp_path / 'file' / 'cache'}"
-    )
+    cache = f"feature_cache={tmp_path / 'file' / 'cache'}"
+    records, said = evaluate(tmp_path / "out", tiny_base, tiny_data, cache, process=True)
     assert records == without
     assert said.count("no feature cache can be made there") == 1
 

@@ -18,13 +18,12 @@ from crashchat.model.videollama3 import add_adapter
 from crashchat.tasks import TASKS
 from crashchat.training.batches import QuestionDataset, QuestionLoader
 from crashchat.video import reading
-from crashchat.video.feature_cache import FeatureCache, encoder_hash
+from crashchat.video.feature_cache import encoder_hash
 from crashchat.video.reading import open_feature_cache, read_visual_tokens
 from crashchat.video.source import VideoError
-from crashchat.video.tokens import VideoSettings, VisualTokens
+from crashchat.video.tokens import VideoSettings
 from tests.helpers.models import CPU
-
-ENTRY = 20_000  # bytes of one of the small entries below, about
+from tests.helpers.small_caches import ENTRY, entry, hammer, holds, small_cache, store, total
 
 
 @pytest.fixture(scope="module")
@@ -148,52 +147,6 @@ def test_the_key_is_content_settings_and_encoder(
 # --- small made-up entries
 
 
-def small_cache(folder: Path, entries: float) -> FeatureCache:
-    """A cache with room for so many entries."""
-    torch.manual_seed(0)
-    return FeatureCache(folder, entries * ENTRY / 1e9, torch.nn.Linear(2, 2), {})
-
-
-def entry(number: int) -> tuple[str, VisualTokens, torch.Tensor]:
-    """(key, video, its features), all numbers of which are `number`."""
-    visual = VisualTokens(
-        pixel_values=torch.empty(0, 588, dtype=torch.uint8),
-        grid_thw=torch.tensor([[2, 10, 10]]),
-        merge_sizes=torch.tensor([2]),
-        compression_mask=torch.arange(50) < 48,
-        seconds=[0.1 * number, 0.3],
-    )
-    return f"{number:040x}"[::-1], visual, torch.full((48, 100), float(number))
-
-
-def store(cache: FeatureCache, number: int) -> None:
-    cache.store(*entry(number))
-
-
-def holds(cache: FeatureCache, number: int) -> bool:
-    """Whether the cache has an entry; it must then be the right one."""
-    key, visual, features = entry(number)
-    found = cache.load(key)
-    if found is None:
-        return False
-    assert torch.equal(found.features, features) and found.seconds == visual.seconds
-    assert torch.equal(found.grid_thw, visual.grid_thw) and torch.equal(
-        found.compression_mask, visual.compression_mask
-    )
-    return True
-
-
-def total(folder: Path) -> int:
-    """Bytes of all entries."""
-    sizes = 0
-    for path in folder.glob("??/*"):
-        try:
-            sizes += path.stat().st_size
-        except FileNotFoundError:
-            pass  # removed meanwhile
-    return sizes
-
-
 def test_the_longest_unused_goes_first(tmp_path):
     cache = small_cache(tmp_path, 5)
     for number in range(4):
@@ -240,17 +193,6 @@ def test_a_damaged_entry_is_removed_and_made_again(tmp_path, kind):
     assert not path.exists()
     store(cache, 1)
     assert holds(cache, 1)
-
-
-def hammer(folder: Path, seed: int, hits) -> None:
-    cache = small_cache(folder, 8)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(150):
-        number = int(torch.randint(0, 20, (1,), generator=generator))
-        if holds(cache, number):
-            hits.value += 1
-        else:
-            store(cache, number)
 
 
 def test_several_processes_at_once_under_a_small_limit(tmp_path):

@@ -1,0 +1,73 @@
+"""What a training run says of the model that it makes: the card that is written beside the weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from crashchat.checkpoints.model_card import ModelCard, Origin, TaskSet, read_card
+from crashchat.config import TrainConfig
+from crashchat.data.annotations import VideoQAs
+from crashchat.data.datasets import DatasetUse
+from crashchat.processes import process_count
+from crashchat.provenance import command_line, content_hash, now, text_hash, versions
+from crashchat.tasks import TASKS
+from crashchat.video.measures import measure_clips
+from crashchat.video.tokens import VideoSettings
+
+# Of the settings, those that shape what is learnt; with LoRA its own besides.
+KEPT = (
+    "finetune", "learning_rate", "projector_learning_rate", "weight_decay", "warmup_ratio", "max_grad_norm",
+    "epochs", "max_steps", "global_batch_size", "group_by_video", "early_stopping_patience",
+    "early_stopping_threshold", "max_visual_tokens", "token_compression", "max_length", "seed",
+)  # fmt: skip
+LORA = ("lora_rank", "lora_alpha", "lora_dropout")
+
+
+def card_of(
+    config: TrainConfig, settings: VideoSettings, videos: Sequence[VideoQAs], uses: list[DatasetUse]
+) -> ModelCard:
+    """The card of what a run is going to make; made before training, as it reads training clips and the base.
+
+    settings: which frames the model is shown. videos: those to learn from. uses: of the training and the
+    validation set. Raises CheckpointError where the base's own card is damaged.
+    """
+    whole = config.finetune == "full"
+    given = config.model_dump(mode="json", include={*KEPT, *(() if whole else LORA)})
+    asked = {question.task for video in videos for question in video.questions}
+    tasks = [task for task in TASKS if task in asked]
+    base = config.base_model.resolve().name
+    # A whole model goes on from what its base knows; an adapter holds only what it learnt itself.
+    earlier = read_card(config.base_model) or ModelCard(kind="model", name=base, unknown=[base])
+    return ModelCard(
+        kind="model" if whole else "adapter",
+        name=config.output_dir.resolve().name,
+        base=Origin(name=base, sha256=content_hash(config.base_model)),
+        data=[*earlier.data, *uses] if whole else uses,
+        unknown=earlier.unknown if whole else [],
+        tasks=task_set(tasks) if tasks else None,
+        settings={
+            **given,
+            "fps": settings.fps,
+            "max_frames": settings.max_frames,
+            "processes": process_count(),
+        },
+        clips=measure_clips([video.path for video in videos]),
+        versions=versions(),
+        command=command_line(),
+    )
+
+
+def task_set(names: Sequence[str]) -> TaskSet:
+    """Tasks of TASKS by name, as a card has them."""
+    return TaskSet(names=list(names), sha256=text_hash([f"{name}: {TASKS[name].prompt}" for name in names]))
+
+
+def with_outcome(card: ModelCard, steps: int, best: Path, loss: float | None) -> ModelCard:
+    """The card once the run has ended.
+
+    best: the checkpoint whose weights are kept, after as many steps as its name says. loss: its mean
+    validation loss.
+    """
+    outcome = {"steps": steps, "steps_of_the_best": int(best.name.split("-")[1])}
+    return card.model_copy(
+        update={"settings": card.settings | outcome, "best_validation_loss": loss, "made": now()}
+    )

@@ -1,0 +1,16 @@
+"""What axe-core, the engine of most accessibility checkers, finds on a page."""
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+GRAVE = ("serious", "critical")
+
+
+def faults_of(page: Page) -> list[str]:
+    """The serious and critical violations, each with the first elements that have it."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{one['id']}: {one['help']}; {[node['html'][:160] for node in one['nodes'][:3]]}"
+        for one in found
+        if one["impact"] in GRAVE
+    ]

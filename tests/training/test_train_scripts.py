@@ -1,0 +1,108 @@
+"""The training scripts in real processes, on a tiny synthetic set: the same weights from one process
+and from many, with DeepSpeed, from a feature cache, and after a kill.
+"""
+
+import shutil
+
+import pytest
+
+from tests.helpers.commands import adapter, begin_training, copy_of, distance, run, train, unfinished
+
+
+def test_training_leaves_adapter_config_logs_and_plot(trained, tiny_data, tmp_path):
+    names = {path.name for path in trained.iterdir()}
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "train_config.yaml",
+        "loss.png",
+        "tensorboard",
+    } <= names
+    assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((trained / "tensorboard").glob("events*"))
+    weights = adapter(trained)
+    assert any("lora_A" in key for key in weights) and any(
+        "projector.readout.0.weight" in key for key in weights
+    )
+    assert "already trained" in begin_training(tiny_data, copy_of(trained, tmp_path / "out"), ok=True)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(trained, tiny_data, tmp_path):
+    out = unfinished(trained, tmp_path / "killed")
+    (out / "checkpoint-4" / "trainer_state.json").unlink()  # killed while it wrote checkpoint-4
+    assert f"going on from {out}/checkpoint-2" in train(tiny_data, out, 1)
+    assert distance(trained, out) < 1e-6
+
+
+def test_a_run_killed_behind_its_last_step_makes_no_other(trained, tiny_data, tmp_path):
+    out = unfinished(trained, tmp_path / "killed")
+    train(tiny_data, out, 1)
+    assert distance(trained, out) == 0 and not (out / "checkpoint-5").exists()
+
+
+def test_other_settings_in_the_same_folder_are_refused(trained, tiny_data, tmp_path):
+    output = begin_training(tiny_data, copy_of(trained, tmp_path / "out"), "seed=3")
+    assert "holds a run with other settings" in output and "seed: 0 then, 3 now" in output
+
+
+def test_two_and_four_processes_learn_what_one_does(trained, trained_by_two, tiny_data, tmp_path):
+    assert distance(trained, trained_by_two) < 2e-4
+    # Several passes a step, not as many on each process.
+    train(tiny_data, tmp_path / "four", 4, "max_tokens_per_batch=1200")
+    assert distance(trained, tmp_path / "four") < 2e-4
+
+
+def test_a_feature_cache_changes_no_weight(trained, tiny_data, tmp_path):
+    cache = f"feature_cache={tmp_path / 'cache'}"
+    train(tiny_data, tmp_path / "cold", 1, cache)
+    entries = {path: path.stat().st_ino for path in (tmp_path / "cache").glob("??/*.safetensors")}
+    assert len(entries) == 6 + 3
+    train(tiny_data, tmp_path / "warm", 2, cache, "num_workers=2")
+    assert distance(trained, tmp_path / "cold") < 1e-6
+    assert distance(trained, tmp_path / "warm") < 2e-4  # as two processes without a cache
+    assert {path: path.stat().st_ino for path in (tmp_path / "cache").glob("??/*.safetensors")} == entries
+    output = begin_training(tiny_data, tmp_path / "full", cache, "finetune=full")
+    assert "does not go with feature_cache" in output
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_zero_saves_a_whole_adapter(trained, tiny_data, tmp_path, stage):
+    settings = (f"deepspeed=configs/deepspeed/zero{stage}.json", "max_tokens_per_batch=1200")
+    train(tiny_data, tmp_path / "zero", 2, *settings)
+    assert distance(trained, tmp_path / "zero") < 2e-4
+
+
+def test_zero3_saves_a_whole_adapter(trained, trained_by_zero3):
+    assert distance(trained, trained_by_zero3) < 2e-4
+
+
+def test_an_impossible_division_names_what_works(tiny_data, tmp_path):
+    output = train(tiny_data, tmp_path, 5, ok=False)
+    assert output.count("cannot be shared by 5 processes; numbers that work: 1, 2, 3, 4, 6, 8, 12, 24") == 1
+
+
+def test_missing_data_and_base_are_named(tiny_data, tmp_path):
+    out = tmp_path / "out"
+    assert "no annotation file" in begin_training(tmp_path / "nowhere", out)
+    assert "no tokenizer_config.json" in begin_training(tiny_data, out, "base_model=nowhere")
+    broken = shutil.copytree(tiny_data, tmp_path / "broken")
+    next((broken / "videos").glob("train_*")).unlink()
+    assert "annotated train videos are missing" in begin_training(broken, out)
+
+
+@pytest.mark.parametrize("words", [["-1"], ["epochs=2", "4"], ["2", "3"], ["epochs"], ["--epochs=2"]])
+def test_words_that_the_launcher_does_not_know_are_named(words):
+    output = run(
+        "bash",
+        "scripts/launch.sh",
+        "train",
+        "configs/train/heterogeneous.yaml",
+        *words,
+        ok=False,
+    )
+    assert f"error: found '{words[-1]}', expected key=value" in output
+
+
+def test_the_launcher_explains_itself():
+    assert "train|evaluate CONFIG [processes] [key=value ...]" in run("bash", "scripts/launch.sh", "--help")
+    assert "CONFIG [processes]" in run("bash", "scripts/launch.sh", "train", ok=False)
