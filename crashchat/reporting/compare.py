@@ -16,7 +16,8 @@ from pathlib import Path
 
 from crashchat.command import make_parser
 from crashchat.errors import exit_code, writing
-from crashchat.evaluation.score import add_extras, add_partial, extras_of
+from crashchat.evaluation.extras import add_extras, extras_of
+from crashchat.evaluation.score import add_partial
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.html import TEMPLATES, data_uri
 from crashchat.metrics.text import NO_EXTRAS, Extras

@@ -5,37 +5,27 @@ Every file is read once, when the comparison is made; what follows only looks.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from crashchat.data.annotations import VideoQAs, load_annotations
+from crashchat.data.annotations import VideoQAs
 from crashchat.data.datasets import describe_use
 from crashchat.data.predictions import Records, video_name
 from crashchat.data.truth import Annotations
 from crashchat.evaluation.score import scores, task_sums
-from crashchat.metrics.blind import (
-    BLIND,
-    METADATA,
-    MOTION,
-    NO_ACCIDENT,
-    Outside,
-    Training,
-    guesses,
-    read_metadata,
-)
 from crashchat.metrics.bootstrap import Difference, paired
 from crashchat.metrics.sums import Sums, joined
 from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.reporting.about import About, make_about
+from crashchat.reporting.blind_rows import blind_rows, training_videos
 from crashchat.reporting.columns import TITLES
-from crashchat.reporting.runs import Run, collect, remarks
+from crashchat.reporting.runs import Run, asked_tasks, collect, remarks
 from crashchat.reporting.tables import Scores, Table
 from crashchat.tasks import TASKS
-from crashchat.video.motion import read_motion
 
 Key = TypeVar("Key")
 # Whose annotations say a video's source, its kind and when its crash begins, whether they were asked or not.
@@ -241,15 +231,6 @@ def sum_rows(
     }
 
 
-def asked_tasks(records: Records) -> dict[str, list[dict]]:
-    """{task: records of one row that was asked}; what they are about is the same in every row."""
-    return {
-        task: next(row[task] for row in records.values() if task in row)
-        for task in TASKS
-        if any(task in r for r in records.values())
-    }
-
-
 def _known(annotated: Iterable[tuple[str, str | None]], records: Records, field: str) -> dict[str, str]:
     """{video: a fact of it}: as annotated, or as the records' `field` has it; a video without is left out."""
     facts = {video_name(name): value for name, value in annotated if value}
@@ -277,72 +258,3 @@ def source_note(models: Records, sources: dict[str, str]) -> str | None:
         f"The source of a video alone gives recognition away here: all videos of {sides[0]} are crashes, "
         f"none of {sides[1]} is. Read recognition scores with this in mind."
     )
-
-
-def training_videos(records: Records, data_dir: Path) -> list[VideoQAs]:
-    """The training annotations of the tasks that some row was asked, as far as they are there."""
-    tasks = list(asked_tasks(records))
-    files = [data_dir / TASKS[task].annotation_file("train") for task in tasks]
-    files = [file for file in files if file.is_file()]
-    return load_annotations(files, data_dir, tasks) if files else []
-
-
-def blind_rows(
-    records: Records, videos: list[VideoQAs], data_dir: Path, sources: dict[str, str], motion: bool = False
-) -> tuple[Records, list[str]]:
-    """The blind baselines, and notes on what could not be made of them and why.
-
-    videos: the training videos. sources: of the videos asked about, where known. motion: decode the videos,
-    for the row MOTION.
-    """
-    asked, notes = asked_tasks(records), []
-    if not videos:
-        notes.append(
-            f"No training annotations in {data_dir}: of the blind baselines only the {NO_ACCIDENT} "
-            "can be made."
-        )
-    paths = {
-        video_name(record["video_path"]): Path(record["video_path"])
-        for answered in asked.values()
-        for record in answered
-    }
-    paths = {name: path if path.is_file() else data_dir / "videos" / name for name, path in paths.items()}
-    train_paths = {video.name: video.path for video in videos}
-    readers: dict[str, Callable[[list[Path]], list | None]] = {METADATA: read_metadata}
-    if motion:
-        readers[MOTION] = read_motion
-    # {row: {video: what its file says}}, of training videos and of those asked about
-    seen = {row: _seen(read, train_paths | paths, row, notes) for row, read in readers.items() if videos}
-    train_sources = {video.name: video.source for video in videos}
-
-    def outside(names: list[str], sources: Mapping[str, str | None]) -> Outside:
-        metadata, motion = (_all_known(seen.get(row, {}), names) for row in (METADATA, MOTION))
-        return Outside(_all_known(sources, names), metadata, motion)
-
-    rows: Records = {}
-    for task, answered in asked.items():
-        trained = [video for video in videos if video.answer_of(task) is not None]
-        training = Training(
-            answers=[video.answer_of(task) or "" for video in trained],
-            outside=outside([video.name for video in trained], train_sources),
-        )
-        known = outside([video_name(record["video_path"]) for record in answered], sources)
-        for name, guessed in guesses(TASKS[task], answered, training if trained else None, known).items():
-            rows.setdefault(name, {})[task] = guessed
-    return {name: rows[name] for name in BLIND if name in rows}, notes
-
-
-def _seen(
-    read: Callable[[list[Path]], list | None], paths: dict[str, Path], row: str, notes: list[str]
-) -> dict:
-    found = read(list(paths.values()))
-    if found is None:
-        notes.append(f"Not every video can be read in {next(iter(paths.values())).parent}: no row {row!r}.")
-        return {}
-    return dict(zip(paths, found, strict=True))
-
-
-def _all_known(facts: Mapping, names: list[str]) -> list | None:
-    """The facts of the named videos, None where one is not known."""
-    values = [facts.get(name) for name in names]
-    return None if any(value is None for value in values) else values

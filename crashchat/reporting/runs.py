@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crashchat.data.prediction_files import PredictionFile, read_prediction_file
-from crashchat.data.predictions import prediction_path, results_folder, video_name
+from crashchat.data.predictions import Records, prediction_path, results_folder, video_name
 from crashchat.data.truth import Annotations
 from crashchat.errors import CrashChatError
 from crashchat.metrics.blind import BLIND
@@ -144,3 +144,12 @@ def remarks(runs: Mapping[str, Sequence[Run]]) -> list[str]:
 
 def _questions(file: PredictionFile) -> set:
     return {(record["data_id"], video_name(record["video_path"])) for record in file.records}
+
+
+def asked_tasks(records: Records) -> dict[str, list[dict]]:
+    """{task: records of one row that was asked}; what they are about is the same in every row."""
+    return {
+        task: next(row[task] for row in records.values() if task in row)
+        for task in TASKS
+        if any(task in r for r in records.values())
+    }
