@@ -144,9 +144,11 @@ def make_comparison(
     extras: Extras = NO_EXTRAS,
     partial: bool = False,
     motion: bool = False,
+    training_dir: Path | None = None,
 ) -> Comparison:
     """Read the rows, {name: a folder or file a run}, and the annotations of `split` and of training
-    in data_dir, each file once.
+    in data_dir, each file once. training_dir: the training annotations are there instead, where the rows
+    learnt on another data set than they were asked about.
 
     partial: take rows that answered only a part of the annotated questions; motion: with the blind row that
     takes frame differences, for which every video is decoded. Raises ReportError, PredictionError,
@@ -168,7 +170,7 @@ def make_comparison(
         models,
         "gt_caption",
     )
-    training = training_videos(models, data_dir)
+    training = training_videos(models, training_dir or data_dir)
     blind, notes = blind_rows(models, training, data_dir=data_dir, sources=sources, motion=motion)
     known = {task: tuple(filter(None, (video.answer_of(task) for video in training))) for task in TASKS}
     starts = annotations.starts()

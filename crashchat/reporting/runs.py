@@ -10,7 +10,11 @@ from crashchat.errors import CrashChatError
 from crashchat.metrics.blind import BLIND
 from crashchat.tasks import TASKS
 
-RESERVED = (*BLIND, "about")  # names that no row may have: metrics.json has others under them
+RESERVED = (
+    *BLIND,
+    "about",
+    "out of domain",
+)  # names that no row may have: metrics.json has others under them
 Run = dict[str, PredictionFile]  # one model's answers: {task: prediction file}
 
 
