@@ -21,9 +21,8 @@ from crashchat.data.predictions import (
 )
 from crashchat.data.truth import SIGNS, Annotations
 from crashchat.errors import exit_code
-from crashchat.evaluation.bertscore import BertScore
 from crashchat.evaluation.controls import TEXTS, control_scores, control_table
-from crashchat.evaluation.semantic import Semantic
+from crashchat.evaluation.extras import add_extras, extras_of
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bootstrap import Difference, corrected, intervals, paired
 from crashchat.metrics.localization import (
@@ -31,7 +30,6 @@ from crashchat.metrics.localization import (
     crash_localization_sums,
     pre_crash_localization_sums,
 )
-from crashchat.metrics.meteor import MetricError, has_java
 from crashchat.metrics.recognition import recognition_sums
 from crashchat.metrics.sums import PROTOCOLS, Sums, format_value, is_count
 from crashchat.metrics.text import NO_EXTRAS, Extras, text_sums
@@ -239,45 +237,6 @@ def add_partial(parser: argparse.ArgumentParser) -> None:
         help="take predictions that lack some of the annotated questions (an error otherwise), and say so "
         "wherever a figure stands",
     )
-
-
-def add_extras(parser: argparse.ArgumentParser) -> None:
-    """The options that `extras_of` reads."""
-    parser.add_argument(
-        "--no-meteor",
-        action="store_true",
-        help="leave METEOR out of the text scores: its Java program starts slowly",
-    )
-    parser.add_argument(
-        "--bertscore-model",
-        metavar="FOLDER",
-        help="compute BERTScore with it, e.g. roberta-large",
-    )
-    parser.add_argument(
-        "--bertscore-layer",
-        type=int,
-        metavar="N",
-        help="which layer of it (default: the one its authors chose)",
-    )
-    parser.add_argument(
-        "--semantic",
-        action="store_true",
-        help="compute likeness in meaning; needs pip install -r requirements-semantic.txt",
-    )
-
-
-def extras_of(arguments: argparse.Namespace) -> Extras:
-    """METEOR unless declined or without Java, BERTScore with a model, the semantic score where asked for.
-
-    Raises MetricError for a model that cannot be used.
-    """
-    semantic = Semantic() if arguments.semantic else None
-    folder = arguments.bertscore_model
-    try:
-        bertscore = BertScore(folder, arguments.bertscore_layer) if folder else None
-    except (OSError, ValueError) as error:
-        raise MetricError(f"--bertscore-model {error}") from error
-    return Extras(not arguments.no_meteor and has_java(), bertscore=bertscore, semantic=semantic)
 
 
 def _run(task_name: str, argv: list[str] | None) -> None:

@@ -30,9 +30,6 @@ BLEU_KEYS = (
 )
 _MEANS = (*ROUGE_KEYS, "CIDEr", "exact_match")
 _EXTRA_MEANS = ("BERTScore", "closed_set_accuracy")
-# Between 0 and 1; not so CIDEr, which goes up to 10, nor likeness in meaning, which may be below chance.
-_BOUNDED = ("BLEU", *ROUGE_KEYS, "exact_match", "METEOR", *_EXTRA_MEANS)
-_COUNTED: Counted = dict.fromkeys((*_BOUNDED, "facts_precision", "facts_recall", "facts_f1"), (("n",),))
 
 
 class PairScorer(Protocol):
@@ -124,11 +121,14 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
         more["closed_set_accuracy"] = same_choice(pairs, extras.known)
     for name, column in more.items():
         questions = [question | {name: value} for question, value in zip(questions, column, strict=True)]
+    figures = ("BLEU", *_MEANS, "METEOR", *_EXTRA_MEANS, "facts_precision", "facts_recall", "facts_f1")
+    counted: Counted = dict.fromkeys(figures, (("n",),))
+    del counted["CIDEr"]  # goes up to 10
     return sums(
         questions,
         _figures,
         counts,
-        counted=_COUNTED,
+        counted=counted,
         shares=("exact_match", "closed_set_accuracy"),
         empty=("n", *BLEU_KEYS, *_MEANS, *FACTS_KEYS),
     )

@@ -1,4 +1,4 @@
-"""The rows of a comparison that understand no video: their answers, from annotations and files."""
+"""The rows of a comparison that understand no video: what they know of it, read, and their answers."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -3,6 +3,8 @@ JSON and a page.
 
     crashchat compare base=outputs/demo/base heterogeneous=outputs/demo/heterogeneous \
         --data-dir data/demo --losses outputs/demo/train/heterogeneous --out outputs/demo
+    crashchat compare ours=outputs/ours --data-dir data --out outputs/ours \
+        --second data/others ours=outputs/ours_on_others        the same model on another data set
 
 A row is the output folder of an evaluation, or one prediction file, with a name in front or its own; it may
 hold fewer than six tasks. Several folders with commas between them are the runs of one row, one seed each.
@@ -12,18 +14,20 @@ Blind baselines, which never see a video (see crashchat.metrics.blind), are adde
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial as partial_of
 from pathlib import Path
 
 from crashchat.command import make_parser
 from crashchat.errors import exit_code, writing
-from crashchat.evaluation.score import add_extras, add_partial, extras_of
+from crashchat.evaluation.extras import add_extras, extras_of
+from crashchat.evaluation.score import add_partial
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.html import TEMPLATES, data_uri
 from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.reporting.about import DRAWN_NOTE, about_lines, annotations_hash
 from crashchat.reporting.clip_cards import clip_cards
 from crashchat.reporting.columns import TITLES
-from crashchat.reporting.comparison import make_comparison
+from crashchat.reporting.comparison import Comparison, make_comparison
 from crashchat.reporting.metric_tables import metric_tables
 from crashchat.reporting.plots import probabilities_png, thresholds_png, time_errors_png
 from crashchat.reporting.published import (
@@ -35,6 +39,7 @@ from crashchat.reporting.published import (
 from crashchat.reporting.runs import ReportError, parse_rows
 from crashchat.reporting.table_text import as_csv, as_markdown, as_text, wrapped
 from crashchat.reporting.tables import (
+    Table,
     breakdown_tables,
     difference_tables,
     kind_of,
@@ -66,6 +71,19 @@ def loss_picture(folder: Path) -> bytes:
         ) from error
 
 
+def out_of_domain(comparison: Comparison) -> list[Table]:
+    """The main tables of a second data set, which no row learnt on."""
+    tables = strategy_tables(comparison.scores)
+    comparison.mark_partial(tables)
+    for table in tables:
+        table.title += f", out of domain: {comparison.about.title}"
+    return tables
+
+
+def _written(comparison: Comparison) -> dict:
+    return {"about": comparison.about.model_dump(mode="json"), **comparison.written()}
+
+
 def write_report(
     rows: Mapping[str, Sequence[Path]],
     data_dir: Path,
@@ -75,18 +93,27 @@ def write_report(
     extras: Extras = NO_EXTRAS,
     partial: bool = False,
     motion: bool = False,
+    second: tuple[Path, Mapping[str, Sequence[Path]]] | None = None,
 ) -> str:
     """Write report.html, metrics.json, comparison.md and comparison.csv to `out`;
     returns the terminal tables.
 
     rows: {name: a folder or file a run}, the first of which the others are compared with; losses: a
     training's output folder; partial: take rows that answered only a part of the annotated questions; motion:
-    with the blind row that takes frame differences, for which every video is decoded. Raises ReportError,
-    PredictionError, AnnotationError or MetricError for what cannot be used; then nothing is written.
+    with the blind row that takes frame differences, for which every video is decoded; second: another data
+    folder, and rows that were asked about it, out of domain for all that learnt on the first.
+    Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used; then nothing
+    is written.
     """
-    comparison = make_comparison(rows, data_dir, split=split, extras=extras, partial=partial, motion=motion)
+    make = partial_of(make_comparison, split=split, extras=extras, partial=partial, motion=motion)
+    comparison = make(rows, data_dir)
+    elsewhere = make(second[1], second[0], training_dir=data_dir) if second else None
     scored, sums = comparison.scores, comparison.sums
     main = strategy_tables(scored)
+    away = out_of_domain(elsewhere) if elsewhere else []
+    notes = comparison.notes + (
+        [f"{elsewhere.about.title}: {note}" for note in elsewhere.notes] if elsewhere else []
+    )
     against = difference_tables(comparison.differences, comparison.base)
     shown = is_published_split(comparison.about.dataset, comparison.sources, comparison.answered)
     published = published_tables(scored) if shown else []
@@ -94,6 +121,7 @@ def write_report(
     by_kind = breakdown_tables(sums, comparison.kinds, "crash kind")
     tables = [*main, *against, *published, *by_source, *by_kind]
     comparison.mark_partial(tables)
+    tables += away
     curve = loss_picture(losses) if losses else None
     cards, judged = clip_cards(comparison.models, sums, data_dir, out)
     dashed = set(comparison.blind)
@@ -106,12 +134,12 @@ def write_report(
     page = TEMPLATES.get_template("report.html").render(
         about=comparison.about,
         base=comparison.base,
-        notes=comparison.notes,
+        notes=notes,
         published_note=PUBLISHED_NOTE if shown else NOT_PUBLISHED_NOTE,
         p_note=p_note(against),
         drawn_note=DRAWN_NOTE,
         annotations_hash=annotations_hash(used) if (used := comparison.about.dataset) else "",
-        main=main,
+        main=[*main, *away],
         against=against,
         published=published,
         breakdowns=[("source", by_source), ("crash kind", by_kind)],
@@ -131,15 +159,15 @@ def write_report(
     markdown = [
         f"# {comparison.about.title}",
         about_lines(comparison.about),
-        *comparison.notes,
-        *map(as_markdown, main),
+        *notes,
+        *map(as_markdown, [*main, *away]),
         *([p_note(against)] if against else []),
         *map(as_markdown, against),
         PUBLISHED_NOTE if shown else NOT_PUBLISHED_NOTE,
     ]
     markdown += map(as_markdown, [*published, *by_source, *by_kind])
-    about = {"about": comparison.about.model_dump(mode="json")}
-    write_json_atomic(out / "metrics.json", about | comparison.written())
+    written = _written(comparison) | ({"out of domain": _written(elsewhere)} if elsewhere else {})
+    write_json_atomic(out / "metrics.json", written)
     write_text_atomic(out / "comparison.csv", as_csv(tables))
     write_text_atomic(out / "comparison.md", "\n\n".join(markdown) + "\n")
     write_text_atomic(out / "report.html", page)
@@ -150,11 +178,11 @@ def write_report(
     parts = [
         comparison.about.title,
         wrapped(about_lines(comparison.about)),
-        *map(as_text, main),
+        *map(as_text, [*main, *away]),
         *([wrapped(p_note(against))] if against else []),
         *map(as_text, against),
         legend,
-        *map(wrapped, comparison.notes),
+        *map(wrapped, notes),
     ]
     return "\n\n".join(parts)
 
@@ -192,11 +220,23 @@ def main(argv: list[str] | None = None) -> int:
         help="add the blind row 'motion alone', from frame differences; decodes every training and test "
         "video, about a second of one core for each in full size",
     )
+    parser.add_argument(
+        "--second",
+        nargs="+",
+        metavar=("DATA_DIR", "[NAME=]FOLDER"),
+        help="another data folder, and rows' answers to its questions, for tables out of domain; the blind "
+        "baselines there learn on --data-dir, too",
+    )
     add_extras(parser)
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.second and len(arguments.second) < 2:
+        parser.error("--second takes a data folder and at least one row")
 
     def compared() -> None:
         rows, extras = parse_rows(arguments.rows), extras_of(arguments)
+        second = None
+        if arguments.second:
+            second = Path(arguments.second[0]), parse_rows(arguments.second[1:])
         with writing(arguments.out):
             print(
                 write_report(
@@ -208,6 +248,7 @@ def main(argv: list[str] | None = None) -> int:
                     extras=extras,
                     partial=arguments.partial,
                     motion=arguments.motion,
+                    second=second,
                 )
             )
         for name in ("comparison.md", "comparison.csv", "metrics.json", "report.html"):

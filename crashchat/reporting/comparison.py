@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from crashchat.data.annotations import VideoQAs
@@ -143,9 +144,11 @@ def make_comparison(
     extras: Extras = NO_EXTRAS,
     partial: bool = False,
     motion: bool = False,
+    training_dir: Path | None = None,
 ) -> Comparison:
     """Read the rows, {name: a folder or file a run}, and the annotations of `split` and of training
-    in data_dir, each file once.
+    in data_dir, each file once. training_dir: the training annotations are there instead, where the rows
+    learnt on another data set than they were asked about.
 
     partial: take rows that answered only a part of the annotated questions; motion: with the blind row that
     takes frame differences, for which every video is decoded. Raises ReportError, PredictionError,
@@ -167,15 +170,15 @@ def make_comparison(
         models,
         "gt_caption",
     )
-    training = training_videos(models, data_dir)
+    training = training_videos(models, training_dir or data_dir)
     blind, notes = blind_rows(models, training, data_dir=data_dir, sources=sources, motion=motion)
+    known = {task: tuple(filter(None, (video.answer_of(task) for video in training))) for task in TASKS}
     starts = annotations.starts()
-    sums = sum_rows(models | blind, starts, extras=extras, training=training)
+    sums = sum_rows(models | blind, starts, extras=extras, known=known)
     for name, of_row in runs.items():
         if len(of_row) > 1:
-            each = dict(enumerate(map(_records, of_row)))
-            of_runs = sum_rows(each, starts, extras=extras, training=training).values()
-            sums[name] = {task: joined([run[task] for run in of_runs]) for task in models[name]}
+            each = sum_rows(dict(enumerate(map(_records, of_row))), starts, extras=extras, known=known)
+            sums[name] = {task: joined([run[task] for run in each.values()]) for task in models[name]}
     read = [file for task in asked for file in annotations.files(task)]
     used = describe_use(data_dir, read, _by_video(asked), split) if asked else None
     return Comparison(
@@ -214,17 +217,18 @@ def sum_rows(
     records: dict[Key, dict[str, list[dict]]],
     starts: dict[str, float] | None = None,
     extras: Extras = NO_EXTRAS,
-    training: Sequence[VideoQAs] = (),
+    known: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> dict[Key, dict[str, Sums]]:
     """{row: {task: sums}} of all rows.
 
-    starts: annotated crash starts, for pre-crash answers that carry none of their own. training: whose
-    answers are the closed set of each task.
+    starts: annotated crash starts, for pre-crash answers that carry none of their own. known: the
+    closed set of answers of each task, the training split's.
     """
-    answers = {task: [video.answer_of(task) for video in training] for task in TASKS}
-    more = {task: replace(extras, known=tuple(filter(None, known))) for task, known in answers.items()}
     return {
-        name: {task: task_sums(task, answered, starts, more[task]) for task, answered in row.items()}
+        name: {
+            task: task_sums(task, answered, starts, replace(extras, known=known.get(task, ())))
+            for task, answered in row.items()
+        }
         for name, row in records.items()
     }
 

@@ -10,7 +10,8 @@ from crashchat.errors import CrashChatError
 from crashchat.metrics.blind import BLIND
 from crashchat.tasks import TASKS
 
-RESERVED = (*BLIND, "about")  # names that no row may have: metrics.json has others under them
+# Names that no row may have: metrics.json has others under them.
+RESERVED = (*BLIND, "about", "out of domain")
 Run = dict[str, PredictionFile]  # one model's answers: {task: prediction file}
 
 
@@ -107,15 +108,6 @@ def collect(
     return read
 
 
-def asked_tasks(records: Records) -> dict[str, list[dict]]:
-    """{task: records of one row that was asked}; what they are about is the same in every row."""
-    return {
-        task: next(row[task] for row in records.values() if task in row)
-        for task in TASKS
-        if any(task in r for r in records.values())
-    }
-
-
 def remarks(runs: Mapping[str, Sequence[Run]]) -> list[str]:
     """What a reader must know of the files, a sentence each with the rows and tasks that it is true of."""
     every = [
@@ -153,3 +145,12 @@ def remarks(runs: Mapping[str, Sequence[Run]]) -> list[str]:
 
 def _questions(file: PredictionFile) -> set:
     return {(record["data_id"], video_name(record["video_path"])) for record in file.records}
+
+
+def asked_tasks(records: Records) -> dict[str, list[dict]]:
+    """{task: records of one row that was asked}; what they are about is the same in every row."""
+    return {
+        task: next(row[task] for row in records.values() if task in row)
+        for task in TASKS
+        if any(task in r for r in records.values())
+    }

@@ -174,6 +174,27 @@ def test_the_command_writes_figures_and_a_page_that_asks_no_other_host(rows, tin
     assert terminal[0].count("1.000*") == 3 and max(map(len, tables.splitlines())) <= 150
 
 
+def test_a_second_data_set_is_out_of_domain(rows, tiny_data, tmp_path):
+    """Its answers have tables of their own, and blind baselines that learnt on the first set."""
+    second, out = tmp_path / "second", tmp_path / "out"
+    shutil.copytree(tiny_data, second, ignore=shutil.ignore_patterns("*_train.json", "train_*"))
+    write_json_atomic(second / "dataset.json", {"name": "Elsewhere"})
+    away = write_row(tmp_path / "away", second, lambda task, truth: truth)
+    words = ["--second", second, f"ours={away}"]
+    done = run({"mute": rows["mute"]}, tiny_data, out, *words)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((out / "metrics.json").read_text())
+    elsewhere = figures["out of domain"]
+    assert elsewhere["about"]["dataset"]["name"] == "Elsewhere" and "ours" not in figures
+    assert elsewhere["ours"]["crash_recognition"]["macro_f1"] == 1
+    assert elsewhere[MOST_FREQUENT]["crash_recognition"] is not None  # learnt where there is a training split
+    title = "linguistic tasks, out of domain: Elsewhere: test split, 4 videos"
+    assert title in done.stdout and title in (out / "comparison.md").read_text()
+    assert title in unescape((out / "report.html").read_text())
+    assert {"mute", "ours"} <= {line["row"] for line in csv.DictReader((out / "comparison.csv").open())}
+    assert run({"mute": rows["mute"]}, tiny_data, out, "--second", second).returncode == 2
+
+
 def test_a_row_that_lacks_some_tasks_of_a_table_has_dashes_there(rows, tiny_data, tmp_path):
     one = write_row(tmp_path / "one", tiny_data, lambda task, truth: truth, ["crash_recognition"])
     (table, _) = strategy_tables(scored({"mute": rows["mute"], "one": one}, tiny_data))
