@@ -1,8 +1,9 @@
-"""Training: annotations -> video -> vision -> sequence -> packing -> model -> loss over answer tokens.
+r"""Training: annotations -> video -> vision -> sequence -> packing -> model -> loss over answer tokens.
 
 Run by scripts/train/*.sh through torchrun; alone, one process:
 
-    crashchat train configs/train/heterogeneous.yaml base_model=ckpt/tiny_base data_dir=data/demo epochs=2
+    crashchat train configs/train/heterogeneous.yaml with=configs/train/tiny_model.yaml \
+        data_dir=data/demo epochs=2 output_dir=outputs/train/tiny
 """
 
 import os
