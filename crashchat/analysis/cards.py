@@ -94,7 +94,7 @@ def _values(result: ClipResult, images: list[str | None], video: str | None) -> 
     texts = {answer.task: answer.raw_response for answer in first.answers} if first else {}
     notes = [note for window in result.windows for note in window.notes] if first else []
     lost = [window for window in result.windows if window.error]
-    torn = [window for window in result.windows if window.status == CONTRADICTION]
+    contradicting = [window for window in result.windows if window.status == CONTRADICTION]
     return {
         "result": result,
         "figures": figures(result, images),
@@ -104,7 +104,7 @@ def _values(result: ClipResult, images: list[str | None], video: str | None) -> 
         "texts": texts,
         "notes": notes,
         "lost": lost,
-        "torn": torn if result.is_recording else [],
+        "contradicting": contradicting if result.is_recording else [],
         "tasks": TASKS,
         "clock": clock,
         "ticks": ticks,

@@ -17,15 +17,15 @@ from crashchat.tasks import TASKS
 class PredictionFile:
     """A prediction file as it was read.
 
-    truth: the annotations that its records agree with, None where there were none. sought: which those would
-    have been. missing: the annotated videos that it has no record of.
+    truth: the annotations that its records agree with, None where there were none. expected_file: which those
+    would have been. missing: the annotated videos that it has no record of.
     """
 
     path: Path
     task: str
     records: list[dict]
     truth: Truth | None
-    sought: str
+    expected_file: str
     missing: tuple[str, ...]
     manifest: Manifest | None
 
@@ -43,7 +43,7 @@ class PredictionFile:
     def unchecked(self) -> str:
         """Why its ground truth, or a part of it, could not be checked; empty where it was."""
         if self.truth is None:
-            return f"there is no {self.sought}; how many questions were asked is not known either"
+            return f"there is no {self.expected_file}; how many questions were asked is not known either"
         carried = any(record.get("crash_start") is not None for record in self.records)
         if self.task == SIGNS and self.truth.starts is None and carried:
             return "no crash_localization annotations were found, so each crash_start is as the file says"
@@ -136,7 +136,7 @@ def read_prediction_file(
         task=task_name,
         records=records,
         truth=truth,
-        sought=annotations.sought(task_name),
+        expected_file=annotations.expected_file(task_name),
         missing=tuple(missing),
         manifest=manifest,
     )

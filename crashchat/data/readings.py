@@ -2,7 +2,7 @@
 (docs/reference.md, Predictions).
 
 The released scripts never say that they could not read an answer: they take what they find in it, keep its
-words, or write 0.0 - 0.0. Their files are taken as they are; whoever scores one is told how often they read
+words, or write 0.0 - 0.0. Their files are taken as they are; the scores say how often they read
 otherwise.
 """
 

@@ -125,7 +125,7 @@ class Annotations:
         names = usual if usual and usual[0] in asked else asked
         return [path for name in names if (path := self.data_dir / name).is_file()]
 
-    def sought(self, task_name: str) -> str:
+    def expected_file(self, task_name: str) -> str:
         """The annotation file of a task that would be taken, for a message."""
         if self.split is None:
             return f"file of its split in {self.data_dir}: its name does not say which split it is of"

@@ -99,8 +99,8 @@ class Comparison:
         parts = {task: file.share for task, file in self.asked.items() if file.share}
         for table in tables:
             shown = dict.fromkeys(task for *_, task, _ in table.columns if task in parts)
-            told = ", ".join(f"{TITLES[task]} {parts[task]}" for task in shown)
-            table.title += f" (partial: {told})" if told else ""
+            partial = ", ".join(f"{TITLES[task]} {parts[task]}" for task in shown)
+            table.title += f" (partial: {partial})" if partial else ""
 
     def written(self) -> dict[str, dict[str, dict]]:
         """The scores with what is known of the prediction files that they are of, for JSON."""

@@ -118,8 +118,8 @@ def remarks(runs: Mapping[str, Sequence[Run]]) -> list[str]:
         shares = ", ".join(f"{task} {share}" for task, share in parts.items())
         notes.append(f"A partial run: only a part of the annotated questions has a record: {shares}.")
     if unchecked := {task: file.unchecked for _, task, file in every if file.unchecked}:
-        told = "; ".join(f"{task}: {reason}" for task, reason in unchecked.items())
-        notes.append(f"Truth not checked: what was annotated is as the prediction files say ({told}).")
+        listed = "; ".join(f"{task}: {reason}" for task, reason in unchecked.items())
+        notes.append(f"Truth not checked: what was annotated is as the prediction files say ({listed}).")
     if otherwise := [
         f"{file.read_otherwise} {task} of {name}" for name, task, file in every if file.read_otherwise
     ]:
@@ -131,13 +131,13 @@ def remarks(runs: Mapping[str, Sequence[Run]]) -> list[str]:
         name: [task for row, task, file in every if row == name and not file.manifest] for name in runs
     }
     if any(without.values()):
-        told = "; ".join(
+        listed = "; ".join(
             name if len(tasks) == sum(map(len, runs[name])) else f"{name} ({', '.join(dict.fromkeys(tasks))})"
             for name, tasks in without.items()
             if tasks
         )
         notes.append(
-            f"No manifest: {told}. Which weights gave these answers, and whether the files were changed "
+            f"No manifest: {listed}. Which weights gave these answers, and whether the files were changed "
             "since, cannot be seen."
         )
     return notes

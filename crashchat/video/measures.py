@@ -41,7 +41,7 @@ class Spread(BaseModel):
 
 
 class ClipSpreads(BaseModel):
-    """How the measures of a set's clips spread; none where no clip told it."""
+    """How the measures of a set's clips spread; none where no clip has it."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
 
