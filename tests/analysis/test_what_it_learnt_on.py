@@ -96,8 +96,8 @@ def test_the_page_tells(analyzed, browser, scheme):
     assert pills.count() == 3 == page.locator(".cc-drawn").count()
     for element in (banner, pills.first, page.locator(".cc-drawn").first):
         assert element.evaluate(CONTRAST) >= 4.5
-    page.click("nav button:has-text('contradiction 3')")
-    assert page.inner_text(".cc-count") == "3 shown"
+    page.click(".controls button:has-text('contradiction 3')")
+    assert page.inner_text(".cc-count") == "3 of 3 clips, 3 shown"
     assert PICTURE in page.inner_text(".cc-clip[data-name=grey] .cc-unlike")
     assert "model tiny_base, learnt on CrashChat synthetic" in page.inner_text(".cc-models")
     page.close()
