@@ -4,6 +4,7 @@ import difflib
 import importlib
 import os
 import sys
+import warnings
 
 import crashchat
 
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COMMANDS)}"
         print(f"error: there is no command {words[0]!r}; {hint}", file=sys.stderr)
         return 2
+    if not sys.warnoptions:  # what a library will rename some day is no user's business
+        warnings.simplefilter("ignore", FutureWarning)
     module = importlib.import_module(f"crashchat.{COMMANDS[words[0]][0]}")
     return module.main(words[1:])
 

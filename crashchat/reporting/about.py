@@ -29,6 +29,8 @@ class RowAbout(_Part):
     """The folder or file of each of its runs."""
     models: list[str]
     """What its records or their folders call the model that answered."""
+    weights: dict[str, str]
+    """{folder of a checkpoint or adapter: SHA-256 of its content}, as its manifests say; empty without one."""
     predictions_sha256: str
     """Over the SHA-256 of its prediction files, in their order."""
 
@@ -101,6 +103,14 @@ def _row_about(name: str, paths: Sequence[Path], runs: Sequence[Run]) -> RowAbou
         name=name,
         paths=list(map(str, paths)),
         models=list(dict.fromkeys([*said, *(() if said else (file.parent.name for file in files))])),
+        weights={
+            Path(used.path).name: used.sha256
+            for run in runs
+            for file in run.values()
+            if file.manifest
+            for used in (file.manifest.checkpoint, file.manifest.adapter)
+            if used
+        },
         predictions_sha256=text_hash([file_hash(file) for file in files]),
     )
 
@@ -122,7 +132,8 @@ def about_lines(about: About) -> str:
         runs = f", {len(row.paths)} runs" if len(row.paths) > 1 else ""
         lines.append(
             f"- {row.name}: answers of {', '.join(row.models)}{runs}; "
-            f"predictions {row.predictions_sha256[:16]}"
+            + "".join(f"weights of {name} {digest[:16]}; " for name, digest in row.weights.items())
+            + f"predictions {row.predictions_sha256[:16]}"
         )
     packages = ", ".join(f"{name} {version}" for name, version in about.versions.items())
     lines.append(
