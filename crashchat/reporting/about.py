@@ -30,7 +30,7 @@ class RowAbout(_Part):
     models: list[str]
     """What its records or their folders call the model that answered."""
     weights: dict[str, str]
-    """{folder of a checkpoint or adapter: SHA-256 of its content}, as its manifests say; empty without one."""
+    """{folder of a checkpoint or adapter: SHA-256 of its content}, as the manifests say."""
     predictions_sha256: str
     """Over the SHA-256 of its prediction files, in their order."""
 

@@ -153,3 +153,11 @@ def test_constrained_answers_always_parse(merged, tiny_data, tmp_path):
         assert (record["crash_probability"].expected > 0.5) == (record["raw_response"] == "Yes")
     words = ("configs/eval/all_tasks.yaml", f"model={merged}", "training_answers=crash_description")
     assert "needs decode=constrained" in crashchat("evaluate", *words, ok=False)
+
+
+def test_a_comparison_names_the_weights_that_answered(answers, merged, tiny_data, tmp_path):
+    words = [f"one={answers[0]}", "--data-dir", tiny_data, "--out", tmp_path, "--no-meteor"]
+    output = crashchat("compare", *words)
+    (row,) = json.loads((tmp_path / "metrics.json").read_text())["about"]["rows"]
+    assert row["weights"] == {merged.name: content_hash(merged)}
+    assert f"weights of {merged.name} {content_hash(merged)[:16]}" in " ".join(output.split())
