@@ -174,11 +174,11 @@ def make_comparison(
     blind, notes = blind_rows(models, training, data_dir=data_dir, sources=sources, motion=motion)
     known = {task: tuple(filter(None, (video.answer_of(task) for video in training))) for task in TASKS}
     starts = annotations.starts()
-    sums = sum_rows(models | blind, starts, extras=extras, known=known)
+    sums: dict[str, dict[str, Sums]] = {}
     for name, of_row in runs.items():
-        if len(of_row) > 1:
-            each = sum_rows(dict(enumerate(map(_records, of_row))), starts, extras=extras, known=known)
-            sums[name] = {task: joined([run[task] for run in each.values()]) for task in models[name]}
+        each = sum_rows(dict(enumerate(map(_records, of_row))), starts, extras=extras, known=known)
+        sums[name] = {task: joined([run[task] for run in each.values()]) for task in models[name]}
+    sums |= sum_rows(blind, starts, extras=extras, known=known)
     read = [file for task in asked for file in annotations.files(task)]
     used = describe_use(data_dir, read, _by_video(asked), split) if asked else None
     return Comparison(

@@ -13,8 +13,8 @@ def write_row(folder: Path, data: Path, answer, tasks=tuple(TASKS)) -> Path:
     for name in tasks:
         task = TASKS[name]
         records = json.loads((data / task.annotation_file("test")).read_text())
-        starts = {}
-        for record in json.loads((data / TASKS["crash_localization"].annotation_file("test")).read_text()):
+        starts, intervals = {}, data / TASKS["crash_localization"].annotation_file("test")
+        for record in json.loads(intervals.read_text()) if intervals.is_file() else ():
             starts[record["video"][0]] = float(record["conversations"][1]["value"].split()[0])
         made = [
             make_record(

@@ -13,7 +13,7 @@ import pytest
 
 from crashchat.config import ROOT
 from crashchat.data.datasets import DatasetUse
-from crashchat.data.predictions import Records, make_record, prediction_path
+from crashchat.data.predictions import Records, prediction_path
 from crashchat.data.truth import Annotations, read_crash_starts
 from crashchat.evaluation.score import scores
 from crashchat.files import write_json_atomic
@@ -315,20 +315,7 @@ def annotate(folder: Path, videos: dict[str, tuple[str, str]], split: str = "tes
 
 def of_recognition(folder: Path, data: Path) -> dict[str, list[Path]]:
     """One row that is always right about recognition."""
-    task = TASKS["crash_recognition"]
-    made = [
-        make_record(
-            task,
-            index,
-            video_path=str(data / record["video"][0]),
-            prompt=task.prompt,
-            raw_response=record["conversations"][1]["value"],
-            answer=record["conversations"][1]["value"],
-            source=record["source"],
-        )
-        for index, record in enumerate(json.loads((data / task.annotation_file("test")).read_text()))
-    ]
-    write_json_atomic(prediction_path(folder, task.name, "model"), made)
+    write_row(folder, data, lambda task, truth: truth, ["crash_recognition"])
     return {"model": [folder]}
 
 
