@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.files import write_text_atomic
-from crashchat.json_files import problems
+from crashchat.json_files import Exact, problems
 from crashchat.tasks import TASKS
 
 Decode = Literal["free", "constrained"]
@@ -36,9 +36,7 @@ class ConfigError(CrashChatError):
     everywhere = True
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
+class _Settings(Exact):
     data_dir: Path = Path("data")
     """Folder of the annotation files; the videos' annotated paths start from it."""
     tasks: list[str] = Field(default_factory=lambda: list(TASKS))

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from crashchat.data.datasets import DatasetUse
 from crashchat.data.predictions import video_name
+from crashchat.json_files import Exact
 from crashchat.metrics.bootstrap import PAIRED_RESAMPLES, RESAMPLES, SEED
 from crashchat.provenance import command_line, file_hash, now, text_hash, versions
 from crashchat.reporting.runs import Run
@@ -16,11 +15,7 @@ DRAWN_NOTE = (
 )
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class RowAbout(_Part):
+class RowAbout(Exact):
     """One row: whose answers, from which files."""
 
     name: str
@@ -35,7 +30,7 @@ class RowAbout(_Part):
     """Over the SHA-256 of its prediction files, in their order."""
 
 
-class About(_Part):
+class About(Exact):
     """What heads a report, and stands in metrics.json under "about"."""
 
     title: str
