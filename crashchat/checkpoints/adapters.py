@@ -202,6 +202,7 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
         adapted = model
         adapted.add_adapter(name, config)
     else:
+        config.base_model_name_or_path = None  # PEFT writes the model's own there, and would warn of another
         adapted = get_peft_model(model, config, adapter_name=name)
     try:
         # torch's report of missing_keys and unexpected_keys, which PEFT's type calls a namedtuple of nothing.

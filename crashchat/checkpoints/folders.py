@@ -182,6 +182,7 @@ def load_model(
     if left:
         raise CheckpointError(f"{folder}: weights did not load: {left}")
     model: CrashChatModel = loaded.to(device)
+    model.name_or_path = str(folder)  # what an adapter on it names as its base
     return model.eval()
 
 

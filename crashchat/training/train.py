@@ -171,7 +171,6 @@ def _train(config: TrainConfig) -> Path:
     if config.finetune == "lora":
         base.requires_grad_(False)
         model = add_adapter(base, config.lora_rank, config.lora_alpha, config.lora_dropout)
-        model.peft_config["default"].base_model_name_or_path = str(config.base_model)
     else:
         base.requires_grad_(True)
     trained, total = trainable_parameters(model)
