@@ -29,9 +29,8 @@ if ! command -v nvidia-smi >/dev/null 2>&1; then
     cores=$(nproc)
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( cores / processes > 0 ? cores / processes : 1 ))}"
 fi
-# A log is lines, not the redrawn bars of a terminal; what a library will rename is no user's business.
+# A log is lines, not the redrawn bars of a terminal.
 if [[ ! -t 2 ]]; then export TQDM_DISABLE="${TQDM_DISABLE:-1}"; fi
-export PYTHONWARNINGS="${PYTHONWARNINGS:-ignore::FutureWarning}"
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 if [[ "$processes" -eq 1 && "${NNODES:-1}" -eq 1 && "$*" != *deepspeed=* ]]; then
     # One process needs no rendezvous, and its errors are easier to read without torchrun's around them.
