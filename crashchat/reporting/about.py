@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crashchat.data.datasets import DatasetUse
-from crashchat.data.predictions import video_name
 from crashchat.json_files import Exact
 from crashchat.metrics.bootstrap import PAIRED_RESAMPLES, RESAMPLES, SEED
 from crashchat.provenance import command_line, file_hash, now, text_hash, versions
@@ -65,22 +64,19 @@ def make_about(
     used: DatasetUse | None,
     data_dir: Path,
     split: str,
+    videos: int,
 ) -> About:
-    """rows: {name: the folder or file of each run}; runs: their files; used: the annotated split."""
-    videos = {
-        video_name(record["video_path"])
-        for of_row in runs.values()
-        for file in of_row[0].values()
-        for record in file.records
-    }
+    """rows: {name: the folder or file of each run}; runs: their files; used: the annotated split; videos: how
+    many were asked about.
+    """
     what = used.name if used else "Answers without annotation files"
     drawn = " (drawings)" if used and used.drawn else ""
     return About(
-        title=f"{what}{drawn}: {split} split, {len(videos):,} videos",
+        title=f"{what}{drawn}: {split} split, {videos:,} videos",
         data_dir=str(data_dir),
         dataset=used,
         split=split,
-        videos=len(videos),
+        videos=videos,
         rows=[_row_about(name, paths, runs[name]) for name, paths in rows.items()],
         made=now(),
         command=command_line(),
