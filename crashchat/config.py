@@ -6,7 +6,7 @@ Unknown keys are errors.
 import textwrap
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +17,9 @@ from crashchat.json_files import problems
 from crashchat.tasks import TASKS
 
 Decode = Literal["free", "constrained"]
+Dtype = Literal["float32", "bfloat16"]
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Logger = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "configs"
 
@@ -59,10 +62,6 @@ class _Settings(BaseModel):
     """Drop the tokens that do not change from frame to frame (docs/reference.md, Compression)."""
     max_length: int = Field(default=16384, gt=0, le=MAX_TOKENS)
     """Tokens of one question's sample at most: video, question and answer."""
-    max_tokens_per_batch: int = Field(default=32768, gt=0, le=MAX_TOKENS)
-    """Tokens that go through the model at a time; a video and all its questions stay together,
-    even if they are more.
-    """
     feature_cache: Path | None = None
     """Folder of vision features kept from run to run; none:
     every video is decoded and encoded each time it is seen.
@@ -71,8 +70,14 @@ class _Settings(BaseModel):
     """Size of that folder at most, in 10^9 bytes (a full-size video takes up to 24 million);
     the longest unused go first.
     """
-    num_workers: int = Field(default=2, ge=0, le=1024)
-    """Processes that read videos ahead of the model; 0 reads in the main process."""
+    num_workers: int | None = Field(default=None, ge=0, le=1024)
+    """Processes that read videos ahead of the model, for each of the run's own; 0 reads in the main process;
+    none: 8 beside a GPU, else 2.
+    """
+    dtype: Dtype | None = None
+    """Numbers of the frozen weights and of the computation; none: bfloat16 on a GPU, float32 on a CPU. What
+    is trained is float32 in either.
+    """
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the weights' initialisation, the order of questions and dropout."""
 
@@ -85,7 +90,9 @@ class _Settings(BaseModel):
             raise ValueError("expected a text without NUL")
         return value
 
-    @field_validator("tasks", "training_answers", mode="before", check_fields=False)
+    @field_validator(
+        "tasks", "training_answers", "lora_targets", "report_to", mode="before", check_fields=False
+    )
     @classmethod
     def _names(cls, value):
         return [name for name in value.split(",") if name] if isinstance(value, str) else value
@@ -116,6 +123,24 @@ class TrainConfig(_Settings):
     """LoRA's alpha."""
     lora_dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout before LoRA's A."""
+    lora_targets: list[Projection] = Field(default_factory=lambda: list(get_args(Projection)), min_length=1)
+    """Projections of the language model that LoRA adapts; all: every linear layer but lm_head."""
+    lora_on_vision: bool = False
+    """LoRA on the vision encoder's linear layers as well."""
+    dora: bool = False
+    """Weight-decomposed LoRA: a trained length for each output beside LoRA's direction (arXiv 2402.09353)."""
+    rslora: bool = False
+    """Scale LoRA by alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732)."""
+    quantization: Literal["4bit"] | None = None
+    """4bit: the language model's frozen linear layers as nf4 with double quantisation (bitsandbytes), for
+    cards of 24 GB.
+    """
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit keeps its two moments in 8 bits (bitsandbytes)."""
+    offload_activations: bool = False
+    """Keep what the backward pass needs in the computer's memory rather than on the GPU: slower, and
+    smaller.
+    """
     learning_rate: float = Field(default=1e-5, gt=0, le=10)
     """Peak learning rate of LoRA (of everything, with finetune=full)."""
     projector_learning_rate: float = Field(default=1e-5, gt=0)
@@ -138,17 +163,25 @@ class TrainConfig(_Settings):
     """
     eval_steps: int = Field(default=50, gt=0, le=MAX_STEPS)
     """Validation loss every so many steps."""
+    val_videos: int | None = Field(default=None, gt=0, le=10**9)
+    """Validation videos that are asked, the same at every validation, drawn by `seed`; none: all of them."""
     save_steps: int = Field(default=50, gt=0, le=MAX_STEPS)
-    """Checkpoint every so many steps; a multiple of eval_steps, since the best one is chosen by eval_loss."""
+    """Checkpoint every so many steps, a multiple of eval_steps, and at every validation that is the best so
+    far.
+    """
     save_total_limit: int = Field(default=5, gt=0, le=10**6)
     """Checkpoints kept."""
     early_stopping_patience: int | None = Field(default=3, gt=0, le=MAX_STEPS)
     """Validations without improvement after which training stops; none: never."""
     early_stopping_threshold: float = Field(default=0.001, ge=0, le=10**6)
     """How much lower eval_loss must be to count as an improvement."""
-    attention: Literal["branch_attention", "flex_attention"] = "branch_attention"
-    """How the language model attends: part by part with SDPA (attention.py),
-    or FlexAttention with a BlockMask (GPU only).
+    max_tokens_per_batch: int = Field(default=32768, gt=0, le=MAX_TOKENS)
+    """Tokens that go through the model at a time; a video and all its questions stay together,
+    even if they are more.
+    """
+    attention: Literal["branch_attention", "flex_attention", "flash_attn"] = "branch_attention"
+    """How the language model attends: part by part with SDPA (attention.py); on a GPU also FlexAttention
+    with a BlockMask, or flash-attn's kernel for varying lengths (varlen.py), which needs bfloat16.
     """
     gradient_checkpointing: bool = True
     """Recompute the language model's activations in the backward pass to save memory."""
@@ -162,6 +195,14 @@ class TrainConfig(_Settings):
     """Decoded videos each reader keeps in memory, for sets small enough."""
     logging_steps: int = Field(default=1, gt=0, le=MAX_STEPS)
     """Training loss is logged every so many steps."""
+    report_to: list[Logger] = Field(default=["tensorboard"])
+    """Where the log goes besides the screen and the checkpoints; each but tensorboard is a package to
+    install.
+    """
+    profile: bool = False
+    """Write a trace of three early steps by torch's profiler to output_dir/profile (chrome://tracing reads
+    it).
+    """
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -173,6 +214,27 @@ class TrainConfig(_Settings):
             raise ValueError(
                 "deepspeed is not installed (Linux alone has it); leave it out for plain data parallelism"
             )
+        missing = [name for name in self.report_to if find_spec(name) is None]
+        if missing:
+            raise ValueError(f"report_to={missing}: not installed; pip install {' '.join(missing)}")
+        if (self.quantization or self.optimizer == "adamw_8bit") and find_spec("bitsandbytes") is None:
+            raise ValueError(
+                "4bit and adamw_8bit need bitsandbytes: pip install -r requirements-quantized.txt"
+            )
+        if self.attention == "flash_attn" and find_spec("flash_attn") is None:
+            raise ValueError("attention=flash_attn needs flash-attn: see requirements-gpu.txt")
+        if self.finetune == "full" and (self.quantization or self.dora or self.rslora or self.lora_on_vision):
+            raise ValueError(
+                "finetune=full trains every weight: no quantization, dora, rslora, lora_on_vision"
+            )
+        if self.quantization and self.deepspeed:
+            raise ValueError(
+                "quantization=4bit does not go with deepspeed, which shards weights of 16 or 32 bits"
+            )
+        if self.optimizer == "adamw_8bit" and self.deepspeed:
+            raise ValueError("optimizer=adamw_8bit does not go with deepspeed, which has its own")
+        if self.lora_on_vision and self.feature_cache:
+            raise ValueError("lora_on_vision trains the vision encoder and does not go with feature_cache")
         if self.finetune == "full" and self.deepspeed:
             raise ValueError("finetune=full is for tiny models and does not go with deepspeed")
         if self.finetune == "full" and self.feature_cache:
@@ -195,6 +257,10 @@ class EvalConfig(_Settings):
     """Where <task>_evaluation_results/ goes."""
     max_visual_tokens: int = Field(default=16384, gt=0, le=MAX_TOKENS)
     """Visual tokens of a video at most, before compression."""
+    max_tokens_per_batch: int | None = Field(default=None, gt=0, le=MAX_TOKENS)
+    """Visual tokens of the videos that are answered at once, padding included, but one video at least; none:
+    131072 on a GPU, else 32768.
+    """
     max_new_tokens: int = Field(default=256, gt=0, le=10**5)
     """Tokens of an answer at most."""
     decode: Decode = "free"
@@ -322,12 +388,9 @@ def describe(kind: type[_Settings]) -> str:
 
 
 def check_share(global_batch_size: int, processes: int) -> None:
-    """Raises ConfigError where `processes` cannot share a global batch;
-    the message says which numbers can.
-    """
-    if global_batch_size % processes:
-        works = [count for count in range(1, global_batch_size + 1) if global_batch_size % count == 0]
+    """Raises ConfigError where a global batch has fewer questions than there are processes to share it."""
+    if global_batch_size < processes:
         raise ConfigError(
-            f"a global batch of {global_batch_size} questions cannot be shared by {processes} processes; "
-            f"numbers that work: {', '.join(map(str, works))}"
+            f"global_batch_size={global_batch_size}: {processes} processes cannot share so few questions; "
+            "start fewer, or give a larger batch"
         )

@@ -28,7 +28,6 @@ from crashchat.provenance import content_hash
 from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, Group
 
 MAX_VISUAL_TOKENS = EvalConfig.model_fields["max_visual_tokens"].default
-MAX_TOKENS_PER_BATCH = EvalConfig.model_fields["max_tokens_per_batch"].default
 MAX_NEW_TOKENS = EvalConfig.model_fields["max_new_tokens"].default
 
 

@@ -43,12 +43,14 @@ class VideoSequence:
     labels: int64[L], the answers' tokens and their `<|im_end|>`; all else IGNORED.
     position_ids: int64[L], 0…P-1 in the prefix, P… in every branch.
     branch_ids: int64[L], PREFIX or 1…n.
+    image_places: int64[K], where the visual tokens stand.
     """
 
     input_ids: Tensor
     labels: Tensor
     position_ids: Tensor
     branch_ids: Tensor
+    image_places: Tensor
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -123,7 +125,8 @@ def build_sequence(
         labels += branch_labels
         position_ids += range(len(prefix), len(prefix) + len(ids))
         branch_ids += [number] * len(ids)
-    as_tensor = [
+    tokens, labelled, positions, numbers = (
         torch.tensor(column, dtype=torch.int64) for column in (input_ids, labels, position_ids, branch_ids)
-    ]
-    return VideoSequence(*as_tensor)
+    )
+    image_places = (tokens == image_token_id(tokenizer)).nonzero()[:, 0]
+    return VideoSequence(tokens, labelled, positions, numbers, image_places)

@@ -4,7 +4,7 @@ The batch size counts questions (docs/reference.md, Strategies). An epoch is a s
 every `global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch
 of 24 decodes and encodes 4 to 6 videos instead of 24. A video on a cut has some questions before it and some
 behind: no question is lost, and a step is always exactly `global_batch_size` questions, on any number of
-processes.
+processes. How they share a step, sharing.py says.
 """
 
 import random
@@ -12,13 +12,17 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.data.annotations import Question, VideoQAs
 from crashchat.model.packing import PackedBatch, pack, split_by_tokens
 from crashchat.model.sequence import Branch, SequenceError, VideoSequence, build_sequence
+from crashchat.processes import READ_AHEAD
+from crashchat.training.sharing import share_questions
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.reading import read_visual_tokens
 from crashchat.video.source import VideoError
@@ -124,19 +128,23 @@ class QuestionDataset(Dataset):
         return Pass(pack(sequences, visuals), videos)
 
 
-def as_model_input(passes: list[Pass] | Exception) -> dict[str, list] | Exception:
+def as_model_input(passes: list[Pass] | Exception) -> dict[str, Any] | Exception:
     """The collator: batches are packed when they are fetched, so only their fields are handed on.
 
-    {"batches": [a batch's fields], "videos": [its videos]}, a pass each.
+    {"batches": [a batch's fields], "videos": [its videos]}, a pass each, and "num_videos" of all of them.
     """
     if isinstance(passes, Exception):
         return passes
-    return {"batches": [one.batch.as_dict() for one in passes], "videos": [one.videos for one in passes]}
+    return {
+        "batches": [one.batch.as_dict() for one in passes],
+        "videos": [one.videos for one in passes],
+        "num_videos": sum(int(one.batch.video_ids[0, -1]) + 1 for one in passes),
+    }
 
 
 class QuestionLoader(DataLoader):
     """What a QuestionDataset fetches as the model's input,
-    at most two fetches ahead in each of `num_workers` processes.
+    at most READ_AHEAD fetches ahead in each of `num_workers` processes.
 
     An error in one of those is raised here as itself. torch would make a new one of it, a traceback for its
     message.
@@ -154,8 +162,11 @@ class QuestionLoader(DataLoader):
             batch_sampler=batches,
             collate_fn=as_model_input,
             num_workers=num_workers,
-            prefetch_factor=2 if num_workers else None,
+            prefetch_factor=READ_AHEAD if num_workers else None,
             persistent_workers=persistent and num_workers > 0,
+            # Of its own, so that a run that went on from a checkpoint draws what one without a break does:
+            # without it every new iterator takes a number from torch's own generator.
+            generator=torch.Generator(),
         )
 
     # torch's type promises an iterator of its own, of which nobody needs more than what any iterator has.
@@ -167,7 +178,7 @@ class QuestionLoader(DataLoader):
 
 
 class QuestionSampler(Sampler[list[int]]):
-    """One process's share of every step: lists of global_batch_size / processes question numbers.
+    """One process's share of every step: lists of question numbers, of global_batch_size over all processes.
 
     Each epoch has its own seeded order. The last step of an epoch is filled up from the epoch's beginning.
     """
@@ -183,7 +194,7 @@ class QuestionSampler(Sampler[list[int]]):
     ):
         self.numbers = numbers
         self.global_batch_size = global_batch_size
-        self.batch_size = global_batch_size // processes
+        self.video_of = {number: video for video, group in enumerate(numbers) for number in group}
         self.rank = rank
         self.processes = processes
         self.group_by_video = group_by_video
@@ -213,7 +224,8 @@ class QuestionSampler(Sampler[list[int]]):
         stream = [number for group in groups for number in group]
         total = self.steps_per_epoch * self.global_batch_size
         stream = (stream * (-(-total // len(stream))))[:total]
-        first = self.rank * self.batch_size
-        return iter(
-            [stream[start : start + self.batch_size] for start in range(first, total, self.global_batch_size)]
+        steps = (
+            stream[start : start + self.global_batch_size]
+            for start in range(0, total, self.global_batch_size)
         )
+        return iter([share_questions(step, self.video_of, self.processes)[self.rank] for step in steps])

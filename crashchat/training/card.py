@@ -18,9 +18,13 @@ from crashchat.video.tokens import VideoSettings
 KEPT = (
     "finetune", "learning_rate", "projector_learning_rate", "weight_decay", "warmup_ratio", "max_grad_norm",
     "epochs", "max_steps", "global_batch_size", "group_by_video", "early_stopping_patience",
-    "early_stopping_threshold", "max_visual_tokens", "token_compression", "max_length", "seed",
+    "early_stopping_threshold", "max_visual_tokens", "token_compression", "max_length", "seed", "dtype",
+    "optimizer",
 )  # fmt: skip
-LORA = ("lora_rank", "lora_alpha", "lora_dropout")
+LORA = (
+    "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_on_vision", "dora", "rslora",
+    "quantization",
+)  # fmt: skip
 
 
 def card_of(

@@ -24,7 +24,7 @@ from crashchat.data.annotations import load_annotations
 from crashchat.data.journals import PredictionJournal
 from crashchat.data.predictions import read_predictions
 from crashchat.errors import CrashChatError, error_line
-from crashchat.model.videollama3 import add_adapter
+from crashchat.model.lora import add_adapter
 from crashchat.tasks import TASKS
 from tests.data.test_annotations import record as question
 from tests.data.test_predictions import GOOD
