@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from crashchat.config import EvalConfig, TrainConfig, check_share, describe, load_config
+from crashchat.config import check_share, describe, load_config
 from crashchat.errors import exit_code, writing
+from crashchat.settings import EvalConfig, TrainConfig
 
 KINDS: dict[str, type[TrainConfig] | type[EvalConfig]] = {"train": TrainConfig, "evaluate": EvalConfig}
 Config = TypeVar("Config", TrainConfig, EvalConfig)

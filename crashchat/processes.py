@@ -17,7 +17,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from crashchat.config import Dtype
+from crashchat.settings import Dtype
 
 LAUNCHER = "CRASHCHAT_LAUNCHER"  # scripts/launch.sh's process id, which is torchrun's
 READ_AHEAD = 2  # fetches of each reader that may wait

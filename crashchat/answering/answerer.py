@@ -28,9 +28,9 @@ from crashchat.answering.outputs import Answer
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model, load_tokenizer
 from crashchat.checkpoints.layouts import CheckpointError, read_vision_config
-from crashchat.config import Decode
 from crashchat.model.lora import base_of
 from crashchat.model.videollama3 import CrashChatModel
+from crashchat.settings import Decode
 from crashchat.tasks import TASKS, Group
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.source import VideoError

@@ -22,13 +22,13 @@ from torch import Tensor
 from crashchat.checkpoints.layouts import CheckpointError, file_in, rename_key
 from crashchat.checkpoints.model_card import read_card, write_card
 from crashchat.checkpoints.weights import check_finite, iterate_weights
-from crashchat.config import MAX_RANK
 from crashchat.errors import writing
 from crashchat.files import new_folder, write_json_atomic
 from crashchat.json_files import Lenient, checked, read_json
 from crashchat.model.lora import PROJECTOR, base_of, train_in_float32
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import print_once
+from crashchat.settings import MAX_RANK
 
 CONFIG_FILE, LORA_FILE, PROJECTOR_FILE = (
     "adapter_config.json",

@@ -24,7 +24,6 @@ from crashchat.checkpoints.layouts import (
 )
 from crashchat.checkpoints.model_card import ModelCard, write_card
 from crashchat.checkpoints.weights import read_weights
-from crashchat.config import MAX_FPS, MAX_FRAMES
 from crashchat.errors import abbreviate, listed, writing
 from crashchat.files import new_folder, write_json_atomic
 from crashchat.json_files import Lenient, checked, read_json
@@ -33,6 +32,7 @@ from crashchat.model.quantized import quantize
 from crashchat.model.sequence import image_token_id
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype, print_once
+from crashchat.settings import MAX_FPS, MAX_FRAMES
 from crashchat.video.tokens import VideoSettings, VisionSettings
 
 PROCESSOR_FILE = "preprocessor_config.json"

@@ -32,7 +32,7 @@ from crashchat.answering.outputs import Answer
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.checkpoints.model_card import read_card, tell_cards
 from crashchat.command import run_command
-from crashchat.config import EvalConfig, save_config
+from crashchat.config import save_config
 from crashchat.data.annotations import Question, VideoQAs, annotation_paths, load_annotations
 from crashchat.data.datasets import describe_use
 from crashchat.data.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
@@ -53,6 +53,7 @@ from crashchat.processes import (
     rank,
     reader_count,
 )
+from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.reading import open_feature_cache, read_visual_tokens

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crashchat.checkpoints.model_card import ModelCard, Origin, TaskSet, read_card
-from crashchat.config import TrainConfig
 from crashchat.data.annotations import VideoQAs
 from crashchat.data.datasets import DatasetUse
 from crashchat.json_files import as_line
 from crashchat.processes import process_count
 from crashchat.provenance import command_line, content_hash, now, text_hash, versions
+from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS
 from crashchat.video.measures import measure_clips
 from crashchat.video.tokens import VideoSettings

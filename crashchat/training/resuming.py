@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_pt_utils import safe_globals
 
-from crashchat.config import ConfigError, TrainConfig, load_config
+from crashchat.config import ConfigError, load_config
 from crashchat.errors import opening
 from crashchat.files import write_json_atomic
 from crashchat.provenance import file_hash
+from crashchat.settings import TrainConfig
 
 RESOLVED_CONFIG = "train_config.yaml"
 CHECKSUMS = (

@@ -10,13 +10,13 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from crashchat.checkpoints.folders import load_model
 from crashchat.checkpoints.layouts import read_vision_config
-from crashchat.config import TrainConfig
 from crashchat.data.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
 from crashchat.model.attention import BRANCH_ATTENTION
 from crashchat.model.lora import add_adapter, leave_inputs_as_they_are, train_in_float32
 from crashchat.model.varlen import VARLEN_ATTENTION
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype, local_device
+from crashchat.settings import TrainConfig
 
 ATTENTION = {
     "branch_attention": BRANCH_ATTENTION,

@@ -19,11 +19,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.checkpoints.model_card import ModelCard, write_card
 from crashchat.command import run_command
-from crashchat.config import TrainConfig, check_share, save_config
+from crashchat.config import check_share, save_config
 from crashchat.data.datasets import describe_use
 from crashchat.files import held, sync
 from crashchat.model.lora import base_of, trainable_parameters
 from crashchat.processes import print_once, process_count, rank
+from crashchat.settings import TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionSampler
 from crashchat.training.card import card_of, with_outcome
 from crashchat.training.losses import plot_losses

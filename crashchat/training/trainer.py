@@ -13,11 +13,11 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from crashchat.config import TrainConfig
 from crashchat.files import sync_tree
 from crashchat.model.lora import is_projector, trained_state
 from crashchat.model.videollama3 import CrashChatOutput
 from crashchat.processes import reader_count
+from crashchat.settings import TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionLoader, QuestionSampler
 from crashchat.training.losses import plot_losses
 from crashchat.training.resuming import write_checksums

@@ -33,7 +33,7 @@ def strategies() -> list[str]:
 
 def curves(dtype: str, data: Path, folder: Path) -> dict[str, list[float]]:
     """{strategy: training loss of each step}."""
-    from crashchat.config import TrainConfig
+    from crashchat.settings import TrainConfig
     from crashchat.training.train import train
 
     found = {}

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.config import ConfigError, TrainConfig
+from crashchat.config import ConfigError
 from crashchat.files import held
+from crashchat.settings import TrainConfig
 from crashchat.training.resuming import choose_checkpoint, damage_of
 from tests.helpers.commands import (
     ENVIRONMENT,

@@ -7,8 +7,9 @@ import torch
 
 from crashchat.checkpoints.folders import load_model
 from crashchat.checkpoints.model_card import read_card
-from crashchat.config import ConfigError, TrainConfig, load_config
+from crashchat.config import ConfigError, load_config
 from crashchat.model.lora import add_adapter
+from crashchat.settings import TrainConfig
 from tests.helpers.commands import adapter, crashchat, train
 from tests.helpers.models import CPU
 
