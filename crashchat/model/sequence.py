@@ -29,10 +29,14 @@ class SequenceError(CrashChatError):
 
 @dataclass(frozen=True)
 class Branch:
-    """A question and, in training, its answer (None when the answer is to be generated)."""
+    """A question and, in training, its answer (None when the answer is to be generated).
+
+    answer_ids: the answer as tokens that were drawn, with the closing one if it came; instead of `answer`.
+    """
 
     question: str
     answer: str | None = None
+    answer_ids: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -89,7 +93,10 @@ def branch_token_ids(tokenizer: PreTrainedTokenizerBase, branch: Branch) -> tupl
     question = f"{branch.question}<|im_end|>\n<|im_start|>assistant\n"
     ids = tokenizer.encode(question, add_special_tokens=False)
     labels = [IGNORED] * len(ids)
-    if branch.answer is not None:
+    if branch.answer_ids is not None:
+        ids += branch.answer_ids
+        labels += branch.answer_ids
+    elif branch.answer is not None:
         answer = tokenizer.encode(f"{branch.answer}<|im_end|>", add_special_tokens=False)
         newline = tokenizer.encode("\n", add_special_tokens=False)
         ids += answer + newline

@@ -25,7 +25,7 @@ class CrashChatOutput(ModelOutput):
     how many there are.
 
     vision_features: float[K, vision hidden] of the kept tokens of all videos, where a feature cache may want
-    them.
+    them. token_losses: float32[num_labels], the parts of the sum, where they are asked for.
     A sum, not a mean: samples have different numbers of labelled tokens, so only who sees the whole global
     batch can average.
     """
@@ -33,6 +33,7 @@ class CrashChatOutput(ModelOutput):
     loss_sum: Tensor | None = None
     num_labels: Tensor | None = None
     vision_features: Tensor | None = None
+    token_losses: Tensor | None = None
 
 
 class CrashChatModel(VideoLlama3ForConditionalGeneration):
@@ -136,9 +137,13 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         vision_features: Tensor | None = None,
         feature_order: Tensor | None = None,
         wants_features: bool = False,
+        temperature: float | None = None,
         **kwargs,
     ) -> CrashChatOutput:
-        """Loss over the labelled tokens of a packed batch; arguments as in PackedBatch."""
+        """Loss over the labelled tokens of a packed batch; arguments as in PackedBatch.
+
+        temperature: of the distribution that the losses are under; where it is given, each token's is returned.
+        """
         features = self.kept_features(
             pixel_values_videos=pixel_values_videos,
             video_grid_thw=video_grid_thw,
@@ -154,6 +159,13 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         )
         logits = self.lm_head(hidden[0, label_index])
         targets = labels[0, label_index + 1]
+        if temperature is not None:
+            token_losses = F.cross_entropy(logits.float() / temperature, targets, reduction="none")
+            return CrashChatOutput(
+                loss_sum=token_losses.sum(),
+                num_labels=label_index.new_tensor(len(label_index)),
+                token_losses=token_losses,
+            )
         loss_sum = F.cross_entropy(logits.float(), targets, reduction="sum")
         output = CrashChatOutput(loss_sum=loss_sum, num_labels=label_index.new_tensor(len(label_index)))
         if wants_features:

@@ -36,7 +36,10 @@ def card_of(
     validation set. Raises CheckpointError where the base's own card is damaged.
     """
     whole = config.finetune == "full"
-    given = config.model_dump(mode="json", include={*KEPT, *(() if whole else LORA)})
+    given = {
+        name: ", ".join(value) if isinstance(value, list) else value
+        for name, value in config.model_dump(mode="json", include={*KEPT, *(() if whole else LORA)}).items()
+    }
     asked = {question.task for video in videos for question in video.questions}
     tasks = [task for task in TASKS if task in asked]
     base = as_line(config.base_model.resolve().name)
