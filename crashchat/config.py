@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.files import write_text_atomic
 from crashchat.json_files import problems
-from crashchat.settings import Settings
+from crashchat.settings import Settings, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "configs"
@@ -135,10 +135,10 @@ def describe(kind: type[Settings]) -> str:
     return "\n".join(lines)
 
 
-def check_share(global_batch_size: int, processes: int) -> None:
+def check_share(config: TrainConfig, processes: int) -> None:
     """Raises ConfigError where a global batch has fewer questions than there are processes to share it."""
-    if global_batch_size < processes:
+    if 0 < config.global_batch_size < processes:
         raise ConfigError(
-            f"global_batch_size={global_batch_size}: {processes} processes cannot share so few questions; "
-            "start fewer, or give a larger batch"
+            f"global_batch_size={config.global_batch_size}: {processes} processes cannot share so few "
+            "questions; start fewer, or give a larger batch"
         )

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The one launcher: bash scripts/launch.sh train|evaluate CONFIG [processes] [key=value ...]
-# Runs `crashchat train` or `crashchat evaluate` under torchrun. Processes: the first argument if it is a number, else 1. CUDA_VISIBLE_DEVICES picks GPUs.
+# The one launcher: bash scripts/launch.sh train|reinforce|evaluate CONFIG [processes] [key=value ...]
+# Runs the command under torchrun. Processes: the first argument if it is a number, else 1. CUDA_VISIBLE_DEVICES picks GPUs.
 # More nodes: set NNODES, MASTER_ADDR (the first node's) and MASTER_PORT, the same on each, and NODE_RANK on each its own
 # (and NODE_ADDR, its address, where the others do not reach it by its host name).
 # MAX_RESTARTS=3: when a process or a node is lost, all start again from the last checkpoint, at most so often (default 0).
@@ -48,7 +48,9 @@ if [[ "$processes" -eq 1 && "${NNODES:-1}" -eq 1 && "$*" != *deepspeed=* && "$re
     # One process needs no rendezvous, and its errors are easier to read without torchrun's around them.
     exec "${PYTHON:-python}" -m crashchat "$command" "$config" "$@"
 elif [[ "${NNODES:-1}" -gt 1 ]]; then
-    # A node that was lost may join again as long as the first one is there.
+    # A node that was lost may join again as long as the first one is there. Every round makes a store of its own: torchrun
+    # shares one otherwise, and tells a node that joins later nothing of it.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     : "${MASTER_ADDR:?set MASTER_ADDR}" "${NODE_RANK:?set NODE_RANK}"
     [[ "$NODE_RANK" -eq 0 ]] && host=1 || host=0
     rendezvous=(--nnodes "$NNODES" --rdzv-backend c10d --rdzv-id "${RUN_ID:-crashchat}" \

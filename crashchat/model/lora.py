@@ -79,6 +79,14 @@ def leave_inputs_as_they_are(model: nn.Module) -> None:
             module.cast_input_dtype_enabled = False
 
 
+def set_dropout(model: nn.Module, dropout: float) -> None:
+    """Give every LoRA layer this dropout before its A."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            for name in module.lora_dropout:
+                module.lora_dropout[name] = nn.Dropout(dropout) if dropout else nn.Identity()
+
+
 def base_of(model: nn.Module) -> CrashChatModel:
     """The CrashChatModel inside a PEFT model (its layers adapted), or the model itself."""
     return cast(CrashChatModel, model.get_base_model() if isinstance(model, PeftModel) else model)

@@ -142,7 +142,8 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
     ) -> CrashChatOutput:
         """Loss over the labelled tokens of a packed batch; arguments as in PackedBatch.
 
-        temperature: of the distribution that the losses are under; where it is given, each token's is returned.
+        temperature: of the distribution that the losses are under; where it is given, each token's is
+        returned.
         """
         features = self.kept_features(
             pixel_values_videos=pixel_values_videos,

@@ -10,9 +10,9 @@ processes. How they share a step, sharing.py says.
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
@@ -39,6 +39,13 @@ class Pass:
 
     batch: PackedBatch
     videos: list[VisualTokens] | None
+
+
+class Fetch(NamedTuple):
+    """What a list of questions becomes: the passes that they fill, and what is not packed (rollouts.py)."""
+
+    passes: list[Pass]
+    asked: list[Any]
 
 
 class QuestionDataset(Dataset):
@@ -87,20 +94,23 @@ class QuestionDataset(Dataset):
                 self._cache.popitem(last=False)
         return visual
 
-    def __getitem__(self, number: int) -> list[Pass] | Exception:
+    def __getitem__(self, number: int) -> Fetch | Exception:
         return self.__getitems__([number])
 
-    def __getitems__(self, numbers: list[int]) -> list[Pass] | Exception:
+    def __getitems__(self, numbers: list[int]) -> Fetch | Exception:
         """Some questions, those on one video as branches of one sequence (torch's batched fetch).
 
         Raises VideoError and SequenceError; in a worker process returns them, for QuestionLoader to raise.
         """
         try:
-            return self._packed(numbers)
+            return self._fetched(numbers)
         except (VideoError, SequenceError) as error:
             if get_worker_info() is None:
                 raise
             return error
+
+    def _fetched(self, numbers: list[int]) -> Fetch:
+        return Fetch(self._packed(numbers), [])
 
     def _packed(self, numbers: list[int]) -> list[Pass]:
         asked: dict[int, list[Question]] = {}
@@ -128,17 +138,18 @@ class QuestionDataset(Dataset):
         return Pass(pack(sequences, visuals), videos)
 
 
-def as_model_input(passes: list[Pass] | Exception) -> dict[str, Any] | Exception:
+def as_model_input(fetch: Fetch | Exception) -> dict[str, Any] | Exception:
     """The collator: batches are packed when they are fetched, so only their fields are handed on.
 
     {"batches": [a batch's fields], "videos": [its videos]}, a pass each, and "num_videos" of all of them.
     """
-    if isinstance(passes, Exception):
-        return passes
+    if isinstance(fetch, Exception):
+        return fetch
     return {
-        "batches": [one.batch.as_dict() for one in passes],
-        "videos": [one.videos for one in passes],
-        "num_videos": sum(int(one.batch.video_ids[0, -1]) + 1 for one in passes),
+        "batches": [one.batch.as_dict() for one in fetch.passes],
+        "videos": [one.videos for one in fetch.passes],
+        "num_videos": sum(int(one.batch.video_ids[0, -1]) + 1 for one in fetch.passes),
+        "asked": fetch.asked,
     }
 
 
@@ -160,7 +171,7 @@ class QuestionLoader(DataLoader):
         super().__init__(
             dataset,
             batch_sampler=batches,
-            collate_fn=as_model_input,
+            collate_fn=cast(Callable[[list], Any], as_model_input),  # of one fetch, not of a list of samples
             num_workers=num_workers,
             prefetch_factor=READ_AHEAD if num_workers else None,
             persistent_workers=persistent and num_workers > 0,
@@ -175,6 +186,21 @@ class QuestionLoader(DataLoader):
             if isinstance(batch, Exception):
                 raise batch
             yield batch
+
+
+class StepSampler(Protocol):
+    """One process's share of every step, as Trainer's loop asks for it."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[int]]: ...
 
 
 class QuestionSampler(Sampler[list[int]]):

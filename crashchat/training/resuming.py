@@ -42,7 +42,7 @@ def check_resumable(config: TrainConfig) -> None:
     path = config.output_dir / RESOLVED_CONFIG
     if not path.is_file():
         return
-    earlier = load_config(TrainConfig, path).model_dump(mode="json")
+    earlier = load_config(type(config), path).model_dump(mode="json")
     now = config.model_dump(mode="json")
     allowed = MAY_DIFFER | ({*LENGTH} if is_extended(config) else set())
     differing = [
@@ -64,7 +64,7 @@ def is_extended(config: TrainConfig) -> bool:
     path = config.output_dir / RESOLVED_CONFIG
     if not path.is_file() or config.finetune == "full":
         return False
-    earlier = load_config(TrainConfig, path)
+    earlier = load_config(type(config), path)
     if (earlier.max_steps is None) != (config.max_steps is None):
         return False
     return (config.max_steps or config.epochs) > (earlier.max_steps or earlier.epochs)

@@ -1,7 +1,7 @@
 """What an answer is worth when it is learnt from by reinforcement: numbers between -1 and 1.
 
-A setting names a reward of REWARDS for each task, or a function of one's own as `module:function`, which takes a
-Judged and returns such a number.
+A setting names a reward of REWARDS for each task, or a function of one's own as `module:function`, which
+takes a Judged and returns such a number.
 """
 
 import importlib
@@ -30,8 +30,8 @@ class Judged:
     """An answer and what it is held against.
 
     task: a name of TASKS. text: the model's words. values: what they parse to, None where they do not. truth:
-    the annotated values, {gt field: value}. seconds: the video's length. crash_start: the annotated start of its
-    crash in seconds, None where that is not known. known: the training answers of the task.
+    the annotated values, {gt field: value}. seconds: the video's length. crash_start: the annotated start of
+    its crash in seconds, None where that is not known. known: the training answers of the task.
     """
 
     task: str

@@ -8,16 +8,24 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model
 from crashchat.checkpoints.layouts import read_vision_config
 from crashchat.data.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
 from crashchat.model.attention import BRANCH_ATTENTION
-from crashchat.model.lora import add_adapter, leave_inputs_as_they_are, train_in_float32
+from crashchat.model.lora import (
+    add_adapter,
+    base_of,
+    leave_inputs_as_they_are,
+    set_dropout,
+    train_in_float32,
+)
 from crashchat.model.varlen import VARLEN_ATTENTION
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype, local_device
-from crashchat.settings import TrainConfig
+from crashchat.settings import ReinforceConfig, TrainConfig
 
+START = "start"  # the adapter that reinforcement began with, where it must not be left far behind
 ATTENTION = {
     "branch_attention": BRANCH_ATTENTION,
     "flex_attention": "flex_attention",
@@ -27,7 +35,7 @@ ATTENTION = {
 
 def question_files(config: TrainConfig, split: str) -> list[Path]:
     """The annotation files of a split. Raises AnnotationError naming the first that is missing."""
-    return config.annotation_files.get(split) or annotation_paths(config.data_dir, config.tasks, split)
+    return config.annotation_files.get(split) or annotation_paths(config.data_dir, config.all_tasks, split)
 
 
 def load_videos(config: TrainConfig, split: str) -> list[VideoQAs]:
@@ -36,7 +44,7 @@ def load_videos(config: TrainConfig, split: str) -> list[VideoQAs]:
     Of the validation split as many as val_videos says. Raises AnnotationError that lists missing videos: a
     run must not stop at a hole hours later.
     """
-    videos = load_annotations(question_files(config, split), config.data_dir, config.tasks or None)
+    videos = load_annotations(question_files(config, split), config.data_dir, config.all_tasks or None)
     missing = [str(video.path) for video in videos if not video.path.is_file()]
     if missing:
         raise AnnotationError(
@@ -69,6 +77,14 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Cras
         train_in_float32(base)
         return base
     base.requires_grad_(False)
+    if isinstance(config, ReinforceConfig) and config.adapter is not None:
+        model = load_adapter(base, config.adapter, trained=True)
+        set_dropout(model, config.lora_dropout)
+        if config.kl:
+            load_adapter(model, config.adapter, START)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(".default." in name)
+        return _finished(model, config)
     model = add_adapter(
         base,
         config.lora_rank,
@@ -79,8 +95,12 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Cras
         dora=config.dora,
         rslora=config.rslora,
     )
+    return _finished(model, config)
+
+
+def _finished(model: PeftModel, config: TrainConfig) -> PeftModel:
     # Under autocast alone, which DeepSpeed does without: elsewhere inputs and weights would differ in type.
-    if base.dtype != torch.float32 and not config.deepspeed:
+    if base_of(model).dtype != torch.float32 and not config.deepspeed:
         leave_inputs_as_they_are(model)
     model.peft_config["default"].base_model_name_or_path = str(config.base_model)
     return model
@@ -88,11 +108,11 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Cras
 
 def training_arguments(config: TrainConfig, processes: int) -> TrainingArguments:
     """The settings in Trainer's words."""
-    gpu = choose_device().type == "cuda"
+    gpu, reinforced = choose_device().type == "cuda", isinstance(config, ReinforceConfig)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.output_dir / "tensorboard"))
     args = TrainingArguments(
         output_dir=str(config.output_dir),
-        per_device_train_batch_size=config.global_batch_size // processes,
+        per_device_train_batch_size=max(1, config.global_batch_size // processes),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         learning_rate=config.learning_rate,
@@ -110,8 +130,8 @@ def training_arguments(config: TrainConfig, processes: int) -> TrainingArguments
         save_strategy="steps",
         save_steps=config.save_steps,
         save_total_limit=None,  # QuestionTrainer deletes older ones
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
+        metric_for_best_model="eval_reward" if reinforced else "eval_loss",
+        greater_is_better=reinforced,
         logging_steps=config.logging_steps,
         report_to=list(config.report_to),
         # A loss that is no number is shown; looking for it would wait for the GPU.

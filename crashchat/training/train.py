@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -24,8 +25,8 @@ from crashchat.data.datasets import describe_use
 from crashchat.files import held, sync
 from crashchat.model.lora import base_of, trainable_parameters
 from crashchat.processes import print_once, process_count, rank
-from crashchat.settings import TrainConfig
-from crashchat.training.batches import QuestionDataset, QuestionSampler
+from crashchat.settings import ReinforceConfig, TrainConfig
+from crashchat.training.batches import StepSampler
 from crashchat.training.card import card_of, with_outcome
 from crashchat.training.losses import plot_losses
 from crashchat.training.resuming import (
@@ -37,7 +38,8 @@ from crashchat.training.resuming import (
 )
 from crashchat.training.setup import build_model, load_videos, question_files, training_arguments
 from crashchat.training.speed import Profile
-from crashchat.training.trainer import BestIsKept, EpochOrder, LossPlot, QuestionTrainer
+from crashchat.training.trainer import BestIsKept, EpochOrder, LossPlot
+from crashchat.training.ways import make_dataset, make_sampler, make_trainer, step_in_words
 from crashchat.video.reading import open_feature_cache
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -73,7 +75,7 @@ def _train(config: TrainConfig) -> Path:
         if main_process:
             print(f"{result}: trained already, to an earlier end; going on from there")
             (config.output_dir / ADAPTER_FILES[0]).unlink()  # it is not finished now
-    check_share(config.global_batch_size, processes)
+    check_share(config, processes)
     checkpoint = choose_checkpoint(config, processes) if main_process else None
     set_seed(config.seed)
 
@@ -98,28 +100,13 @@ def _train(config: TrainConfig) -> Path:
         config.feature_cache, config.feature_cache_gb, base_of(model).model.vision_model, settings
     )
     datasets = [
-        QuestionDataset(
-            videos,
-            tokenizer,
-            settings,
-            max_length=config.max_length,
-            max_tokens_per_batch=config.max_tokens_per_batch,
-            cache_videos=config.cache_videos,
-            feature_cache=feature_cache,
-        )
+        make_dataset(config, videos, tokenizer, settings, feature_cache)
         for videos in (train_videos, val_videos)
     ]
     trained, total = trainable_parameters(model)
     # Made after the model: once it exists, ZeRO-3 would shard weights while they are loaded and checked.
     args = training_arguments(config, processes)
-    sampler = QuestionSampler(
-        datasets[0].numbers,
-        config.global_batch_size,
-        rank=args.process_index,
-        processes=args.world_size,
-        group_by_video=config.group_by_video,
-        seed=config.seed,
-    )
+    sampler = make_sampler(config, datasets[0], args)
     if main_process:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, config.output_dir / RESOLVED_CONFIG)
@@ -134,23 +121,23 @@ def _train(config: TrainConfig) -> Path:
         print(
             f"{len(datasets[0])} training questions on {len(train_videos)} videos, {len(datasets[1])} "
             "validation questions; "
-            f"{sampler.steps_per_epoch} steps an epoch, each of {config.global_batch_size} questions"
+            f"{sampler.steps_per_epoch} steps an epoch, each of {step_in_words(config)}"
         )
-    trainer = QuestionTrainer(
-        config,
-        sampler,
-        model=model,
-        args=args,
-        train_dataset=datasets[0],
-        eval_dataset=datasets[1],
-        callbacks=callbacks_of(config, sampler),
-    )
     if processes > 1:
         choice = [checkpoint]
         dist.broadcast_object_list(choice)
         checkpoint = choice[0]
     if checkpoint:
         print_once(f"going on from {checkpoint}")
+    trainer = make_trainer(
+        config,
+        sampler,
+        datasets,
+        model=model,
+        args=args,
+        callbacks=callbacks_of(config, sampler),
+        checkpoint=checkpoint,
+    )
     reached = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)) if checkpoint else None
     if reached and reached.global_step >= (config.max_steps or math.ceil(config.epochs * len(sampler))):
         trainer.state = reached  # killed behind its last step: Trainer would make one more before it looks
@@ -160,13 +147,15 @@ def _train(config: TrainConfig) -> Path:
     if card:  # the first process's
         plot_losses(trainer.state.log_history, config.output_dir / "loss.png")
         best = Path(trainer.state.best_model_checkpoint or complete_checkpoints(config.output_dir)[0])
-        card = with_outcome(card, steps=trainer.state.global_step, best=best, loss=trainer.state.best_metric)
+        measure: Literal["loss", "reward"] = "reward" if isinstance(config, ReinforceConfig) else "loss"
+        value = trainer.state.best_metric
+        card = with_outcome(card, trainer.state.global_step, best, measure=measure, value=value)
         if config.finetune == "full":
             best_model = load_model(best, tokenizer, device=torch.device("cpu"))
             save_checkpoint(best_model, tokenizer, settings, folder=result, card=card)
         else:
             keep_adapter(best, result, card)
-        print(f"best validation loss {trainer.state.best_metric:.4f} at {best.name}; saved to {result}")
+        print(f"best validation {measure} {value:.4f} at {best.name}; saved to {result}")
     if dist.is_initialized():
         dist.barrier()
     return result
@@ -185,7 +174,7 @@ def keep_adapter(checkpoint: Path, folder: Path, card: ModelCard) -> None:
     sync(folder)
 
 
-def callbacks_of(config: TrainConfig, sampler: QuestionSampler) -> list[TrainerCallback]:
+def callbacks_of(config: TrainConfig, sampler: StepSampler) -> list[TrainerCallback]:
     """What is done between the steps."""
     callbacks: list[TrainerCallback] = [EpochOrder(sampler), BestIsKept(), LossPlot()]
     if config.profile:

@@ -18,7 +18,7 @@ from crashchat.model.lora import is_projector, trained_state
 from crashchat.model.videollama3 import CrashChatOutput
 from crashchat.processes import reader_count
 from crashchat.settings import TrainConfig
-from crashchat.training.batches import QuestionDataset, QuestionLoader, QuestionSampler
+from crashchat.training.batches import QuestionDataset, QuestionLoader, StepSampler
 from crashchat.training.losses import plot_losses
 from crashchat.training.resuming import write_checksums
 from crashchat.training.speed import Speed
@@ -36,7 +36,7 @@ class QuestionTrainer(Trainer):
     train_dataset: QuestionDataset
     eval_dataset: QuestionDataset
 
-    def __init__(self, config: TrainConfig, sampler: QuestionSampler, **kwargs):
+    def __init__(self, config: TrainConfig, sampler: StepSampler, **kwargs):
         super().__init__(**kwargs)
         self.config = config
         self.sampler = sampler
@@ -234,7 +234,7 @@ class QuestionTrainer(Trainer):
 class EpochOrder(TrainerCallback):
     """Tells the sampler which epoch begins, and has the last step validated like every eval_steps-th."""
 
-    def __init__(self, sampler: QuestionSampler):
+    def __init__(self, sampler: StepSampler):
         self.sampler = sampler
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -249,7 +249,8 @@ class BestIsKept(TrainerCallback):
     """Has every validation that is the best so far followed by a checkpoint, be it no save_steps-th step."""
 
     def on_evaluate(self, args, state, control, **kwargs):
-        if state.best_metric is None or kwargs["metrics"]["eval_loss"] < state.best_metric:
+        found, best = kwargs["metrics"][args.metric_for_best_model], state.best_metric
+        if best is None or (found > best if args.greater_is_better else found < best):
             control.should_save = True
 
 

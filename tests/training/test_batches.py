@@ -106,16 +106,16 @@ def test_a_fetch_decodes_each_video_once_and_asks_what_was_wanted(dataset, tiny_
 
 def test_the_token_budget_splits_by_video_and_loses_nothing(dataset):
     numbers = sum(dataset.numbers, [])
-    (whole,) = (one.batch for one in dataset.__getitems__(numbers))
+    (whole,) = (one.batch for one in dataset.__getitems__(numbers).passes)
     budget = whole.input_ids.numel() // 2
     dataset.max_tokens_per_batch = budget
-    batches = [one.batch for one in dataset.__getitems__(numbers)]
+    batches = [one.batch for one in dataset.__getitems__(numbers).passes]
     assert 2 <= len(batches) < len(dataset.numbers)
     assert all(batch.input_ids.numel() <= budget for batch in batches)
     for column in ("input_ids", "labels", "position_ids", "branch_ids"):
         assert torch.cat([getattr(batch, column) for batch in batches], dim=1).equal(getattr(whole, column))
     dataset.max_tokens_per_batch = 10  # less than any video: each goes alone
-    assert len(dataset.__getitems__(numbers)) == len(dataset.numbers)
+    assert len(dataset.__getitems__(numbers).passes) == len(dataset.numbers)
 
 
 def test_a_question_too_long_and_a_missing_video_stop_the_run(dataset):
