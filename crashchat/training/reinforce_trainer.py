@@ -15,30 +15,17 @@ from transformers import PreTrainedTokenizerBase
 
 from crashchat.data.annotations import VideoQAs
 from crashchat.files import write_json_atomic
-from crashchat.model.packing import pack, split_by_tokens
-from crashchat.model.sequence import build_sequence
 from crashchat.settings import ReinforceConfig
 from crashchat.training.batches import QuestionLoader
-from crashchat.training.policy import clipped, divergence, token_weights
+from crashchat.training.drawn import DrawnPass, answer_lengths, lay_out, policy_loss
 from crashchat.training.rewards import default_reward, reward_named
-from crashchat.training.rollouts import Group, Roller, Rollout, RolloutDataset, RolloutSampler, figures_of
+from crashchat.training.rollouts import Roller, Rollout, RolloutDataset, RolloutSampler, figures_of
 from crashchat.training.setup import START
 from crashchat.training.trainer import VIDEOS_AT_ONCE, QuestionTrainer
 from crashchat.video.tokens import VideoSettings
 
 SOLVED = "solved_videos.json"  # in a checkpoint: what dynamic_sampling leaves out
 COLLAPSED = 0.9  # share of a step's answers that are one and the same text, from which on it is said
-
-
-class Learnt:
-    """A pass of drawn answers: a batch, and for each of its labelled tokens advantage and weight,
-    float32[N].
-    """
-
-    def __init__(self, batch: dict, advantages: Tensor, weights: Tensor):
-        self.batch, self.advantages, self.weights = batch, advantages, weights
-        self.before: Tensor | None = None  # log-probabilities at the first update
-        self.reference: Tensor | None = None  # under the model that the run started from
 
 
 class ReinforceTrainer(QuestionTrainer):
@@ -50,8 +37,7 @@ class ReinforceTrainer(QuestionTrainer):
     def __init__(self, config: ReinforceConfig, sampler: RolloutSampler, roller: Roller, **kwargs):
         super().__init__(config, sampler, **kwargs)
         self.settings, self.order, self.roller = config, sampler, roller
-        self.passes: list[Learnt] = []
-        self.total = 0.0
+        self.passes: list[DrawnPass] = []
         self.figures: dict[str, tuple[float, int]] = {}
         self.texts: dict[str, int] = {}
 
@@ -88,7 +74,7 @@ class ReinforceTrainer(QuestionTrainer):
                 else self.accelerator.no_sync(model)
             ):
                 if kind == "drawn" and index < len(self.passes):
-                    loss = (1 - share) * scale * self._policy_loss(model, self.passes[index])
+                    loss = (1 - share) * scale * self._learn_from(model, self.passes[index])
                 elif kind == "known" and index < len(supervised):
                     videos = inputs["videos"][index]
                     loss = share * scale / known * self.run_model(model, supervised[index], videos)
@@ -101,31 +87,19 @@ class ReinforceTrainer(QuestionTrainer):
             result += loss.detach()
         return result
 
-    def _policy_loss(self, model, learnt: Learnt) -> Tensor:
-        """The loss of one pass, a part of the whole step's."""
-        settings = self.settings
-        log_probs = -model(**learnt.batch, temperature=settings.temperature).token_losses
-        if learnt.before is None:
-            learnt.before = log_probs.detach()
-        surrogate = clipped(
-            log_probs, learnt.before, learnt.advantages, settings.clip_low, settings.clip_high
-        )
-        loss = -(learnt.weights * surrogate).sum()
-        if settings.kl:
-            loss = (
-                loss + settings.kl * (learnt.weights * divergence(log_probs, self._reference(learnt))).sum()
-            )
-        return loss
+    def _learn_from(self, model, drawn: DrawnPass) -> Tensor:
+        reference = self._reference(drawn) if self.settings.kl else None
+        return policy_loss(model, drawn, self.settings, reference)
 
     @torch.no_grad()
-    def _reference(self, learnt: Learnt) -> Tensor:
+    def _reference(self, drawn: DrawnPass) -> Tensor:
         """Log-probabilities under the model that the run started from: the adapter as it was, or none."""
-        if learnt.reference is None:
+        if drawn.reference is None:
             model = self.accelerator.unwrap_model(self.model)
             with model.disable_adapter() if self.settings.adapter is None else _under(model, START):
-                output = model(**learnt.batch, temperature=self.settings.temperature)
-            learnt.reference = -output.token_losses
-        return learnt.reference
+                output = model(**drawn.batch, temperature=self.settings.temperature)
+            drawn.reference = -output.token_losses
+        return drawn.reference
 
     def _draw(self, asked: list) -> None:
         """Draw answers to this process's questions and lay them out as passes."""
@@ -138,47 +112,17 @@ class ReinforceTrainer(QuestionTrainer):
             if (groups := [group for group in rollout.groups if group.advantages is not None])
         ]
         closing = self.roller.tokenizer.eos_token_id
-        lengths = [len(branch.answer_ids or ()) for branch in _branches(kept, closing)]
-        counts = self.gather_numbers(sum(lengths), len(lengths))
-        everything = [int(counts[:, 0].sum()), int(counts[:, 1].sum())]
-        self.total = float(everything[0 if self.settings.token_weighting == "token" else 1])
+        lengths = answer_lengths(kept, closing)
+        counts = self.gather_numbers(sum(lengths), len(lengths)).sum(dim=0).tolist()
         # A process without anything to learn from runs what it drew all the same, counting nothing.
-        self.passes = self._laid_out(kept or rollouts[:1])
-
-    def _laid_out(self, rollouts: list[Rollout]) -> list[Learnt]:
-        settings, closing = self.settings, self.roller.tokenizer.eos_token_id
-        sequences = []
-        for rollout in rollouts:
-            branches = _branches([rollout], closing)
-            visual = rollout.visual
-            sequences.append(
-                build_sequence(
-                    self.roller.tokenizer,
-                    visual.seconds,
-                    visual.kept_per_frame,
-                    branches,
-                    settings.max_length,
-                )
-            )
-        passes = []
-        for indices in split_by_tokens(list(map(len, sequences)), settings.max_tokens_per_batch):
-            batch = pack([sequences[i] for i in indices], [rollouts[i].visual for i in indices])
-            own = [rollouts[i] for i in indices]
-            lengths = [len(branch.answer_ids or ()) for branch in _branches(own, closing)]
-            groups = [group for rollout in own for group in rollout.groups]
-            advantages = [
-                value for group in groups for value in group.advantages or [0.0] * len(group.tokens)
-            ]
-            weights = token_weights(lengths, settings.token_weighting, settings.max_new_tokens)
-            counts = torch.tensor(lengths)
-            passes.append(
-                Learnt(
-                    batch.as_dict(self.args.device) | {"wants_features": False},
-                    torch.tensor(advantages).repeat_interleave(counts).to(self.args.device),
-                    (weights / max(self.total, 1.0)).float().repeat_interleave(counts).to(self.args.device),
-                )
-            )
-        return passes
+        self.passes = lay_out(
+            kept or rollouts[:1],
+            self.roller.tokenizer,
+            self.settings,
+            tokens=counts[0],
+            answers=counts[1],
+            device=self.args.device,
+        )
 
     def _note(self, rollouts: list[Rollout]) -> None:
         """Keep what the log says of drawn answers, and which videos taught nothing."""
@@ -250,11 +194,6 @@ class ReinforceTrainer(QuestionTrainer):
         if self.settings.dynamic_sampling and self.args.should_save:
             write_json_atomic(Path(output_dir) / SOLVED, self.order.state())
         super()._save_rng_state(output_dir)
-
-
-def _branches(rollouts: list[Rollout], closing: int) -> list:
-    groups: list[Group] = [group for rollout in rollouts for group in rollout.groups]
-    return [branch for group in groups for branch in group.branches(closing)]
 
 
 @contextlib.contextmanager
