@@ -18,7 +18,7 @@ from crashchat.files import write_json_atomic
 from crashchat.settings import ReinforceConfig
 from crashchat.training.batches import QuestionLoader
 from crashchat.training.drawn import DrawnPass, answer_lengths, lay_out, policy_loss
-from crashchat.training.rewards import default_reward, reward_named
+from crashchat.training.rewards import Reward, default_reward, reward_named
 from crashchat.training.rollouts import Roller, Rollout, RolloutDataset, RolloutSampler, figures_of
 from crashchat.training.setup import START
 from crashchat.training.trainer import VIDEOS_AT_ONCE, QuestionTrainer
@@ -211,19 +211,21 @@ def _under(model, adapter: str):
             parameter.requires_grad_(True)
 
 
+def rewards_of(config: ReinforceConfig) -> dict[str, tuple[str, Reward]]:
+    """{task: (the reward's name, the reward)}. Raises RewardError for one that is not known."""
+    names = {task: config.rewards.get(task, default_reward(task)) for task in config.tasks}
+    return {task: (name, reward_named(name)) for task, name in names.items()}
+
+
 def make_roller(
     config: ReinforceConfig,
     tokenizer: PreTrainedTokenizerBase,
     settings: VideoSettings,
     videos: list[VideoQAs],
 ) -> Roller:
-    """What draws and judges answers; videos: those to learn from. Raises RewardError for an unknown
-    reward.
-    """
-    names = {task: config.rewards.get(task, default_reward(task)) for task in config.tasks}
-    rewards = {task: (name, reward_named(name)) for task, name in names.items()}
+    """What draws and judges answers; videos: those to learn from."""
     known = {
         task: sorted({answer for video in videos if (answer := video.answer_of(task))})
         for task in config.tasks
     }
-    return Roller(config, tokenizer, settings, rewards, known)
+    return Roller(config, tokenizer, settings, rewards_of(config), known)

@@ -109,6 +109,11 @@ def _finished(model: PeftModel, config: TrainConfig) -> PeftModel:
 def training_arguments(config: TrainConfig, processes: int) -> TrainingArguments:
     """The settings in Trainer's words."""
     gpu, reinforced = choose_device().type == "cuda", isinstance(config, ReinforceConfig)
+    if config.deepspeed and not gpu:
+        import deepspeed
+
+        # On a CPU it would first compile an operation that only inference uses, for a minute.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.output_dir / "tensorboard"))
     args = TrainingArguments(
         output_dir=str(config.output_dir),

@@ -39,7 +39,7 @@ from crashchat.training.resuming import (
 from crashchat.training.setup import build_model, load_videos, question_files, training_arguments
 from crashchat.training.speed import Profile
 from crashchat.training.trainer import BestIsKept, EpochOrder, LossPlot
-from crashchat.training.ways import make_dataset, make_sampler, make_trainer, step_in_words
+from crashchat.training.ways import check, make_dataset, make_sampler, make_trainer, step_in_words
 from crashchat.video.reading import open_feature_cache
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -67,6 +67,7 @@ def train(config: TrainConfig) -> Path:
 def _train(config: TrainConfig) -> Path:
     result = config.output_dir / FULL_MODEL if config.finetune == "full" else config.output_dir
     check_resumable(config)
+    check(config)
     main_process, processes = rank() == 0, process_count()
     if is_finished(config):
         if not is_extended(config):

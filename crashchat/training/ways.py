@@ -6,17 +6,30 @@ from typing import cast
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
+from crashchat.checkpoints.adapters import read_adapter
 from crashchat.config import ConfigError
 from crashchat.data.annotations import VideoQAs
 from crashchat.json_files import read_json
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.settings import ReinforceConfig, TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionSampler, StepSampler
-from crashchat.training.reinforce_trainer import SOLVED, ReinforceTrainer, make_roller
+from crashchat.training.reinforce_trainer import SOLVED, ReinforceTrainer, make_roller, rewards_of
 from crashchat.training.rollouts import RolloutDataset, RolloutSampler
 from crashchat.training.trainer import QuestionTrainer
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.tokens import VideoSettings
+
+
+def check(config: TrainConfig) -> None:
+    """What can be known to be wrong before anything is loaded.
+
+    Raises RewardError for a reward that is not known, CheckpointError where the adapter to start from is
+    none.
+    """
+    if isinstance(config, ReinforceConfig):
+        rewards_of(config)
+        if config.adapter:
+            read_adapter(config.adapter)
 
 
 def make_dataset(
@@ -72,10 +85,7 @@ def make_trainer(
     callbacks: list[TrainerCallback],
     checkpoint: Path | None,
 ) -> QuestionTrainer:
-    """The trainer; checkpoint: what the run goes on from.
-
-    Raises RewardError for a reward that is not known.
-    """
+    """The trainer; checkpoint: what the run goes on from."""
     common = {
         "model": model,
         "args": args,
