@@ -12,6 +12,10 @@ import crashchat
 # is imported.
 COMMANDS = {
     "train": ("training.train", "fine-tune a model: a config, and settings that differ from it"),
+    "reinforce": (
+        "training.reinforce",
+        "learn from drawn answers and what they are worth: a config, and settings that differ from it",
+    ),
     "evaluate": (
         "evaluation.evaluate",
         "ask a model about a split: a config, and settings that differ from it",

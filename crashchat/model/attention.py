@@ -12,8 +12,10 @@ own:
     b     3 3     3        3  the next branch, likewise
     b     3 3     3 3
 
-What no token sees is not computed, nothing of size L x L is built, and on a GPU every call is a flash kernel.
-The rule is that of masks.py, whose dense mask and BlockMask the tests hold against this.
+What no token sees is not computed, nothing of size L x L is built, and on a GPU every call is a flash kernel:
+torch would take cuDNN's first on an H100, which make a plan for every new length (0.06-0.4 s each), and every
+video has a length of its own. The rule is that of masks.py, whose dense mask and BlockMask the tests hold
+against this.
 """
 
 from dataclasses import dataclass
@@ -70,8 +72,8 @@ def branch_attention(module, query, key, value, attention_mask, scaling=None, dr
 
     query: float[R, heads, n, head size]; key, value: float[R, key-value heads, L, head size].
     attention_mask: list[Segment], in the order of rows and queries (what is left of a row is padding and gets
-    zeros); or bool[R, 1, n, L] or float[R, 1, n, L] as for SDPA; or None, for rows that are causal from end
-    to end. Returns float[R, n, heads, head size].
+    zeros, where there are several rows); or bool[R, 1, n, L] or float[R, 1, n, L] as for SDPA; or None, for
+    rows that are causal from end to end. Returns float[R, n, heads, head size].
     """
     if isinstance(attention_mask, Tensor):
         # Heads that share keys and values ask as one head with more queries: keys and values are read once
@@ -104,6 +106,8 @@ def branch_attention(module, query, key, value, attention_mask, scaling=None, dr
             F.scaled_dot_product_attention(asking, keys, values, attn_mask=causal, **settings)
         )
     joined = [torch.cat(row, dim=2) for row in rows]
+    if len(joined) == 1:  # a packed row, which has no padding
+        return joined[0].transpose(1, 2), None
     output = torch.cat([F.pad(row, (0, 0, 0, query.shape[2] - row.shape[2])) for row in joined])
     return output.transpose(1, 2), None
 
@@ -127,5 +131,6 @@ def frame_attention(
     return output.transpose(1, 2).reshape(1, -1, output.shape[1], output.shape[3]), None
 
 
+torch.backends.cuda.enable_cudnn_sdp(False)
 AttentionInterface.register(FRAME_ATTENTION, frame_attention)
 AttentionInterface.register(BRANCH_ATTENTION, branch_attention)
