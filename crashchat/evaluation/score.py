@@ -167,7 +167,7 @@ def _flat(metrics: dict, prefix: str = "") -> list[tuple]:
 def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(
         f"score {task_name}",
-        f"Scores {task_name} predictions, with 95% bootstrap intervals over videos: every question counts; "
+        f"Scores {task_name} predictions, with 95% intervals: every question counts;\n"
         "and the released scripts' numbers, which drop answers that do not parse. Writes JSON and CSV.",
         f"example: crashchat score {task_name} --predictions "
         f"{prediction_path('outputs', task_name, 'my_model')}",
