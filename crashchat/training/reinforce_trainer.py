@@ -20,7 +20,6 @@ from crashchat.training.batches import QuestionLoader
 from crashchat.training.drawn import DrawnPass, answer_lengths, lay_out, policy_loss
 from crashchat.training.rewards import Reward, default_reward, reward_named
 from crashchat.training.rollouts import Roller, Rollout, RolloutDataset, RolloutSampler, figures_of
-from crashchat.training.setup import START
 from crashchat.training.trainer import VIDEOS_AT_ONCE, QuestionTrainer
 from crashchat.video.tokens import VideoSettings
 
@@ -95,9 +94,10 @@ class ReinforceTrainer(QuestionTrainer):
     def _reference(self, drawn: DrawnPass) -> Tensor:
         """Log-probabilities under the model that the run started from: the adapter as it was, or none."""
         if drawn.reference is None:
-            model = self.accelerator.unwrap_model(self.model)
-            with model.disable_adapter() if self.settings.adapter is None else _under(model, START):
-                output = model(**drawn.batch, temperature=self.settings.temperature)
+            with self.at_the_start():
+                output = self.accelerator.unwrap_model(self.model)(
+                    **drawn.batch, temperature=self.settings.temperature
+                )
             drawn.reference = -output.token_losses
         return drawn.reference
 
@@ -194,21 +194,6 @@ class ReinforceTrainer(QuestionTrainer):
         if self.settings.dynamic_sampling and self.args.should_save:
             write_json_atomic(Path(output_dir) / SOLVED, self.order.state())
         super()._save_rng_state(output_dir)
-
-
-@contextlib.contextmanager
-def _under(model, adapter: str):
-    """Another adapter of a PEFT model for a while; which weights are trained stays as it was."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    own = model.active_adapter
-    model.set_adapter(adapter)
-    try:
-        yield
-    finally:
-        model.set_adapter(own)
-        model.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 def rewards_of(config: ReinforceConfig) -> dict[str, tuple[str, Reward]]:
