@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from crashchat.errors import abbreviate
+from crashchat.json_files import Exact
 from crashchat.tasks import TASKS
 
 Decode = Literal["free", "constrained"]
@@ -21,9 +22,7 @@ Logger = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
 MAX_FPS, MAX_FRAMES, MAX_TOKENS, MAX_RANK, MAX_STEPS = 1000, 100_000, 2**24, 4096, 10**9
 
 
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
+class Settings(Exact):
     data_dir: Path = Path("data")
     """Folder of the annotation files; the videos' annotated paths start from it."""
     tasks: list[str] = Field(default_factory=lambda: list(TASKS))

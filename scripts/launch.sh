@@ -39,9 +39,8 @@ elif [[ ! -e /dev/nvidiactl && ! -e /dev/dxg ]]; then
     cores=$(nproc)
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( cores / processes > 0 ? cores / processes : 1 ))}"
 fi
-# A log is lines, not the redrawn bars of a terminal; what a library will rename is no user's business.
+# A log is lines, not the redrawn bars of a terminal.
 if [[ ! -t 2 ]]; then export TQDM_DISABLE="${TQDM_DISABLE:-1}"; fi
-export PYTHONWARNINGS="${PYTHONWARNINGS:-ignore::FutureWarning}"
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 restarts=${MAX_RESTARTS:-0}
 if [[ "$processes" -eq 1 && "${NNODES:-1}" -eq 1 && "$*" != *deepspeed=* && "$restarts" -eq 0 ]]; then

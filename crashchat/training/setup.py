@@ -107,7 +107,6 @@ def _finished(model: PeftModel, config: TrainConfig) -> PeftModel:
     # Under autocast alone, which DeepSpeed does without: elsewhere inputs and weights would differ in type.
     if base_of(model).dtype != torch.float32 and not config.deepspeed:
         leave_inputs_as_they_are(model)
-    model.peft_config["default"].base_model_name_or_path = str(config.base_model)
     return model
 
 
