@@ -12,6 +12,7 @@ import crashchat
 # is imported.
 COMMANDS = {
     "train": ("training.train", "fine-tune a model: a config, and settings that differ from it"),
+    "plan": ("training.plan", "what a training takes: memory, time, money, and which cards it fits"),
     "evaluate": (
         "evaluation.evaluate",
         "ask a model about a split: a config, and settings that differ from it",
