@@ -52,7 +52,7 @@ def pairs_of(video: VideoShape) -> float:
     return prefix * (prefix + 1) / 2 + sum(prefix * length + length * (length + 1) / 2 for length in own)
 
 
-class Counter:
+class OperationCounter:
     """Operations of one model's passes. lora_rank: None where every weight is trained."""
 
     def __init__(self, config: VideoLlama3Config, lora_rank: int | None, checkpointing: bool):
@@ -147,7 +147,7 @@ class Step:
 
 def time_of(
     step: Sequence[Sequence[Pass]],
-    counter: Counter,
+    counter: OperationCounter,
     *,
     rate: float,
     gpu: Gpu,

@@ -1,10 +1,10 @@
 """A plan as a page of text."""
 
 from crashchat.training.gpus import GIB, RESERVED_GIB
-from crashchat.training.ledger import LANGUAGE, LOGITS, VISION
+from crashchat.training.ledger import LANGUAGE
 from crashchat.training.planning import Plan, tokens_of
-from crashchat.training.sharing import EXCHANGE
 
+BALANCED = 0.95  # share of the time at work from which nothing is said of it
 WORK = {
     "vision": "vision encoder",
     "forward": "language model forward",
@@ -56,7 +56,7 @@ def _memory(plan: Plan) -> list[str]:
                 )
             ]
             continue
-        if part in (VISION, LOGITS, EXCHANGE) or largest:
+        if largest:
             lines.append(f"  {name:42}{plan.memory.at_peak[part] / GIB:11.1f}  {largest / GIB:7.1f}")
     fits = f"fits, {spare:.1f} to spare" if spare >= 0 else f"does not fit: {-spare:.1f} too much"
     lines += [
@@ -84,9 +84,9 @@ def _operations(plan: Plan) -> list[str]:
         if count:
             lines.append(f"  {WORK[part]:42}{count / 1e12:11,.0f}  {count / total:7.0%}")
     lines.append(f"  {'all':42}{total / 1e12:11,.0f}")
-    if plan.busy < 0.995:
+    if plan.busy < BALANCED:
         lines.append(
-            f"  GPUs at work: {plan.busy:.0%} of the time, as the slowest has more videos than the others"
+            f"  GPUs at work: {plan.busy:.0%} of the time, as the slowest has more videos than others"
         )
     return lines
 
@@ -97,7 +97,7 @@ def _time(plan: Plan) -> list[str]:
     lines = [f"time and cost ({counted})", f"  {'':42}{'time':>11}  {'$':>9}"]
     names = {"step": "a step", "epoch": "an epoch", "run": f"the run, {plan.steps:,} steps"}
     for what, name in names.items():
-        lines.append(f"  {name:42}{_span(plan.seconds[what]):>11}  {plan.dollars[what]:9,.2f}")
+        lines.append(f"  {name:42}{_span(plan.seconds[what]):>11}  {_dollars(plan.dollars[what]):>9}")
     lines += [
         f"  a step: computing {step.computing:.2f} s, exchanging {step.exchanging:.2f} s, reading videos "
         f"{step.reading:.2f} s meanwhile",
@@ -119,6 +119,10 @@ def _fits(plan: Plan) -> list[str]:
             how = " ".join(fit.settings) or "as it is"
             lines.append(f"  {fit.gpu:20}{fit.gib:6.1f} GiB  {how}")
     return lines
+
+
+def _dollars(amount: float) -> str:
+    return f"{amount:,.0f}" if amount >= 100 else f"{amount:.4f}" if amount < 1 else f"{amount:.2f}"
 
 
 def _span(seconds: float) -> str:

@@ -12,7 +12,7 @@ from crashchat.checkpoints.folders import load_tokenizer, load_video_settings
 from crashchat.checkpoints.layouts import SO400M, native_config, read_vision_config, text_and_vision
 from crashchat.config import TrainConfig, check_share
 from crashchat.model.sequence import image_token_id
-from crashchat.training.cost import Counter, Exchange, Step, time_of
+from crashchat.training.cost import Exchange, OperationCounter, Step, time_of
 from crashchat.training.fitting import Fit, Needs, fit
 from crashchat.training.gpus import GIB, GPUS, SIZES, Gpu
 from crashchat.training.ledger import FROZEN, GRADIENTS, TRAINED, Memory
@@ -61,7 +61,7 @@ def base_of_run(config: TrainConfig) -> Base:
         return Base(made, settings, tokenizer, f"{config.base_model}, its config.json")
     made = VideoLlama3Config(text_config=dict(RELEASED_7B), vision_config=dict(SO400M))
     made.video_token_id = made.image_token_id = text_and_vision(made)[0].vocab_size - 1
-    return Base(made, settings, None, f"VideoLLaMA3-7B's released sizes, as {config.base_model} is not there")
+    return Base(made, settings, None, "VideoLLaMA3-7B's released sizes, as base_model is not there")
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def mean_of(steps: Sequence[Step]) -> Step:
 def timed(
     config: TrainConfig,
     steps: Sequence[Sequence[Sequence[Pass]]],
-    counter: Counter,
+    counter: OperationCounter,
     *,
     rate: float,
     gpu: Gpu,
@@ -170,7 +170,7 @@ def timed(
 
 
 def validation_seconds(
-    config: TrainConfig, val: Split, counter: Counter, *, rate: float, processes: int, read: float
+    config: TrainConfig, val: Split, counter: OperationCounter, *, rate: float, processes: int, read: float
 ) -> float:
     """Of one validation: every video once, one at a time in each process."""
     vision = config.feature_cache is None
@@ -218,7 +218,7 @@ def make_plan(
     )
     needs = Needs((tokens_of(short), small), (tokens_of(longest), alone[True]), processes, trained)
 
-    counter = Counter(
+    counter = OperationCounter(
         base.config, config.lora_rank if config.finetune == "lora" else None, config.gradient_checkpointing
     )
     gathered = (

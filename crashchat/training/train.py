@@ -29,6 +29,7 @@ from crashchat.processes import choose_device, local_device, print_once, process
 from crashchat.training.batches import QuestionDataset, QuestionSampler
 from crashchat.training.card import card_of, with_outcome
 from crashchat.training.losses import plot_losses
+from crashchat.training.plan import warn_of_memory
 from crashchat.training.resuming import (
     RESOLVED_CONFIG,
     check_resumable,
@@ -138,6 +139,7 @@ def _train(config: TrainConfig) -> Path:
         token_compression=config.token_compression,
     )
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
+    warn_of_memory(config)
     card = None
     if main_process:
         uses = [

@@ -4,6 +4,7 @@ against training's own, its proposals against themselves.
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.model.attention import BRANCH_ATTENTION
 from crashchat.model.videollama3 import CrashChatModel, add_adapter
 from crashchat.training.batches import QuestionDataset, QuestionSampler
-from crashchat.training.cost import Counter, Exchange, pairs_of, time_of
+from crashchat.training.cost import Exchange, OperationCounter, pairs_of, time_of
 from crashchat.training.fitting import Needs, fit
 from crashchat.training.gpus import GIB, GPUS, RESERVED_GIB, Gpu
 from crashchat.training.ledger import FROZEN, GRADIENTS, LANGUAGE, OPTIMIZER, TRAINED, VISION, Memory
@@ -43,7 +44,7 @@ SIZES = {
 }
 PASSES = {
     "tiny": [VideoShape(20, 2, 4, kept=160, text=100, branches=SIX)],
-    "small": [VideoShape(24, 4, 5, kept=300, text=160, branches=SIX)] * 2,
+    "small": [VideoShape(24, 4, 5, kept=300, text=160, branches=SIX)],
     "medium": [VideoShape(16, 4, 6, kept=384, text=100, branches=TWO)],
 }
 
@@ -122,7 +123,7 @@ def test_the_imagined_peak_is_what_a_real_step_allocates(size, lora_rank, checkp
 def test_the_operations_are_what_a_real_step_computes(size, lora_rank, checkpointing):
     """But for attention, whose causal half torch's profiler does not know, and for convolutions."""
     config = model_config(size)
-    counter = Counter(config, lora_rank, checkpointing)
+    counter = OperationCounter(config, lora_rank, checkpointing)
     again = int(checkpointing)
     total = 0.0
     for video in PASSES[size]:
@@ -145,7 +146,11 @@ def test_parts_are_put_on_their_own_accounts():
     assert 0 < first.largest[VISION] < first.largest[LANGUAGE] < first.peak
     # A pass behind another one has that one's gradients beside it from the beginning.
     assert behind.at_peak[GRADIENTS] == weights > first.at_peak[GRADIENTS]
+    state = torch.get_rng_state()
     without = model.run(PASSES["tiny"], checkpointing=False)
+    assert torch.equal(
+        state, torch.get_rng_state()
+    )  # training that has planned draws what it would have drawn
     assert without.largest[LANGUAGE] > 2 * first.largest[LANGUAGE]
     again = model.run(PASSES["tiny"], checkpointing=True)
     assert again == first  # nothing of a run is left behind
@@ -302,7 +307,7 @@ def test_without_checkpointing_that_is_what_a_fit_changes_first(fitting, tiny_ba
 
 
 def test_the_slowest_process_and_its_readers_make_a_steps_time():
-    counter = Counter(model_config("tiny"), RANK, True)
+    counter = OperationCounter(model_config("tiny"), RANK, True)
     (video,) = PASSES["tiny"]
     exchange = Exchange(gradients=10**9, weights=0, processes=2, nodes=1)
     settings = {"rate": 1e9, "gpu": GPUS["l40s-48"], "exchange": exchange}
@@ -337,6 +342,24 @@ def test_a_plan_is_printed_and_written(tiny_base, tiny_data, tmp_path):
     assert "expected one of rtx4090-24, " in crashchat("plan", TRAIN_CONFIG, "--gpu", "h1000", ok=False)
     refused = crashchat("plan", TRAIN_CONFIG, "--gpus", "7", ok=False)
     assert "cannot be shared by 7 processes" in refused
+
+
+def test_the_page_has_the_recipes_plan(tmp_path):
+    """As the command prints it where neither the released model nor the released data are at hand."""
+    lines = (ROOT / "docs" / "gpus.md").read_text().splitlines()
+    (first,) = (index for index, line in enumerate(lines) if line.startswith("    crashchat plan "))
+    words = shlex.split(lines[first])[1:]
+    told = crashchat(
+        *words, f"base_model={tmp_path}", f"data_dir={tmp_path}", "--json", tmp_path / "plan.json"
+    )
+    shown = [line.removeprefix("    ") for line in lines[first + 2 :]]
+    printed = [line.rstrip() for line in told.splitlines()]
+    printed = printed[printed.index(shown[0]) :]
+    assert shown[: len(printed)] == printed
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    # LoRA's 161.5 million weights in float32 and the projector's 17.0 million in bfloat16.
+    assert plan["memory"]["largest"][TRAINED] == 4 * 161_480_704 + 2 * 16_980_992
+    assert plan["questions"] == 77_060 and plan["steps_an_epoch"] == 3_211
 
 
 def test_before_training_a_line_says_that_it_would_not_fit(tiny_base, tiny_data, tmp_path, capsys):
