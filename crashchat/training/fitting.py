@@ -7,7 +7,7 @@ from crashchat.config import TrainConfig
 from crashchat.training.gpus import GIB, Gpu
 from crashchat.training.ledger import Memory
 from crashchat.training.shapes import VideoShape
-from crashchat.training.sharing import Sharing, ZeroFields
+from crashchat.training.zero import Sharing, ZeroFields
 
 ROUND = 256  # tokens that proposed limits are multiples of
 LEAST_OF_A_FRAME = 16  # visual tokens: no frame is made smaller (docs/reference.md, Size)

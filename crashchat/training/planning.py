@@ -18,7 +18,7 @@ from crashchat.training.gpus import GIB, GPUS, SIZES, Gpu
 from crashchat.training.ledger import FROZEN, GRADIENTS, TRAINED, Memory
 from crashchat.training.memory import Imagined
 from crashchat.training.shapes import Pass, Split, shapes_of, steps_of
-from crashchat.training.sharing import Sharing, ZeroFields, read_zero
+from crashchat.training.zero import Sharing, ZeroFields, read_zero
 from crashchat.video.tokens import VideoSettings
 
 # VideoLLaMA3-7B (docs/reference.md, Model), for when its folder is not there.

@@ -29,7 +29,7 @@ from crashchat.training.memory import Imagined, batch_of
 from crashchat.training.plan import warn_of_memory
 from crashchat.training.planning import shortfall
 from crashchat.training.shapes import VideoShape, shapes_of, steps_of
-from crashchat.training.sharing import EXCHANGE, Sharing, ZeroFields, read_zero
+from crashchat.training.zero import EXCHANGE, Sharing, ZeroFields, read_zero
 from tests.helpers.commands import TRAIN_CONFIG, crashchat
 
 SIX = ((60, 20),) * 6
