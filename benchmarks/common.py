@@ -30,7 +30,8 @@ from crashchat.checkpoints.folders import load_tokenizer
 from crashchat.checkpoints.layouts import SO400M
 from crashchat.files import write_json_atomic
 from crashchat.model.attention import BRANCH_ATTENTION
-from crashchat.model.videollama3 import CrashChatModel, add_adapter
+from crashchat.model.lora import add_adapter
+from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype
 from crashchat.video.tokens import VideoSettings, VisionSettings
 
@@ -38,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PEAK_FLOPS = {
     "H100": 989e12,
     "H200": 989e12,
+    "H100 PCIe": 756e12,
     "A100": 312e12,
 }  # dense bfloat16 a second, from the makers' data sheets
 
@@ -217,6 +219,7 @@ def peak_memory(script: str, words: list[str], way: str) -> float:
     """GiB at most while one way runs once, in a process of its own: on the GPU,
     or resident where there is none.
     """
+    torch.cuda.empty_cache()  # the other process needs the room
     command = [sys.executable, script, *words, "--only", way, "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -13,6 +13,10 @@ import crashchat
 COMMANDS = {
     "train": ("training.train", "fine-tune a model: a config, and settings that differ from it"),
     "plan": ("training.plan", "what a training takes: memory, time, money, and which cards it fits"),
+    "reinforce": (
+        "training.reinforce",
+        "learn from drawn answers and what they are worth: a config, and settings that differ from it",
+    ),
     "evaluate": (
         "evaluation.evaluate",
         "ask a model about a split: a config, and settings that differ from it",

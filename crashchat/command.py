@@ -12,11 +12,16 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from crashchat.config import EvalConfig, TrainConfig, check_share, describe, load_config
+from crashchat.config import check_share, describe, load_config
 from crashchat.errors import exit_code, writing
+from crashchat.settings import EvalConfig, ReinforceConfig, TrainConfig
 
-KINDS: dict[str, type[TrainConfig] | type[EvalConfig]] = {"train": TrainConfig, "evaluate": EvalConfig}
-Config = TypeVar("Config", TrainConfig, EvalConfig)
+KINDS: dict[str, type[TrainConfig] | type[EvalConfig]] = {
+    "train": TrainConfig,
+    "reinforce": ReinforceConfig,
+    "evaluate": EvalConfig,
+}
+Config = TypeVar("Config", TrainConfig, ReinforceConfig, EvalConfig)
 
 
 def make_parser(command: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -70,7 +75,7 @@ def check_settings(command: str, config: str, processes: int, overrides: list[st
     """Raises ConfigError for settings with which a run on so many processes could not start."""
     settings = load_config(KINDS[command], config, overrides)
     if isinstance(settings, TrainConfig):
-        check_share(settings.global_batch_size, processes)
+        check_share(settings, processes)
 
 
 if __name__ == "__main__":

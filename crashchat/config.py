@@ -1,28 +1,19 @@
-"""Typed settings: a YAML file in configs/, `key=value` overrides, and what the checkpoint says.
-
-Unknown keys are errors.
-"""
+"""Settings (settings.py) from a YAML file in configs/ and `key=value` overrides. Unknown keys are errors."""
 
 import textwrap
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.files import write_text_atomic
 from crashchat.json_files import problems
-from crashchat.tasks import TASKS
+from crashchat.settings import Settings, TrainConfig
 
-Decode = Literal["free", "constrained"]
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "configs"
-
-
-# Bounds beyond which a value is a slip of the finger, or damage; far above what any run wants.
-MAX_FPS, MAX_FRAMES, MAX_TOKENS, MAX_RANK, MAX_STEPS = 1000, 100_000, 2**24, 4096, 10**9
 
 
 WITH = "with"  # the override that lays a file of settings over the config's
@@ -36,184 +27,7 @@ class ConfigError(CrashChatError):
     everywhere = True
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    data_dir: Path = Path("data")
-    """Folder of the annotation files; the videos' annotated paths start from it."""
-    tasks: list[str] = Field(default_factory=lambda: list(TASKS))
-    """Tasks to learn or ask, by name; with annotations of general questions, an empty list takes all."""
-    annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
-    """Annotation files by split, e.g. the released multi-task ones; empty: those of `tasks` in data_dir."""
-    vision_config: Path | None = None
-    """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not
-    of the released size.
-    """
-    fps: float | None = Field(default=None, gt=0, le=MAX_FPS)
-    """Frames a second taken from a video; none: what the model's processor settings say, else 10."""
-    max_frames: int | None = Field(default=None, gt=0, le=MAX_FRAMES)
-    """Frames of a video at most; none: what the model's processor settings say, else 96."""
-    max_visual_tokens: int = Field(default=10240, gt=0, le=MAX_TOKENS)
-    """Visual tokens of a video at most, before compression."""
-    token_compression: bool = True
-    """Drop the tokens that do not change from frame to frame (docs/reference.md, Compression)."""
-    max_length: int = Field(default=16384, gt=0, le=MAX_TOKENS)
-    """Tokens of one question's sample at most: video, question and answer."""
-    max_tokens_per_batch: int = Field(default=32768, gt=0, le=MAX_TOKENS)
-    """Tokens that go through the model at a time; a video and all its questions stay together,
-    even if they are more.
-    """
-    feature_cache: Path | None = None
-    """Folder of vision features kept from run to run; none:
-    every video is decoded and encoded each time it is seen.
-    """
-    feature_cache_gb: float = Field(default=100, gt=0, le=10**9)
-    """Size of that folder at most, in 10^9 bytes (a full-size video takes up to 24 million);
-    the longest unused go first.
-    """
-    num_workers: int = Field(default=2, ge=0, le=1024)
-    """Processes that read videos ahead of the model; 0 reads in the main process."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seed of the weights' initialisation, the order of questions and dropout."""
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch_for_a_number(cls, value, info):
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError("expected no true or false")
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError("expected a text without NUL")
-        return value
-
-    @field_validator("tasks", "training_answers", mode="before", check_fields=False)
-    @classmethod
-    def _names(cls, value):
-        return [name for name in value.split(",") if name] if isinstance(value, str) else value
-
-    @field_validator("tasks", "training_answers", check_fields=False)
-    @classmethod
-    def _known(cls, value):
-        unknown = sorted(set(value) - set(TASKS))
-        if unknown:
-            raise ValueError(f"unknown tasks {abbreviate(unknown)}; known are {', '.join(TASKS)}")
-        return value
-
-
-class TrainConfig(_Settings):
-    """What one training run does. The defaults are the recipe (docs/reference.md, Strategies)."""
-
-    output_dir: Path
-    """Where the adapter, checkpoints, logs and the resolved config go."""
-    base_model: Path = Path("ckpt/videollama3_baseline")
-    """Folder of the base checkpoint."""
-    finetune: Literal["lora", "full"] = "lora"
-    """lora trains LoRA and the projector on a frozen base; full trains every weight
-    (only for tiny models).
-    """
-    lora_rank: int = Field(default=64, gt=0, le=MAX_RANK)
-    """LoRA's r."""
-    lora_alpha: int = Field(default=16, gt=0, le=10**6)
-    """LoRA's alpha."""
-    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
-    """Dropout before LoRA's A."""
-    learning_rate: float = Field(default=1e-5, gt=0, le=10)
-    """Peak learning rate of LoRA (of everything, with finetune=full)."""
-    projector_learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak learning rate of the projector."""
-    weight_decay: float = Field(default=0.0, ge=0, le=10)
-    """AdamW's weight decay."""
-    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
-    """Share of all steps in which the learning rate rises; it then falls along a cosine."""
-    max_grad_norm: float = Field(default=1.0, gt=0, le=10**9)
-    """Gradients are clipped to this norm."""
-    epochs: float = Field(default=10, gt=0, le=10**6)
-    """Passes over the training questions."""
-    max_steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
-    """Optimizer steps, instead of epochs."""
-    global_batch_size: int = Field(default=24, gt=0, le=10**6)
-    """Questions an optimizer step learns from, over all processes."""
-    group_by_video: bool = True
-    """Questions on one video follow each other and share its prefix; false shuffles questions,
-    as the reference does.
-    """
-    eval_steps: int = Field(default=50, gt=0, le=MAX_STEPS)
-    """Validation loss every so many steps."""
-    save_steps: int = Field(default=50, gt=0, le=MAX_STEPS)
-    """Checkpoint every so many steps; a multiple of eval_steps, since the best one is chosen by eval_loss."""
-    save_total_limit: int = Field(default=5, gt=0, le=10**6)
-    """Checkpoints kept."""
-    early_stopping_patience: int | None = Field(default=3, gt=0, le=MAX_STEPS)
-    """Validations without improvement after which training stops; none: never."""
-    early_stopping_threshold: float = Field(default=0.001, ge=0, le=10**6)
-    """How much lower eval_loss must be to count as an improvement."""
-    attention: Literal["branch_attention", "flex_attention"] = "branch_attention"
-    """How the language model attends: part by part with SDPA (attention.py),
-    or FlexAttention with a BlockMask (GPU only).
-    """
-    gradient_checkpointing: bool = True
-    """Recompute the language model's activations in the backward pass to save memory."""
-    deepspeed: Path | None = None
-    """A DeepSpeed config, e.g. configs/deepspeed/zero1.json; none: plain data parallelism."""
-    trust_checkpoint: bool = False
-    """Go on from a DeepSpeed checkpoint though others could have written it: it holds pickled code,
-    which is run.
-    """
-    cache_videos: int = Field(default=0, ge=0, le=10**6)
-    """Decoded videos each reader keeps in memory, for sets small enough."""
-    logging_steps: int = Field(default=1, gt=0, le=MAX_STEPS)
-    """Training loss is logged every so many steps."""
-
-    @model_validator(mode="after")
-    def _consistent(self):
-        if self.save_steps % self.eval_steps:
-            raise ValueError(
-                f"save_steps={self.save_steps} is not a multiple of eval_steps={self.eval_steps}"
-            )
-        if self.deepspeed and find_spec("deepspeed") is None:
-            raise ValueError(
-                "deepspeed is not installed (Linux alone has it); leave it out for plain data parallelism"
-            )
-        if self.finetune == "full" and self.deepspeed:
-            raise ValueError("finetune=full is for tiny models and does not go with deepspeed")
-        if self.finetune == "full" and self.feature_cache:
-            raise ValueError("finetune=full trains the vision encoder and does not go with feature_cache")
-        return self
-
-
-class EvalConfig(_Settings):
-    """What one evaluation run does."""
-
-    model: Path = Path("ckpt/crashchat")
-    """Folder of a merged model, or of a base checkpoint (with `adapter` or without)."""
-    adapter: Path | None = None
-    """Folder of an adapter to put on the model."""
-    model_name: str | None = None
-    """Name in the prediction files' path; none: the folder's name."""
-    split: Literal["train", "val", "test"] = "test"
-    """Which annotation files are asked."""
-    output_dir: Path = Path("outputs")
-    """Where <task>_evaluation_results/ goes."""
-    max_visual_tokens: int = Field(default=16384, gt=0, le=MAX_TOKENS)
-    """Visual tokens of a video at most, before compression."""
-    max_new_tokens: int = Field(default=256, gt=0, le=10**5)
-    """Tokens of an answer at most."""
-    decode: Decode = "free"
-    """constrained: recognition says Yes or No, times have the annotations' form
-    and lie within the video (constraints.py).
-    """
-    training_answers: list[str] = Field(default_factory=list)
-    """Tasks whose answer must be one of the training split's, word for word; needs decode=constrained."""
-    limit: int | None = Field(default=None, gt=0, le=10**9)
-    """Ask only about the first so many videos."""
-
-    @model_validator(mode="after")
-    def _consistent(self):
-        if self.training_answers and self.decode == "free":
-            raise ValueError(f"training_answers={self.training_answers} needs decode=constrained")
-        return self
-
-
-Config = TypeVar("Config", bound=_Settings)
+Config = TypeVar("Config", bound=Settings)
 
 
 class _Loader(yaml.SafeLoader):
@@ -302,12 +116,12 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: list[str
         raise ConfigError(f"{path or 'overrides'}: {'; '.join(problems(error))}") from error
 
 
-def save_config(config: _Settings, path: str | Path) -> None:
+def save_config(config: Settings, path: str | Path) -> None:
     """Write the resolved settings as YAML that load_config reads again."""
     write_text_atomic(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
-def describe(kind: type[_Settings]) -> str:
+def describe(kind: type[Settings]) -> str:
     """Every key with its default and its doc, for --help."""
     lines = []
     for name, field in kind.model_fields.items():
@@ -321,13 +135,10 @@ def describe(kind: type[_Settings]) -> str:
     return "\n".join(lines)
 
 
-def check_share(global_batch_size: int, processes: int) -> None:
-    """Raises ConfigError where `processes` cannot share a global batch;
-    the message says which numbers can.
-    """
-    if global_batch_size % processes:
-        works = [count for count in range(1, global_batch_size + 1) if global_batch_size % count == 0]
+def check_share(config: TrainConfig, processes: int) -> None:
+    """Raises ConfigError where a global batch has fewer questions than there are processes to share it."""
+    if 0 < config.global_batch_size < processes:
         raise ConfigError(
-            f"a global batch of {global_batch_size} questions cannot be shared by {processes} processes; "
-            f"numbers that work: {', '.join(map(str, works))}"
+            f"global_batch_size={config.global_batch_size}: {processes} processes cannot share so few "
+            "questions; start fewer, or give a larger batch"
         )

@@ -5,15 +5,23 @@ and how it ends.
 import atexit
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
 from typing import NoReturn
 
 import torch
+import torch.distributed as dist
+
+from crashchat.settings import Dtype
 
 LAUNCHER = "CRASHCHAT_LAUNCHER"  # scripts/launch.sh's process id, which is torchrun's
+READ_AHEAD = 2  # fetches of each reader that may wait
+VIDEO_BYTES = 10240 * 4 * 588  # of a video of the recipe's size, before compression
 PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 
 
@@ -30,6 +38,38 @@ def process_count() -> int:
 def under_torchrun() -> bool:
     """Whether torchrun started this process, be it as the only one."""
     return "WORLD_SIZE" in os.environ
+
+
+def join_processes() -> dist.Store | None:
+    """Have the processes of a run that computes without a common group of GPUs wait for each other (gloo).
+
+    Returns the store that they share; None for one process alone. They may wait for days: what one has to do
+    takes as long as its videos do.
+    """
+    if process_count() == 1:
+        return None
+    store, own, count = next(dist.rendezvous("env://"))
+    dist.init_process_group(
+        "gloo", store=dist.PrefixStore("group", store), rank=own, world_size=count, timeout=timedelta(days=7)
+    )
+    return dist.PrefixStore("work", store)
+
+
+class Claims:
+    """Numbers from 0 to count, each given to one process of the run alone, when it asks for one.
+
+    Processes that are done sooner take more, so that none idles while another has a queue.
+    """
+
+    def __init__(self, count: int, store: dist.Store | None):
+        self.count, self.store = count, store
+
+    def __iter__(self) -> Iterator[int]:
+        if self.store is None:
+            yield from range(self.count)
+            return
+        while (number := self.store.add("claimed", 1) - 1) < self.count:
+            yield number
 
 
 def print_once(line: str) -> None:
@@ -51,9 +91,31 @@ def local_device() -> torch.device:
     )
 
 
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU, float32 on a CPU."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+def choose_dtype(device: torch.device, name: Dtype | None = None) -> torch.dtype:
+    """The numbers that a setting names; without it bfloat16 on a GPU, float32 on a CPU."""
+    if name is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def reader_count(setting: int | None) -> int:
+    """Processes that read videos for this one: as the setting says; without it 8 beside a GPU, else 2.
+
+    Warns where /dev/shm, through which they hand frames over, is as small as a container's usually is.
+    """
+    count = setting if setting is not None else 8 if torch.cuda.is_available() else 2
+    shared = Path("/dev/shm")
+    if (
+        count
+        and shared.is_dir()
+        and (free := shutil.disk_usage(shared).free) < count * READ_AHEAD * VIDEO_BYTES
+    ):
+        print_once(
+            f"warning: {shared} has {free / 2**20:.0f} MiB free, and {count} readers may fill "
+            f"{count * READ_AHEAD * VIDEO_BYTES / 2**20:.0f} MiB with full-size videos: a 'Bus error' means "
+            "that it was too small; start the container with --shm-size=16g, or give num_workers=0"
+        )
+    return count
 
 
 def run_process(main: Callable[[], int]) -> NoReturn:

@@ -6,18 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.config import (
-    CONFIG_DIR,
-    ROOT,
-    ConfigError,
-    EvalConfig,
-    TrainConfig,
-    check_share,
-    describe,
-    load_config,
-    save_config,
-)
+from crashchat.config import CONFIG_DIR, ROOT, ConfigError, check_share, describe, load_config, save_config
 from crashchat.reporting.published import read_published
+from crashchat.settings import EvalConfig, TrainConfig
 from crashchat.tasks import GROUPS, TASKS
 
 RECIPE, TINY = CONFIG_DIR / "train" / "recipe.yaml", CONFIG_DIR / "train" / "tiny_model.yaml"

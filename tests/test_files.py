@@ -94,7 +94,7 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path):
 def merge(tiny_base, tiny_tokenizer, tmp_path_factory) -> list[str]:
     """The command that merges a small adapter into the tiny base, but for --out."""
     from crashchat.checkpoints.folders import load_model
-    from crashchat.model.videollama3 import add_adapter
+    from crashchat.model.lora import add_adapter
 
     folder = tmp_path_factory.mktemp("adapter")
     add_adapter(load_model(tiny_base, tiny_tokenizer), rank=2, alpha=2, dropout=0).save_pretrained(folder)

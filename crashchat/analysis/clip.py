@@ -22,8 +22,8 @@ from torch.nn.functional import interpolate, pad
 from crashchat.analysis.likeness import unlike_training
 from crashchat.analysis.results import FAILED, ClipResult, ModelIdentity, Sampling, Window
 from crashchat.analysis.windows import WindowSettings, failed_window, find_events, plan, status_of, window_of
-from crashchat.answering.answerer import MAX_VIDEOS, VideoContext, in_batches
-from crashchat.answering.cascade import MAX_TOKENS_PER_BATCH, Cascade
+from crashchat.answering.answerer import MAX_VIDEOS, VideoContext, in_batches, tokens_at_once
+from crashchat.answering.cascade import Cascade
 from crashchat.answering.outputs import CascadeOutput
 from crashchat.checkpoints.model_card import warnings_of
 from crashchat.data.journals import PredictionJournal
@@ -224,7 +224,7 @@ def _look_at_windows(
     done = _kept_windows(journal) if journal else {}
     left = [number for number in range(len(spans)) if number not in done]
     windows = _read_ahead(path, source, spans=spans, numbers=left, settings=cascade.answerer.settings)
-    for together in in_batches(windows, MAX_TOKENS_PER_BATCH):
+    for together in in_batches(windows, tokens_at_once(cascade.answerer.device)):
         readable = {number: visual for number, visual in together if isinstance(visual, VisualTokens)}
         if readable:
             outputs = cascade.run(

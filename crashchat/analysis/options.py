@@ -10,8 +10,9 @@ from crashchat.analysis.clip import window_settings
 from crashchat.analysis.windows import WindowSettings
 from crashchat.answering.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
 from crashchat.checkpoints.adapters import CONFIG_FILE
-from crashchat.config import ROOT, Decode
+from crashchat.config import ROOT
 from crashchat.errors import CrashChatError
+from crashchat.settings import Decode
 from crashchat.tasks import LINGUISTIC, PERCEPTION
 
 VIDEO_SUFFIXES = set(

@@ -28,8 +28,9 @@ from crashchat.answering.outputs import Answer
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model, load_tokenizer
 from crashchat.checkpoints.layouts import CheckpointError, read_vision_config
-from crashchat.config import Decode
+from crashchat.model.lora import base_of
 from crashchat.model.videollama3 import CrashChatModel
+from crashchat.settings import Decode
 from crashchat.tasks import TASKS, Group
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.source import VideoError
@@ -106,6 +107,11 @@ class Answerer:
         except ValueError as error:
             raise CheckpointError(str(error)) from error
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return base_of(self.model).device
+
     @contextmanager
     def under(self, context: VideoContext, adapter: str | None) -> Iterator[Prefix]:
         """The prefixes of a context under an adapter (None: whatever the model is,
@@ -155,7 +161,7 @@ class Answerer:
             ]
         texts = [[asked.text for asked in row] for row in questions]
         with self.under(context, adapter) as prefix:
-            tokens, logits = answer_from_prefix(
+            tokens, logits, _ = answer_from_prefix(
                 self.model,
                 self.tokenizer,
                 prefix,
@@ -182,6 +188,7 @@ def load_with_adapters(
     adapters: dict[str, Path],
     device: torch.device | None = None,
     vision_config: Path | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """A model folder of any layout with adapters on it, {name: folder}, and its tokenizer.
 
@@ -189,11 +196,18 @@ def load_with_adapters(
     """
     tokenizer = load_tokenizer(folder)
     model: CrashChatModel | PeftModel = load_model(
-        folder, tokenizer, device, vision=read_vision_config(vision_config)
+        folder, tokenizer, device, dtype, vision=read_vision_config(vision_config)
     )
     for name, adapter in adapters.items():
         model = load_adapter(model, adapter, name)
     return model, tokenizer
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """Visual tokens that are answered at once: on a GPU eight full-size videos, whose keys and values take 8
+    GB.
+    """
+    return 131072 if device.type == "cuda" else 32768
 
 
 def in_batches(

@@ -23,12 +23,11 @@ from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FIL
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.checkpoints.model_card import ModelCard, read_card, tell_cards
-from crashchat.config import Decode, EvalConfig
 from crashchat.provenance import content_hash
+from crashchat.settings import Decode, EvalConfig
 from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, Group
 
 MAX_VISUAL_TOKENS = EvalConfig.model_fields["max_visual_tokens"].default
-MAX_TOKENS_PER_BATCH = EvalConfig.model_fields["max_tokens_per_batch"].default
 MAX_NEW_TOKENS = EvalConfig.model_fields["max_new_tokens"].default
 
 

@@ -10,12 +10,15 @@ the rule of masks.py:
     questions          ^^^^^^^^^^                   the branches of one row
     steps                          ^^^  ^^^  ^      a token a branch; b is still open when a has ended
 
-The prefix's keys and values are held and read once for all branches, not once a question. Greedy decoding.
+The prefix's keys and values are held and read once for all branches, not once a question. On a GPU a step has
+constant shapes: an ended branch goes on with padding, and attention is over all the room that answers may
+take, so that kernels and their plans are the same in every step. The likeliest token is taken, or one is
+drawn (draws.py).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +26,11 @@ from transformers import Cache, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from crashchat.answering.constraints import Constraint
+from crashchat.answering.draws import Draw, draw_tokens
 from crashchat.model.attention import Segment
-from crashchat.model.masks import PADDING, dense_mask
-from crashchat.model.sequence import PREFIX, Branch, branch_token_ids, prefix_ids
-from crashchat.model.videollama3 import CrashChatModel, base_of
+from crashchat.model.lora import base_of
+from crashchat.model.sequence import Branch, branch_token_ids, prefix_ids
+from crashchat.model.videollama3 import CrashChatModel
 from crashchat.video.tokens import VisualTokens
 
 
@@ -37,25 +41,40 @@ class PreallocatedLayer(DynamicLayer):
     """
 
     room: tuple[Tensor, Tensor] | None = None
+    whole: bool = False  # whether update returns all of the room, with zeros behind the tokens
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Append the keys and values of n tokens; returns all of them."""
         begin = self.get_seq_length()
         end = begin + key_states.shape[2]
         if self.room is None or end > self.room[0].shape[2]:
-            old, capacity = self.room, end + max(256, end // 8)
-            rows, heads, _, size = key_states.shape
-            self.room = (
-                key_states.new_empty(rows, heads, capacity, size),
-                value_states.new_empty(rows, heads, capacity, size),
-            )
-            if old is not None:
-                for room, states in zip(self.room, old, strict=True):
-                    room[:, :, :begin] = states[:, :, :begin]
+            self._make_room(end + max(256, end // 8), (key_states, value_states), begin)
+        assert self.room is not None
         for room, states in zip(self.room, (key_states, value_states), strict=True):
             room[:, :, begin:end] = states
         self.is_initialized = True
-        return self.keep(end)
+        kept = self.keep(end)
+        return self.room if self.whole else kept
+
+    def _make_room(self, capacity: int, like: tuple[Tensor, Tensor], length: int) -> None:
+        """Have room for `capacity` tokens, and in it the `length` that are there."""
+        old = self.room
+        rows, heads, _, size = like[0].shape
+        first, second = (states.new_zeros(rows, heads, capacity, size) for states in like)
+        self.room = (first, second)
+        if old is not None:
+            for room, states in zip(self.room, old, strict=True):
+                room[:, :, :length] = states[:, :, :length]
+
+    def reserve(self, capacity: int) -> None:
+        """From here on update returns the same number of tokens each time: `capacity`, or more."""
+        assert self.room is not None, "room is reserved for what comes behind a prefix"
+        length = self.get_seq_length()
+        if self.room[0].shape[2] < capacity:
+            self._make_room(capacity, self.room, length)
+        for room in self.room:
+            room[:, :, length:] = 0  # what an earlier answer left there
+        self.whole = True
 
     def keep(self, length: int) -> tuple[Tensor, Tensor]:
         """Forget all but the first `length` tokens, whose keys and values are returned."""
@@ -88,9 +107,8 @@ def encode(model: nn.Module, visuals: Sequence[VisualTokens]) -> Tensor:
     encoded = iter(())
     if new:
         pixels = torch.cat([visual.pixel_values for visual in new]).to(model.device)
-        grids, merges = (
-            torch.cat(sizes) for sizes in zip(*((v.grid_thw, v.merge_sizes) for v in new), strict=True)
-        )
+        grids = [grid for visual in new for grid in visual.grid_thw.tolist()]
+        merges = [merge for visual in new for merge in visual.merge_sizes.tolist()]
         every = model.encode_videos(pixels, grids, merges)
         kept = every[torch.cat([visual.compression_mask for visual in new]).to(model.device)]
         encoded = iter(kept.split([visual.num_kept for visual in new]))
@@ -117,7 +135,8 @@ def prefill(
     ids = torch.full((len(prefixes), max(lengths)), tokenizer.pad_token_id)
     for row, own in zip(ids, prefixes, strict=True):
         row[: len(own)] = torch.tensor(own)
-    embeddings = model.embed(ids.to(model.device), features)
+    places = (ids.flatten() == model.config.video_token_id).nonzero()[:, 0]
+    embeddings = model.embed(ids.to(model.device), features, places.to(model.device))
     cache = Cache(layer_class_to_replicate=PreallocatedLayer)
     # Without a mask SDPA is causal and builds nothing of size L x L; no token sees the padding behind it.
     _run(
@@ -150,36 +169,119 @@ def _run(
     ).last_hidden_state
 
 
+@dataclass
+class _Open:
+    """A branch that has not ended: its row, its number among the row's branches from 0, and the position of
+    its next token. ended: kept with padding, so that shapes stay as they are.
+    """
+
+    row: int
+    number: int
+    position: int
+    ended: bool = False
+
+
+class _Asked(NamedTuple):
+    """Questions as tokens: (id, position) of each row's, their segments and branches, and where the last
+    token of each branch stands, (row, column).
+    """
+
+    tokens: list[list[tuple[int, int]]]
+    segments: list[Segment]
+    branches: list[_Open]
+    places: list[tuple[int, int]]
+
+
+def _lay_out(
+    tokenizer: PreTrainedTokenizerBase, prefix: Prefix, questions: Sequence[Sequence[str]]
+) -> _Asked:
+    asked = _Asked([[] for _ in questions], [], [], [])
+    cached = max(prefix.lengths)
+    for row, texts in enumerate(questions):
+        for number, text in enumerate(texts):
+            ids, _ = branch_token_ids(tokenizer, Branch(text))
+            position, begin = prefix.lengths[row], len(asked.tokens[row])
+            end = begin + len(ids)
+            asked.tokens[row].extend((token, position + offset) for offset, token in enumerate(ids))
+            asked.branches.append(_Open(row, number, position + len(ids)))
+            asked.places.append((row, end - 1))
+            own = slice(cached + begin, cached + end)
+            asked.segments.append(Segment(row, slice(begin, end), own, slice(0, position)))
+    return asked
+
+
 class _Rows:
-    """What stands in the cache, a row a video: video_ids and branch_ids int64[V, L], as in a PackedBatch."""
+    """The cache behind the prefixes, a row a video, and what each branch sees of it.
+
+    seen: float[V, branches, room], 0 where a branch's next token sees a token of its row, else -inf, as SDPA
+    adds it.
+    """
 
     def __init__(self, model: CrashChatModel, prefix: Prefix, pad_token_id: int):
         self.model, self.cache, self.pad_token_id = model, prefix.cache, pad_token_id
-        index = torch.arange(max(prefix.lengths))[None]
-        self.video_ids = torch.where(index < torch.tensor(prefix.lengths)[:, None], 0, PADDING)
-        self.branch_ids = torch.full_like(self.video_ids, PREFIX)
+        self.lengths, self.end = prefix.lengths, max(prefix.lengths)
 
-    def add(self, tokens: list[list[tuple[int, int, int]]], segments: list[Segment] | None = None) -> Tensor:
-        """Run new tokens, (id, position, branch) of each row; returns their last hidden states,
+    def ask(self, asked: "_Asked", room: int, branches: int) -> Tensor:
+        """Run the questions; returns their last hidden states, float[V, n, hidden].
+
+        room: tokens of a row that there will ever be; branches: of the row with most.
+        """
+        hidden = self._run(asked.tokens, asked.segments)
+        seen = torch.full((len(asked.tokens), branches, room), -torch.inf)
+        for row, length in enumerate(self.lengths):
+            seen[row, :, :length] = 0
+            for number, segment in enumerate(one for one in asked.segments if one.row == row):
+                seen[row, number, segment.own] = 0
+        self.seen = seen.to(hidden.device, hidden.dtype)
+        return hidden
+
+    def step(self, tokens: list[list[tuple[int, int]]], numbers: list[list[int]]) -> Tensor:
+        """Run the next token of some branches of each row; returns their last hidden states,
         float[V, n, hidden].
 
-        segments: what sees what, where each branch's new tokens stand together; without, a mask says it.
+        numbers: whose they are; -1 for padding, which nobody sees.
         """
+        width = max(map(len, tokens))
+        places = [
+            (row, number, self.end + place)
+            for row, own in enumerate(numbers)
+            for place, number in enumerate(own)
+            if number >= 0
+        ]
+        rows, branches, columns = torch.tensor(places, device=self.seen.device).unbind(dim=1)
+        self.seen[rows, branches, columns] = 0
+        asking = [[max(number, 0) for number in own] + [0] * (width - len(own)) for own in numbers]
+        index = torch.tensor(asking, device=self.seen.device)
+        layer = self.cache.layers[0]
+        assert isinstance(layer, PreallocatedLayer) and layer.room is not None
+        length = layer.room[0].shape[2] if layer.whole else self.end + width
+        mask = self.seen[torch.arange(len(tokens), device=index.device)[:, None], index, :length]
+        return self._run(tokens, mask[:, None])
+
+    def _run(self, tokens: list[list[tuple[int, int]]], mask: Tensor | list[Segment]) -> Tensor:
         width, device = max(map(len, tokens)), self.model.device
-        padding = (self.pad_token_id, 0, PREFIX)
-        columns = torch.tensor([[*row, *[padding] * (width - len(row))] for row in tokens])
-        real = torch.arange(width)[None] < torch.tensor([len(row) for row in tokens])[:, None]
-        self.video_ids = torch.cat([self.video_ids, torch.where(real, 0, PADDING)], dim=1)
-        self.branch_ids = torch.cat([self.branch_ids, columns[..., 2]], dim=1)
-        embeddings = self.model.model.language_model.embed_tokens(columns[..., 0].to(device))
-        mask: Tensor | list[Segment] | None = segments
-        if segments is None:
-            seen = dense_mask(self.video_ids, self.branch_ids, queries=width)
-            # As SDPA adds it, once for all layers.
-            mask = torch.where(seen, 0.0, -torch.inf).to(device, embeddings.dtype)
+        columns = torch.tensor([[*row, *[(self.pad_token_id, 0)] * (width - len(row))] for row in tokens])
+        self.end += width
         return _run(
-            self.model, embeddings, position_ids=columns[..., 1].to(device), mask=mask, cache=self.cache
+            self.model,
+            self.model.model.language_model.embed_tokens(columns[..., 0].to(device)),
+            position_ids=columns[..., 1].to(device),
+            mask=mask,
+            cache=self.cache,
         )
+
+
+class Generated(NamedTuple):
+    """Answers to each video's questions.
+
+    tokens: ids without the closing `<|im_end|>`. first_logits: for each video, float[its questions,
+    vocabulary], of its answers' first tokens. log_probs: of drawn answers' tokens and their closing one,
+    under the distribution that they were drawn from before top_p; empty for answers that were not drawn.
+    """
+
+    tokens: list[list[list[int]]]
+    first_logits: list[Tensor]
+    log_probs: list[list[list[float]]]
 
 
 @torch.inference_mode()
@@ -190,56 +292,79 @@ def answer_from_prefix(
     questions: Sequence[Sequence[str]],
     max_new_tokens: int = 256,
     constraints: Sequence[Sequence[Constraint | None]] | None = None,
-) -> tuple[list[list[list[int]]], list[Tensor]]:
-    """Greedy answers to each video's questions, as token ids without the closing `<|im_end|>`.
+    draws: Sequence[Sequence[Draw]] | None = None,
+    constant_shapes: bool | None = None,
+) -> Generated:
+    """Answers to each video's questions.
 
     prefix: what prefill gave, under the adapter that is active now; it can be asked again. max_new_tokens:
-    tokens of an answer at most. constraints: what the answer to each question may be; None for any. Also
-    returns, for each video, float[its questions, vocabulary]: the logits of its answers' first tokens.
+    tokens of an answer at most. constraints: what the answer to each question may be; None for any. draws:
+    how each answer's tokens are drawn; without, the likeliest are taken. constant_shapes: see the module's
+    head; None: on a GPU.
     """
     model = base_of(model)
     rows = _Rows(model, prefix, tokenizer.pad_token_id)
+    constant = model.device.type == "cuda" if constant_shapes is None else constant_shapes
     answers: list[list[list[int]]] = [[[] for _ in asked] for asked in questions]
-    # An open branch: its row, its number among the row's branches, and the position of its next token.
-    asked_tokens: list[list[tuple[int, int, int]]] = [[] for _ in questions]
-    open_branches: list[tuple[int, int, int]] = []
-    places: list[tuple[int, int]] = []  # where the last token of each open branch stands among what was added
-    segments: list[Segment] = []
-    cached = max(prefix.lengths)
-    for row, asked in enumerate(questions):
-        for number, question in enumerate(asked, start=1):
-            ids, _ = branch_token_ids(tokenizer, Branch(question))
-            position, begin = prefix.lengths[row], len(asked_tokens[row])
-            end = begin + len(ids)
-            asked_tokens[row] += [(token, position + offset, number) for offset, token in enumerate(ids)]
-            open_branches.append((row, number, position + len(ids)))
-            places.append((row, end - 1))
-            segments.append(
-                Segment(row, slice(begin, end), slice(cached + begin, cached + end), slice(0, position))
-            )
-    logits = _logits_at(model, rows.add(asked_tokens, segments), places)
+    log_probs: list[list[list[float]]] = [[[] for _ in asked] for asked in questions]
+    asked = _lay_out(tokenizer, prefix, questions)
+    branches, places, cached = asked.branches, asked.places, max(prefix.lengths)
+    most = max(map(len, questions))
+    room = cached + max(map(len, asked.tokens)) + max_new_tokens * most
+    layers = [cast(PreallocatedLayer, layer) for layer in prefix.cache.layers]  # prefill makes them
+    if constant:
+        for layer in layers:
+            layer.reserve(room)
+        room = max(room, cast(tuple[Tensor, Tensor], layers[0].room)[0].shape[2])
+    logits = _logits_at(model, rows.ask(asked, room, most), places)
     first_logits = list(logits.clone().split([len(asked) for asked in questions]))
     for step in range(max_new_tokens):
         if constraints is not None:
-            for index, (row, number, _) in enumerate(open_branches):
-                if (constraint := constraints[row][number - 1]) is not None:
-                    logits[index] = mask_logits(logits[index], constraint.allowed(answers[row][number - 1]))
-        still_open, places = [], []
-        added: list[list[tuple[int, int, int]]] = [[] for _ in questions]
-        for (row, number, position), token in zip(open_branches, logits.argmax(dim=-1).tolist(), strict=True):
-            if token != tokenizer.eos_token_id:
-                answers[row][number - 1].append(token)
-                places.append((row, len(added[row])))
-                added[row].append((token, position, number))
-                still_open.append((row, number, position + 1))
-        open_branches = still_open
-        if not open_branches or step == max_new_tokens - 1:
+            _rule_out(logits, branches, constraints, answers)
+        chosen = logits.argmax(dim=-1).tolist()
+        if draws is not None:
+            chosen, probabilities = draw_tokens(
+                logits, [draws[one.row][one.number] for one in branches], step
+            )
+            for branch, probability in zip(branches, probabilities, strict=True):
+                if not branch.ended:
+                    log_probs[branch.row][branch.number].append(probability)
+        added: list[list[tuple[int, int]]] = [[] for _ in questions]
+        numbers: list[list[int]] = [[] for _ in questions]
+        places = []
+        for branch, token in zip(branches, chosen, strict=True):
+            branch.ended = branch.ended or token == tokenizer.eos_token_id
+            if branch.ended and not constant:
+                continue
+            if not branch.ended:
+                answers[branch.row][branch.number].append(token)
+            places.append((branch.row, len(added[branch.row])))
+            added[branch.row].append((tokenizer.pad_token_id if branch.ended else token, branch.position))
+            numbers[branch.row].append(-1 if branch.ended else branch.number)
+            branch.position += 1
+        if not constant:
+            branches = [branch for branch in branches if not branch.ended]
+        if all(branch.ended for branch in branches) or step == max_new_tokens - 1:
             break
-        logits = _logits_at(model, rows.add(added), places)
-    for layer in prefix.cache.layers:
-        assert isinstance(layer, PreallocatedLayer), "prefill makes the cache of these"
+        logits = _logits_at(model, rows.step(added, numbers), places)
+    for layer in layers:
+        layer.whole = False
         layer.keep(cached)
-    return answers, first_logits
+    return Generated(answers, first_logits, log_probs)
+
+
+def _rule_out(
+    logits: Tensor,
+    branches: list[_Open],
+    constraints: Sequence[Sequence[Constraint | None]],
+    answers: list[list[list[int]]],
+) -> None:
+    """Take from each branch's logits the tokens that its constraint does not allow next, in place."""
+    for index, branch in enumerate(branches):
+        constraint = constraints[branch.row][branch.number]
+        if constraint is not None and not branch.ended:
+            allowed = constraint.allowed(answers[branch.row][branch.number])
+            logits[index] = mask_logits(logits[index], allowed)
 
 
 def mask_logits(logits: Tensor, tokens: list[int]) -> Tensor:
@@ -272,7 +397,7 @@ def answer_questions(
         prefix=prefill(model, tokenizer, visuals),
         questions=questions,
         max_new_tokens=max_new_tokens,
-    )[0]
+    ).tokens
 
 
 def yes_and_no(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -22,12 +22,13 @@ from torch import Tensor
 from crashchat.checkpoints.layouts import CheckpointError, file_in, rename_key
 from crashchat.checkpoints.model_card import read_card, write_card
 from crashchat.checkpoints.weights import check_finite, iterate_weights
-from crashchat.config import MAX_RANK
 from crashchat.errors import writing
 from crashchat.files import new_folder, write_json_atomic
 from crashchat.json_files import Lenient, checked, read_json
-from crashchat.model.videollama3 import PROJECTOR, CrashChatModel, base_of
+from crashchat.model.lora import PROJECTOR, base_of, train_in_float32
+from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import print_once
+from crashchat.settings import MAX_RANK
 
 CONFIG_FILE, LORA_FILE, PROJECTOR_FILE = (
     "adapter_config.json",
@@ -51,7 +52,7 @@ class LoraFields(Lenient):
     rank_pattern: dict[str, Rank] = Field(default_factory=dict)
     alpha_pattern: dict[str, Alpha] = Field(default_factory=dict)
     use_rslora: bool = False
-    use_dora: Literal[False] | None = None
+    use_dora: bool | None = None
     fan_in_fan_out: Literal[False] | None = None
     bias: Literal["none"] = "none"
     layer_replication: None = None
@@ -143,6 +144,7 @@ def read_adapter(folder: str | Path) -> Adapter:
         "rank_pattern",
         "alpha_pattern",
         "use_rslora",
+        "use_dora",
         "base_model_name_or_path",
     }
     modules = sorted(lora)
@@ -155,8 +157,12 @@ def read_adapter(folder: str | Path) -> Adapter:
     return Adapter(config, modules, weights, form)
 
 
-def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: str = "default") -> PeftModel:
-    """Put a saved adapter of either form on a model, in evaluation mode.
+def load_adapter(
+    model: CrashChatModel | PeftModel, folder: str | Path, name: str = "default", trained: bool = False
+) -> PeftModel:
+    """Put a saved adapter of either form on a model, in evaluation mode and in the base's type.
+
+    trained: to be trained further, so in float32.
 
     A model that has adapters already gets one more; the one that was active stays so until set_adapter
     switches. Raises CheckpointError naming what of the adapter the model has no place for, what it lacks, and
@@ -184,6 +190,8 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
         if kind in ("lora_A", "lora_B"):
             outputs, inputs = shapes.get(f"{module}.weight", ())[:2] or (None, None)
             expected = (value.shape[0], inputs) if kind == "lora_A" else (outputs, value.shape[1])
+        elif kind == "lora_magnitude_vector":
+            expected = shapes.get(f"{module}.weight", ())[:1]
         if tuple(value.shape) != expected:
             raise CheckpointError(
                 f"{folder}: the adapter does not fit the base model: {plain} is {tuple(value.shape)}, "
@@ -200,9 +208,11 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
                 f"{folder}: the model has an adapter {name!r} already; load this one under another name"
             )
         adapted = model
-        adapted.add_adapter(name, config)
+        adapted.add_adapter(name, config, autocast_adapter_dtype=trained)
     else:
-        adapted = get_peft_model(model, config, adapter_name=name)
+        adapted = get_peft_model(model, config, adapter_name=name, autocast_adapter_dtype=trained)
+    if trained:
+        train_in_float32(adapted)
     try:
         # torch's report of missing_keys and unexpected_keys, which PEFT's type calls a namedtuple of nothing.
         report: Any = set_peft_model_state_dict(adapted, weights, adapter_name=name)
@@ -213,7 +223,7 @@ def load_adapter(model: CrashChatModel | PeftModel, folder: str | Path, name: st
     missing = [
         key
         for key in report.missing_keys
-        if re.search(rf"(lora_[AB]|modules_to_save)\.{re.escape(name)}\.", key)
+        if re.search(rf"(lora_[AB]|lora_magnitude_vector|modules_to_save)\.{re.escape(name)}\.", key)
     ]
     if missing or report.unexpected_keys:
         raise CheckpointError(

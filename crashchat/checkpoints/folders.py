@@ -24,14 +24,15 @@ from crashchat.checkpoints.layouts import (
 )
 from crashchat.checkpoints.model_card import ModelCard, write_card
 from crashchat.checkpoints.weights import read_weights
-from crashchat.config import MAX_FPS, MAX_FRAMES
 from crashchat.errors import abbreviate, listed, writing
 from crashchat.files import new_folder, write_json_atomic
 from crashchat.json_files import Lenient, checked, read_json
 from crashchat.model.attention import BRANCH_ATTENTION
+from crashchat.model.quantized import quantize
 from crashchat.model.sequence import image_token_id
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype, print_once
+from crashchat.settings import MAX_FPS, MAX_FRAMES
 from crashchat.video.tokens import VideoSettings, VisionSettings
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -148,11 +149,13 @@ def load_model(
     dtype: torch.dtype | None = None,
     attention: str = BRANCH_ATTENTION,
     vision: VisionFields | None = None,
+    quantized: bool = False,
 ) -> CrashChatModel:
     """A checkpoint of any layout as a CrashChatModel, in evaluation mode.
 
-    Raises CheckpointError that lists the weights that are missing, unknown, or of the wrong shape, for
-    weights that are not finite, and for a tokenizer of another model.
+    quantized: the language model's linear layers in 4 bits (quantized.py). Raises CheckpointError that lists
+    the weights that are missing, unknown, or of the wrong shape, for weights that are not finite, and for a
+    tokenizer of another model.
     """
     device = device or choose_device()
     config = native_config(folder, image_token_id(tokenizer), vision)
@@ -181,6 +184,8 @@ def load_model(
     left = {name: keys for name, keys in report.items() if keys}
     if left:
         raise CheckpointError(f"{folder}: weights did not load: {left}")
+    if quantized:
+        quantize(loaded)
     model: CrashChatModel = loaded.to(device)
     return model.eval()
 

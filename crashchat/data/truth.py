@@ -189,8 +189,13 @@ def read_crash_starts(path: str | Path) -> dict[str, float]:
     return crash_starts(load_annotations([path], data_dir=".", tasks=[INTERVALS]))
 
 
+def crash_start_of(video: VideoQAs) -> float | None:
+    """The annotated crash start of a video in seconds, None where it is not asked when the crash is."""
+    answer = video.answer_of(INTERVALS)
+    return TASKS[INTERVALS].ground_truth(answer)["gt_start"] if answer else None
+
+
 def crash_starts(videos: Iterable[VideoQAs]) -> dict[str, float]:
     """The same of annotated videos that are already read; those not asked for a crash have none."""
-    task = TASKS[INTERVALS]
-    answers = {name: video.answer_of(task.name) for name, video in by_name(videos).items()}
-    return {name: task.ground_truth(answer)["gt_start"] for name, answer in answers.items() if answer}
+    starts = {name: crash_start_of(video) for name, video in by_name(videos).items()}
+    return {name: start for name, start in starts.items() if start is not None}

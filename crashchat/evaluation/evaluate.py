@@ -19,13 +19,20 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from crashchat.answering.answerer import Answerer, Asked, VideoContext, in_batches, load_with_adapters
+from crashchat.answering.answerer import (
+    Answerer,
+    Asked,
+    VideoContext,
+    in_batches,
+    load_with_adapters,
+    tokens_at_once,
+)
 from crashchat.answering.constraints import Choices
 from crashchat.answering.outputs import Answer
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.checkpoints.model_card import read_card, tell_cards
 from crashchat.command import run_command
-from crashchat.config import EvalConfig, save_config
+from crashchat.config import save_config
 from crashchat.data.annotations import Question, VideoQAs, annotation_paths, load_annotations
 from crashchat.data.datasets import describe_use
 from crashchat.data.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
@@ -34,8 +41,19 @@ from crashchat.data.predictions import make_record, prediction_path
 from crashchat.data.truth import by_name, read_crash_starts
 from crashchat.evaluation.manifest import Evaluation, model_name, weights_hashes
 from crashchat.files import held
-from crashchat.model.videollama3 import base_of
-from crashchat.processes import local_device, print_once, process_count, rank
+from crashchat.model.lora import base_of
+from crashchat.processes import (
+    READ_AHEAD,
+    Claims,
+    choose_dtype,
+    join_processes,
+    local_device,
+    print_once,
+    process_count,
+    rank,
+    reader_count,
+)
+from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.reading import open_feature_cache, read_visual_tokens
@@ -87,7 +105,9 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
     )
     tell_cards({folder: read_card(folder) for folder in filter(None, (config.model, config.adapter))})
     adapters = {"default": config.adapter} if config.adapter else {}
-    model, tokenizer = load_with_adapters(config.model, adapters, device, config.vision_config)
+    model, tokenizer = load_with_adapters(
+        config.model, adapters, device, config.vision_config, choose_dtype(device, config.dtype)
+    )
     choices: dict[str, Choices] = {}
     for task in config.training_answers:
         paths = annotation_paths(config.data_dir, [task], "train")
@@ -145,8 +165,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
     Raises FolderError where another run answers one of the tasks with a model of this name; AnnotationError
     for annotations that cannot be used, two videos of one file name among them.
     """
-    if process_count() > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo")  # only to wait for each other: answers go to files
+    store = join_processes()
     paths = config.annotation_files.get(config.split) or annotation_paths(
         config.data_dir, config.tasks, config.split
     )
@@ -167,12 +186,17 @@ def evaluate(config: EvalConfig) -> list[Path]:
             for path in files.values():
                 stack.enter_context(held(path.with_name(f".{path.name}.lock"), str(path)))
         dataset = describe_use(config.data_dir, paths, videos, config.split)
-        _answer(Evaluation(config, dataset, weights_hashes(config)), videos, files)
+        _answer(Evaluation(config, dataset, weights_hashes(config)), videos, files, store)
     return list(files.values())
 
 
-def _answer(evaluation: Evaluation, videos: list[VideoQAs], files: dict[str, Path]) -> None:
-    """Ask what no journal holds yet, and make each task's journals its prediction file, with a manifest."""
+def _answer(
+    evaluation: Evaluation, videos: list[VideoQAs], files: dict[str, Path], store: dist.Store | None
+) -> None:
+    """Ask what no journal holds yet, and make each task's journals its prediction file, with a manifest.
+
+    store: where processes take the next video from.
+    """
     config, first, processes = evaluation.config, rank() == 0, process_count()
     device = local_device()
     run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER)
@@ -206,15 +230,16 @@ def _answer(evaluation: Evaluation, videos: list[VideoQAs], files: dict[str, Pat
         intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
         starts = read_crash_starts(intervals) if intervals.is_file() else {}
         journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
-        mine = left[rank() :: processes]
+        readers = reader_count(config.num_workers)
         reader = DataLoader(
-            VideoReader(mine, answerer.settings, answerer.feature_cache),
+            VideoReader(left, answerer.settings, answerer.feature_cache),
             batch_size=None,
-            num_workers=config.num_workers,
-            prefetch_factor=2 if config.num_workers else None,
+            sampler=Claims(len(left), store),
+            num_workers=readers,
+            prefetch_factor=READ_AHEAD if readers else None,
         )
-        progress = tqdm(total=len(mine), desc="videos", disable=None if first else True)
-        for together in in_batches(reader, config.max_tokens_per_batch):
+        progress = tqdm(total=-(-len(left) // processes), desc="videos", disable=None if first else True)
+        for together in in_batches(reader, config.max_tokens_per_batch or tokens_at_once(device)):
             readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
             asked = [
                 [Asked(question.text, question.task) for question in open_questions[video.name]]

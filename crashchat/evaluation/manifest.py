@@ -6,11 +6,11 @@ from pathlib import Path
 import torch.distributed as dist
 
 from crashchat.checkpoints.layouts import CheckpointError
-from crashchat.config import EvalConfig
 from crashchat.data.datasets import DatasetUse
 from crashchat.data.manifests import FolderUse, Manifest, write_manifest
 from crashchat.processes import process_count, rank
 from crashchat.provenance import command_line, content_hash, file_hash, now, versions
+from crashchat.settings import EvalConfig
 
 
 def model_name(config: EvalConfig) -> str:

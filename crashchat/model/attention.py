@@ -12,8 +12,10 @@ own:
     b     3 3     3        3  the next branch, likewise
     b     3 3     3 3
 
-What no token sees is not computed, nothing of size L x L is built, and on a GPU every call is a flash kernel.
-The rule is that of masks.py, whose dense mask and BlockMask the tests hold against this.
+What no token sees is not computed, nothing of size L x L is built, and on a GPU every call is a flash kernel:
+torch would take cuDNN's first on an H100, which make a plan for every new length (0.06-0.4 s each), and every
+video has a length of its own. The rule is that of masks.py, whose dense mask and BlockMask the tests hold
+against this.
 """
 
 from dataclasses import dataclass
@@ -127,5 +129,6 @@ def frame_attention(
     return output.transpose(1, 2).reshape(1, -1, output.shape[1], output.shape[3]), None
 
 
+torch.backends.cuda.enable_cudnn_sdp(False)
 AttentionInterface.register(FRAME_ATTENTION, frame_attention)
 AttentionInterface.register(BRANCH_ATTENTION, branch_attention)

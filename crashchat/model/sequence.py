@@ -29,10 +29,14 @@ class SequenceError(CrashChatError):
 
 @dataclass(frozen=True)
 class Branch:
-    """A question and, in training, its answer (None when the answer is to be generated)."""
+    """A question and, in training, its answer (None when the answer is to be generated).
+
+    answer_ids: the answer as tokens that were drawn, with the closing one if it came; instead of `answer`.
+    """
 
     question: str
     answer: str | None = None
+    answer_ids: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -43,12 +47,14 @@ class VideoSequence:
     labels: int64[L], the answers' tokens and their `<|im_end|>`; all else IGNORED.
     position_ids: int64[L], 0…P-1 in the prefix, P… in every branch.
     branch_ids: int64[L], PREFIX or 1…n.
+    image_places: int64[K], where the visual tokens stand.
     """
 
     input_ids: Tensor
     labels: Tensor
     position_ids: Tensor
     branch_ids: Tensor
+    image_places: Tensor
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -87,7 +93,10 @@ def branch_token_ids(tokenizer: PreTrainedTokenizerBase, branch: Branch) -> tupl
     question = f"{branch.question}<|im_end|>\n<|im_start|>assistant\n"
     ids = tokenizer.encode(question, add_special_tokens=False)
     labels = [IGNORED] * len(ids)
-    if branch.answer is not None:
+    if branch.answer_ids is not None:
+        ids += branch.answer_ids
+        labels += branch.answer_ids
+    elif branch.answer is not None:
         answer = tokenizer.encode(f"{branch.answer}<|im_end|>", add_special_tokens=False)
         newline = tokenizer.encode("\n", add_special_tokens=False)
         ids += answer + newline
@@ -123,7 +132,8 @@ def build_sequence(
         labels += branch_labels
         position_ids += range(len(prefix), len(prefix) + len(ids))
         branch_ids += [number] * len(ids)
-    as_tensor = [
+    tokens, labelled, positions, numbers = (
         torch.tensor(column, dtype=torch.int64) for column in (input_ids, labels, position_ids, branch_ids)
-    ]
-    return VideoSequence(*as_tensor)
+    )
+    image_places = (tokens == image_token_id(tokenizer)).nonzero()[:, 0]
+    return VideoSequence(tokens, labelled, positions, numbers, image_places)

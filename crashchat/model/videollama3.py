@@ -5,26 +5,18 @@ input_ids -> embed_tokens ------------------------------------------------------
 (LoRA) -> loss
 """
 
-import re
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import VideoLlama3ForConditionalGeneration
 from transformers.utils import ModelOutput
 
-from crashchat.model.attention import FRAME_ATTENTION, segments_of
+from crashchat.model.attention import FRAME_ATTENTION, Segment
 from crashchat.model.masks import block_mask
-from crashchat.model.sequence import IGNORED
+from crashchat.model.varlen import VARLEN_ATTENTION, VARLEN_FRAMES, varlen_of
 from crashchat.video.tokens import normalise
-
-# Every linear layer of the language model but lm_head (docs/reference.md, Strategies); the vision encoder's
-# q/k/v stay out.
-LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-PROJECTOR = "projector"
 
 
 @dataclass
@@ -33,7 +25,7 @@ class CrashChatOutput(ModelOutput):
     how many there are.
 
     vision_features: float[K, vision hidden] of the kept tokens of all videos, where a feature cache may want
-    them.
+    them. token_losses: float32[num_labels], the parts of the sum, where they are asked for.
     A sum, not a mean: samples have different numbers of labelled tokens, so only who sees the whole global
     batch can average.
     """
@@ -41,13 +33,14 @@ class CrashChatOutput(ModelOutput):
     loss_sum: Tensor | None = None
     num_labels: Tensor | None = None
     vision_features: Tensor | None = None
+    token_losses: Tensor | None = None
 
 
 class CrashChatModel(VideoLlama3ForConditionalGeneration):
     """VideoLlama3 whose forward takes a PackedBatch (packing.py). Weights and config are the native ones."""
 
     def encode_videos(
-        self, pixel_values_videos: Tensor, video_grid_thw: Tensor, video_merge_sizes: Tensor
+        self, pixel_values_videos: Tensor, video_grid_thw: list[list[int]], video_merge_sizes: list[int]
     ) -> Tensor:
         """Vision features of all visual tokens, float[N, vision hidden], before compression and projector.
 
@@ -59,8 +52,9 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         if pixel_values_videos.dtype == torch.uint8:
             pixel_values_videos = normalise(pixel_values_videos)
         pixel_values_videos = pixel_values_videos.to(vision.dtype)
-        vision.config._attn_implementation = FRAME_ATTENTION
-        grids, merges = video_grid_thw.tolist(), video_merge_sizes.tolist()
+        varlen = self.model.language_model.config._attn_implementation == VARLEN_ATTENTION
+        vision.config._attn_implementation = VARLEN_FRAMES if varlen else FRAME_ATTENTION
+        grids, merges = video_grid_thw, video_merge_sizes
         videos = pixel_values_videos.split([frames * high * wide for frames, high, wide in grids])
         # (patches down, patches across, merge size) of each video's frames
         sizes = [(high, wide, merge) for (_, high, wide), merge in zip(grids, merges, strict=True)]
@@ -68,7 +62,12 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         trained = torch.is_grad_enabled() and any(
             parameter.requires_grad for parameter in vision.parameters()
         )
-        with torch.set_grad_enabled(trained):
+        # A frozen encoder computes in its own type, as it does when answers are made.
+        autocast = trained and torch.is_autocast_enabled(pixel_values_videos.device.type)
+        with (
+            torch.set_grad_enabled(trained),
+            torch.autocast(pixel_values_videos.device.type, enabled=autocast),
+        ):
             for high, wide, merge in set(sizes):
                 members = [index for index, size in enumerate(sizes) if size == (high, wide, merge)]
                 counts = [grids[index][0] for index in members]
@@ -89,44 +88,37 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
     def kept_features(
         self,
         pixel_values_videos: Tensor,
-        video_grid_thw: Tensor,
-        video_merge_sizes: Tensor,
-        video_compression_mask: Tensor,
+        video_grid_thw: list[list[int]],
+        video_merge_sizes: list[int],
+        kept_index: Tensor,
         vision_features: Tensor | None = None,
-        video_cached: Tensor | None = None,
+        feature_order: Tensor | None = None,
     ) -> Tensor:
         """Vision features of the kept tokens, float[K, vision hidden];
         only videos that are not cached are encoded.
         """
-        if video_cached is None or not video_cached.any():
-            return self.encode_videos(pixel_values_videos, video_grid_thw, video_merge_sizes)[
-                video_compression_mask
-            ]
-        assert vision_features is not None, "pack gives the features of the videos that it calls cached"
-        if video_cached.all():
+        if not video_grid_thw:
+            assert vision_features is not None, "pack gives the features of the videos that it calls cached"
             return vision_features
-        of_cached = video_cached.repeat_interleave(video_grid_thw.prod(dim=1) // video_merge_sizes**2)
-        encoded = self.encode_videos(
-            pixel_values_videos, video_grid_thw[~video_cached], video_merge_sizes[~video_cached]
-        )
-        place = of_cached[video_compression_mask]
-        features = encoded.new_empty(len(place), encoded.shape[1])
-        features[place] = vision_features.to(encoded.dtype)
-        features[~place] = encoded[video_compression_mask[~of_cached]]
-        return features
+        encoded = self.encode_videos(pixel_values_videos, video_grid_thw, video_merge_sizes)[kept_index]
+        if vision_features is None:
+            return encoded
+        return torch.cat([encoded, vision_features.to(encoded.dtype)])[feature_order]
 
-    def embed(self, input_ids: Tensor, kept_features: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, kept_features: Tensor, image_index: Tensor) -> Tensor:
         """Embeddings float[R, L, hidden], with the kept visual tokens, projected,
         at the image tokens' places.
+
+        image_index: int64[K], these places among the R·L tokens, row by row.
         """
         embeddings = self.model.language_model.embed_tokens(input_ids)
-        visual = self.model.projector(kept_features.to(embeddings.dtype))
-        places = input_ids == self.config.video_token_id
-        if int(places.sum()) != len(visual):
-            raise ValueError(
-                f"{int(places.sum())} image tokens in the text, but {len(visual)} visual tokens were kept"
-            )
-        return embeddings.masked_scatter(places[..., None], visual)
+        # A projector in training is float32 on a bfloat16 base; it computes in the base's type all the same.
+        with torch.autocast(
+            embeddings.device.type, embeddings.dtype, enabled=embeddings.dtype != torch.float32
+        ):
+            visual = self.model.projector(kept_features.to(embeddings.dtype)).to(embeddings.dtype)
+        places = embeddings.flatten(0, 1).index_copy(0, image_index, visual)
+        return places.view(embeddings.shape)
 
     def forward(
         self,
@@ -135,81 +127,69 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         position_ids: Tensor,
         branch_ids: Tensor,
         video_ids: Tensor,
+        segments: list[Segment],
+        label_index: Tensor,
+        image_index: Tensor,
         pixel_values_videos: Tensor,
-        video_grid_thw: Tensor,
-        video_merge_sizes: Tensor,
-        video_compression_mask: Tensor,
+        video_grid_thw: list[list[int]],
+        video_merge_sizes: list[int],
+        kept_index: Tensor,
         vision_features: Tensor | None = None,
-        video_cached: Tensor | None = None,
+        feature_order: Tensor | None = None,
+        wants_features: bool = False,
+        temperature: float | None = None,
         **kwargs,
     ) -> CrashChatOutput:
-        """Loss over the labelled tokens of a packed batch; shapes as in PackedBatch."""
+        """Loss over the labelled tokens of a packed batch; arguments as in PackedBatch.
+
+        temperature: of the distribution that the losses are under; where it is given, each token's is
+        returned.
+        """
         features = self.kept_features(
             pixel_values_videos=pixel_values_videos,
             video_grid_thw=video_grid_thw,
             video_merge_sizes=video_merge_sizes,
-            video_compression_mask=video_compression_mask,
+            kept_index=kept_index,
             vision_features=vision_features,
-            video_cached=video_cached,
+            feature_order=feature_order,
         )
         hidden = self.hidden_states(
-            input_ids, position_ids, branch_ids=branch_ids, video_ids=video_ids, kept_features=features
+            self.embed(input_ids, features, image_index),
+            position_ids,
+            mask=self.mask_of(segments, video_ids, branch_ids),
         )
-        # A label is predicted by the token before it, which is always of the same branch: a branch's first
-        # token has none.
-        targets = labels[:, 1:]
-        labelled = targets != IGNORED
-        logits = self.lm_head(hidden[:, :-1][labelled])
-        loss_sum = F.cross_entropy(logits.float(), targets[labelled], reduction="sum")
-        output = CrashChatOutput(loss_sum=loss_sum, num_labels=labelled.sum())
-        if video_cached is not None:
+        logits = self.lm_head(hidden[0, label_index])
+        targets = labels[0, label_index + 1]
+        if temperature is not None:
+            token_losses = F.cross_entropy(logits.float() / temperature, targets, reduction="none")
+            return CrashChatOutput(
+                loss_sum=token_losses.sum(),
+                num_labels=label_index.new_tensor(len(label_index)),
+                token_losses=token_losses,
+            )
+        loss_sum = F.cross_entropy(logits.float(), targets, reduction="sum")
+        output = CrashChatOutput(loss_sum=loss_sum, num_labels=label_index.new_tensor(len(label_index)))
+        if wants_features:
             output.vision_features = features.detach()
         return output
 
-    def hidden_states(self, input_ids, position_ids, branch_ids, video_ids, kept_features: Tensor) -> Tensor:
-        """The language model's last hidden states, float[R, L, hidden], of a packed batch."""
-        language_model = self.model.language_model
-        flex = language_model.config._attn_implementation == "flex_attention"
-        mask = block_mask(video_ids, branch_ids) if flex else segments_of(video_ids, branch_ids)
-        return language_model(
-            inputs_embeds=self.embed(input_ids, kept_features),
+    def mask_of(self, segments: list[Segment], video_ids: Tensor, branch_ids: Tensor):
+        """A packed row's segments in the form that the language model's attention takes."""
+        attention = self.model.language_model.config._attn_implementation
+        if attention == "flex_attention":
+            return block_mask(video_ids, branch_ids)
+        return varlen_of(segments, video_ids.device) if attention == VARLEN_ATTENTION else segments
+
+    def hidden_states(self, embeddings: Tensor, position_ids: Tensor, mask) -> Tensor:
+        """The language model's last hidden states, float[R, L, hidden].
+
+        mask: what mask_of gives, or whatever else the attention takes.
+        """
+        return self.model.language_model(
+            inputs_embeds=embeddings,
             position_ids=position_ids,
             # Always given, since without one transformers guesses documents from jumps in the positions; as a
             # dict it is taken as it is.
             attention_mask={"full_attention": mask},
             use_cache=False,
         ).last_hidden_state
-
-
-def add_adapter(
-    model: CrashChatModel, rank: int, alpha: int, dropout: float, name: str = "default"
-) -> PeftModel:
-    """LoRA on every linear layer of the language model and a trained copy of the projector,
-    as one PEFT adapter.
-    """
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        bias="none",
-        target_modules=LORA_TARGETS,
-        modules_to_save=[PROJECTOR],
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config, adapter_name=name)
-
-
-def base_of(model: nn.Module) -> CrashChatModel:
-    """The CrashChatModel inside a PEFT model (its layers adapted), or the model itself."""
-    return cast(CrashChatModel, model.get_base_model() if isinstance(model, PeftModel) else model)
-
-
-def trainable_parameters(model: nn.Module) -> tuple[int, int]:
-    """(trained, all) parameters."""
-    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(count for count, trained in counts if trained), sum(count for count, _ in counts)
-
-
-def is_projector(parameter_name: str) -> bool:
-    """Whether a parameter belongs to the projector, which has a learning rate of its own."""
-    return re.search(rf"(^|\.){PROJECTOR}\.", parameter_name) is not None

@@ -4,21 +4,25 @@ The batch size counts questions (docs/reference.md, Strategies). An epoch is a s
 every `global_batch_size`; with group_by_video the stream keeps a video's questions together, so that a batch
 of 24 decodes and encodes 4 to 6 videos instead of 24. A video on a cut has some questions before it and some
 behind: no question is lost, and a step is always exactly `global_batch_size` questions, on any number of
-processes.
+processes. How they share a step, sharing.py says.
 """
 
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast
 
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.data.annotations import Question, VideoQAs
 from crashchat.model.packing import PackedBatch, pack, split_by_tokens
 from crashchat.model.sequence import Branch, SequenceError, VideoSequence, build_sequence
+from crashchat.processes import READ_AHEAD
+from crashchat.training.sharing import share_questions
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.reading import read_visual_tokens
 from crashchat.video.source import VideoError
@@ -35,6 +39,13 @@ class Pass:
 
     batch: PackedBatch
     videos: list[VisualTokens] | None
+
+
+class Fetch(NamedTuple):
+    """What a list of questions becomes: the passes that they fill, and what is not packed (rollouts.py)."""
+
+    passes: list[Pass]
+    asked: list[Any]
 
 
 class QuestionDataset(Dataset):
@@ -83,20 +94,23 @@ class QuestionDataset(Dataset):
                 self._cache.popitem(last=False)
         return visual
 
-    def __getitem__(self, number: int) -> list[Pass] | Exception:
+    def __getitem__(self, number: int) -> Fetch | Exception:
         return self.__getitems__([number])
 
-    def __getitems__(self, numbers: list[int]) -> list[Pass] | Exception:
+    def __getitems__(self, numbers: list[int]) -> Fetch | Exception:
         """Some questions, those on one video as branches of one sequence (torch's batched fetch).
 
         Raises VideoError and SequenceError; in a worker process returns them, for QuestionLoader to raise.
         """
         try:
-            return self._packed(numbers)
+            return self._fetched(numbers)
         except (VideoError, SequenceError) as error:
             if get_worker_info() is None:
                 raise
             return error
+
+    def _fetched(self, numbers: list[int]) -> Fetch:
+        return Fetch(self._packed(numbers), [])
 
     def _packed(self, numbers: list[int]) -> list[Pass]:
         asked: dict[int, list[Question]] = {}
@@ -124,19 +138,24 @@ class QuestionDataset(Dataset):
         return Pass(pack(sequences, visuals), videos)
 
 
-def as_model_input(passes: list[Pass] | Exception) -> dict[str, list] | Exception:
+def as_model_input(fetch: Fetch | Exception) -> dict[str, Any] | Exception:
     """The collator: batches are packed when they are fetched, so only their fields are handed on.
 
-    {"batches": [a batch's fields], "videos": [its videos]}, a pass each.
+    {"batches": [a batch's fields], "videos": [its videos]}, a pass each, and "num_videos" of all of them.
     """
-    if isinstance(passes, Exception):
-        return passes
-    return {"batches": [one.batch.as_dict() for one in passes], "videos": [one.videos for one in passes]}
+    if isinstance(fetch, Exception):
+        return fetch
+    return {
+        "batches": [one.batch.as_dict() for one in fetch.passes],
+        "videos": [one.videos for one in fetch.passes],
+        "num_videos": sum(int(one.batch.video_ids[0, -1]) + 1 for one in fetch.passes),
+        "asked": fetch.asked,
+    }
 
 
 class QuestionLoader(DataLoader):
     """What a QuestionDataset fetches as the model's input,
-    at most two fetches ahead in each of `num_workers` processes.
+    at most READ_AHEAD fetches ahead in each of `num_workers` processes.
 
     An error in one of those is raised here as itself. torch would make a new one of it, a traceback for its
     message.
@@ -152,10 +171,13 @@ class QuestionLoader(DataLoader):
         super().__init__(
             dataset,
             batch_sampler=batches,
-            collate_fn=as_model_input,
+            collate_fn=cast(Callable[[list], Any], as_model_input),  # of one fetch, not of a list of samples
             num_workers=num_workers,
-            prefetch_factor=2 if num_workers else None,
+            prefetch_factor=READ_AHEAD if num_workers else None,
             persistent_workers=persistent and num_workers > 0,
+            # Of its own, so that a run that went on from a checkpoint draws what one without a break does:
+            # without it every new iterator takes a number from torch's own generator.
+            generator=torch.Generator(),
         )
 
     # torch's type promises an iterator of its own, of which nobody needs more than what any iterator has.
@@ -166,8 +188,23 @@ class QuestionLoader(DataLoader):
             yield batch
 
 
+class StepSampler(Protocol):
+    """One process's share of every step, as Trainer's loop asks for it."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[int]]: ...
+
+
 class QuestionSampler(Sampler[list[int]]):
-    """One process's share of every step: lists of global_batch_size / processes question numbers.
+    """One process's share of every step: lists of question numbers, of global_batch_size over all processes.
 
     Each epoch has its own seeded order. The last step of an epoch is filled up from the epoch's beginning.
     """
@@ -183,7 +220,7 @@ class QuestionSampler(Sampler[list[int]]):
     ):
         self.numbers = numbers
         self.global_batch_size = global_batch_size
-        self.batch_size = global_batch_size // processes
+        self.video_of = {number: video for video, group in enumerate(numbers) for number in group}
         self.rank = rank
         self.processes = processes
         self.group_by_video = group_by_video
@@ -213,7 +250,8 @@ class QuestionSampler(Sampler[list[int]]):
         stream = [number for group in groups for number in group]
         total = self.steps_per_epoch * self.global_batch_size
         stream = (stream * (-(-total // len(stream))))[:total]
-        first = self.rank * self.batch_size
-        return iter(
-            [stream[start : start + self.batch_size] for start in range(first, total, self.global_batch_size)]
+        steps = (
+            stream[start : start + self.global_batch_size]
+            for start in range(0, total, self.global_batch_size)
         )
+        return iter([share_questions(step, self.video_of, self.processes)[self.rank] for step in steps])

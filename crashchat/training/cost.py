@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from transformers import VideoLlama3Config
 
 from crashchat.checkpoints.layouts import text_and_vision
+from crashchat.settings import TrainConfig
 from crashchat.training.gpus import GB, NETWORK, Gpu
 from crashchat.training.memory import MERGE
 from crashchat.training.shapes import Pass, VideoShape
@@ -53,54 +54,76 @@ def pairs_of(video: VideoShape) -> float:
 
 
 class OperationCounter:
-    """Operations of one model's passes. lora_rank: None where every weight is trained."""
+    """Operations of a run's passes. sizes: of the base model. config: what is trained, and how."""
 
-    def __init__(self, config: VideoLlama3Config, lora_rank: int | None, checkpointing: bool):
-        text, vision = text_and_vision(config)
+    def __init__(self, sizes: VideoLlama3Config, config: TrainConfig):
+        text, vision = text_and_vision(sizes)
         hidden, self.layers = text.hidden_size, text.num_hidden_layers
         heads = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
         self.width = heads * text.num_attention_heads
-        narrow = heads * text.num_key_value_heads
-        linear = [(hidden, self.width)] * 2 + [(hidden, narrow)] * 2 + [(hidden, text.intermediate_size)] * 3
-        self.weights = self.layers * sum(one * other for one, other in linear)
-        self.lora = self.layers * (lora_rank or 0) * sum(one + other for one, other in linear)
+        narrow, inner = heads * text.num_key_value_heads, text.intermediate_size
+        linear = {
+            "q_proj": (hidden, self.width), "k_proj": (hidden, narrow), "v_proj": (hidden, narrow),
+            "o_proj": (self.width, hidden), "gate_proj": (hidden, inner), "up_proj": (hidden, inner),
+            "down_proj": (inner, hidden),
+        }  # fmt: skip
+        self.weights = self.layers * sum(one * other for one, other in linear.values())
+        self.whole = config.finetune == "full"
+        rank = 0 if self.whole else config.lora_rank
+        self.lora = rank * self.layers * sum(sum(linear[name]) for name in config.lora_targets)
         self.head = hidden * text.vocab_size
         self.projector = vision.hidden_size * hidden + hidden * hidden
         self.wide, self.deep = vision.hidden_size, vision.num_hidden_layers
+        pair = self.wide + vision.intermediate_size
         self.encoder = self.deep * (4 * self.wide**2 + 2 * self.wide * vision.intermediate_size)
         self.encoder += 3 * vision.patch_size**2 * self.wide
-        self.whole = lora_rank is None
-        self.checkpointing = checkpointing
+        self.vision_lora = rank * self.deep * (8 * self.wide + 2 * pair) if config.lora_on_vision else 0
+        self.checkpointing = config.gradient_checkpointing
 
     def forward(self, video: VideoShape, *, vision: bool = True) -> Operations:
         """Of a forward pass alone. vision: whether the encoder runs; not with features from a cache."""
-        attention = 4 * self.width * self.layers * pairs_of(video)
-        layers = 2 * self.weights * video.length + attention
         return Operations(
-            vision=self._vision(video) if vision else 0.0,
-            forward=layers + 2 * self.head * video.labelled,
-            trained=2 * self.projector * video.kept + 2 * self.lora * video.length,
+            vision=self._encoder(video) + self._frames(video) if vision else 0.0,
+            forward=2 * self.weights * video.length + self._attention(video) + self._head(video),
+            trained=self._trained(video),
         )
 
     def step(self, video: VideoShape, *, vision: bool = True) -> Operations:
         """Of a forward and a backward pass."""
-        once = self.forward(video, vision=vision)
-        attention = 4 * self.width * self.layers * pairs_of(video)
-        linear = 2 * self.weights * video.length
-        again = int(self.checkpointing)
+        once, again = self.forward(video, vision=vision), int(self.checkpointing)
+        linear, attention = 2 * self.weights * video.length, self._attention(video)
         gradients = 2 if self.whole else 1  # of inputs, and of the weights where they are trained
-        backward = gradients * (linear + 2 * self.head * video.labelled) + FLASH_BACKWARD * attention
+        encoder = once.vision
+        if self.whole or self.vision_lora:
+            encoder += again * once.vision + gradients * self._encoder(video)
+            encoder += FLASH_BACKWARD * self._frames(video)
         return Operations(
-            vision=once.vision * (3 + again if self.whole else 1),
+            vision=encoder,
             forward=once.forward,
             recomputed=again * (linear + attention),
-            backward=backward,
-            trained=3 * once.trained + again * 2 * self.lora * video.length,
+            backward=gradients * (linear + self._head(video)) + FLASH_BACKWARD * attention,
+            trained=3 * once.trained + again * self._lora(video),
         )
 
-    def _vision(self, video: VideoShape) -> float:
-        patches, a_frame = video.visual * MERGE**2, video.rows * video.columns * MERGE**2
-        return 2 * self.encoder * patches + 4 * self.wide * self.deep * patches * a_frame
+    def _attention(self, video: VideoShape) -> float:
+        return 4 * self.width * self.layers * pairs_of(video)
+
+    def _head(self, video: VideoShape) -> float:
+        return 2 * self.head * video.labelled
+
+    def _lora(self, video: VideoShape) -> float:
+        return 2 * self.lora * video.length + 2 * self.vision_lora * video.visual * MERGE**2
+
+    def _trained(self, video: VideoShape) -> float:
+        return 2 * self.projector * video.kept + self._lora(video)
+
+    def _encoder(self, video: VideoShape) -> float:
+        return 2 * self.encoder * video.visual * MERGE**2
+
+    def _frames(self, video: VideoShape) -> float:
+        """Attention within the frames."""
+        a_frame = video.rows * video.columns * MERGE**2
+        return 4 * self.wide * self.deep * video.visual * MERGE**2 * a_frame
 
 
 @dataclass(frozen=True)

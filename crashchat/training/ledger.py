@@ -2,7 +2,7 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -64,8 +64,6 @@ class Ledger(FakeTensorMode):
         Only what the outermost one returns exists on a device: real kernels do not go by the smaller
         operations that a fake one may be taken apart into.
         """
-        if func is torch.ops.aten.index.Tensor:
-            args = (args[0], _places(args[1]))
         self._depth += 1
         try:
             made = super().dispatch(func, types, args, kwargs or {})
@@ -110,14 +108,3 @@ class Ledger(FakeTensorMode):
         fake = self.fake_tensor_converter.from_meta_and_device(self, tensor, CPU)
         self.count(fake)
         return fake
-
-
-def _places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Masks among indices as the places that they choose: a fake could not say how many these are."""
-    places: list[Tensor | None] = []
-    for index in indices:
-        if index is None or isinstance(index, FakeTensor) or index.dtype != torch.bool:
-            places.append(index)
-        else:
-            places += index.nonzero(as_tuple=True)
-    return places

@@ -6,9 +6,8 @@ of our own code runs on them. Whatever it allocates and frees is put on account 
     frozen and trained weights, gradients, optimizer     what stays
     vision pass, language model, logits                  what comes and goes
 
-A GPU is imitated on the CPU's fake tensors: torch cannot run a backward pass on tensors of a device that it
-was not built for. What differs there is done as there: autocast to bfloat16, layer norms in float32, flash
-kernels without a mask, dropout with a mask of one byte.
+A GPU is imitated on a CPU's fake tensors: torch cannot run a backward pass on tensors of a device that it was
+not built for. What takes other memory there is done as there (imitation.py).
 """
 
 from collections.abc import Callable
@@ -16,18 +15,18 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn.attention.bias import CausalBias
-from torch.overrides import TorchFunctionMode
-from transformers import AttentionInterface, VideoLlama3Config
+from transformers import VideoLlama3Config
 
 from crashchat.checkpoints.layouts import text_and_vision
-from crashchat.model.attention import BRANCH_ATTENTION, branch_attention
+from crashchat.model.attention import BRANCH_ATTENTION
+from crashchat.model.lora import base_of
 from crashchat.model.packing import PackedBatch, pack
 from crashchat.model.sequence import IGNORED, PREFIX, VideoSequence
-from crashchat.model.videollama3 import CrashChatModel, add_adapter, base_of
+from crashchat.model.videollama3 import CrashChatModel
+from crashchat.processes import choose_dtype
+from crashchat.settings import TrainConfig
+from crashchat.training.imitation import GPU_ATTENTION, like_a_gpu, offloaded, quantize
 from crashchat.training.ledger import (
     FROZEN,
     GRADIENTS,
@@ -39,76 +38,55 @@ from crashchat.training.ledger import (
     Ledger,
     Memory,
 )
+from crashchat.training.setup import prepared
 from crashchat.training.shapes import Pass, VideoShape
 from crashchat.video.tokens import VisualTokens
 
-GPU_ATTENTION = "branches_on_a_gpu"
 MERGE = 2  # patches a side that make one visual token
 TEXT_TOKEN = 0  # whichever; only the numbers of tokens count
-
-
-class _FusedDropout(nn.Dropout):
-    """Dropout as GPUs do it, with a mask of a byte a number; a CPU keeps a float."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return torch.native_dropout(input, self.p, self.training)[0]
-
-
-class _FlashKernels(TorchFunctionMode):
-    """Attention of a segment by the kernel that a GPU takes for it, which is told of no mask."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and isinstance(kwargs.get("attn_mask"), CausalBias):
-            flash = torch.ops.aten._scaled_dot_product_flash_attention
-            return flash(*args, kwargs["dropout_p"], is_causal=True, scale=kwargs["scale"])[0]
-        return func(*args, **kwargs)
-
-
-def gpu_attention(*args, **kwargs):
-    """branch_attention (attention.py) as it runs on a GPU."""
-    with _FlashKernels():
-        return branch_attention(*args, **kwargs)
-
-
-AttentionInterface.register(GPU_ATTENTION, gpu_attention)
+EIGHT_BIT_BLOCK = 256  # numbers of a moment that share a scale (bitsandbytes)
 
 
 class Imagined:
     """A model to train, without its weights.
 
-    finetune, lora_rank, …: as in TrainConfig. gpu: trained in bfloat16 under autocast, as on a GPU; else in
-    float32, as on a CPU. trained_dtype: the trained weights' type where it is not the one that training gives
-    them.
+    sizes: of the base model. config: what is trained, and how. gpu: as on a GPU, else as on a CPU.
     """
 
-    def __init__(
-        self,
-        config: VideoLlama3Config,
-        *,
-        lora_rank: int | None,
-        lora_dropout: float = 0.0,
-        gpu: bool = True,
-        trained_dtype: torch.dtype | None = None,
-    ):
-        self.gpu = gpu
-        self.autocast = gpu and trained_dtype is None
+    def __init__(self, sizes: VideoLlama3Config, config: TrainConfig, gpu: bool = True):
+        self.config = config
+        dtype = choose_dtype(torch.device("cuda" if gpu else "cpu"), config.dtype)
+        self.autocast = dtype == torch.bfloat16 and config.deepspeed is None
         self.ledger = Ledger()
-        self.model = _on_meta(config, lora_rank, lora_dropout, gpu)
-        if trained_dtype is not None:
-            for parameter in self.model.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.to(trained_dtype)
+        text_and_vision(sizes)[0]._attn_implementation = GPU_ATTENTION if gpu else BRANCH_ATTENTION
+        with torch.device("meta"):
+            base = CrashChatModel(sizes)
+            self.model = prepared(base.bfloat16() if dtype == torch.bfloat16 else base.float(), config)
+            if config.quantization:
+                quantize(base)
+        self.trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        for weight in self.trained if config.deepspeed else ():  # its engine makes them what the base is
+            weight.data = weight.data.to(dtype)
         if gpu:
-            _like_a_gpu(self.model, self.autocast)
+            encoder_is_trained = any(weight.requires_grad for weight in base.model.vision_model.parameters())
+            like_a_gpu(self.model, self.autocast and encoder_is_trained)
         self._imagine_weights()
         self.trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         for weight in self.trained:
             weight.register_post_accumulate_grad_hook(self._gradient_made)
         self._follow()
         self.ledger.part = OPTIMIZER
-        self.optimizer = torch.optim.AdamW(self.trained, foreach=gpu)
+        self.optimizer: torch.optim.Optimizer | None = None
+        if config.optimizer == "adamw_8bit":
+            self.moments = [self._eight_bits(weight) for weight in self.trained for _ in range(2)]
+        else:
+            self.optimizer = torch.optim.AdamW(self.trained, foreach=gpu)
         self._step()
+
+    def _eight_bits(self, weight: nn.Parameter) -> tuple[Tensor, Tensor]:
+        """A moment in 8 bits, and its scales."""
+        scales = weight.new_empty(-(-weight.numel() // EIGHT_BIT_BLOCK), dtype=torch.float32)
+        return torch.empty_like(weight, dtype=torch.uint8), scales
 
     def _imagine_weights(self) -> None:
         done: dict[int, nn.Parameter] = {}  # tied weights are one
@@ -156,8 +134,20 @@ class Imagined:
             if weight.grad is None:
                 weight.grad = torch.empty_like(weight)
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        if self.optimizer is not None:
+            self.optimizer.step()
+        for weight in self.trained:
+            weight.grad = None
+
+    def validate(self, videos: Pass) -> Memory:
+        """The memory of a validation's pass."""
+        self.model.eval()
+        self.ledger.begin()
+        self.ledger.part = VISION
+        batch = batch_of(videos, base_of(self.model).config.video_token_id, self.ledger)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            self.model(**batch.as_dict())
+        return self.ledger.memory()
 
     def run(self, videos: Pass, *, checkpointing: bool, again: bool = False) -> Memory:
         """The memory of a step's pass and of the optimizer's step behind it.
@@ -175,34 +165,14 @@ class Imagined:
         self.ledger.begin()
         self.ledger.part = VISION
         batch = batch_of(videos, base_of(self.model).config.video_token_id, self.ledger)
-        with torch.autocast("cpu", torch.bfloat16) if self.autocast else nullcontext():
-            loss = self.model(**batch.as_dict()).loss_sum
-        loss.backward()
+        with offloaded(self.ledger.imagine) if self.config.offload_activations else nullcontext():
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+                loss = self.model(**batch.as_dict()).loss_sum
+            loss.backward()
         del loss, batch
         self.ledger.part = OPTIMIZER
         self._step()
         return self.ledger.memory()
-
-
-def _on_meta(
-    config: VideoLlama3Config, lora_rank: int | None, lora_dropout: float, gpu: bool
-) -> CrashChatModel | PeftModel:
-    """The model as training makes it, on the meta device. lora_rank: None where all is trained."""
-    text_and_vision(config)[0]._attn_implementation = GPU_ATTENTION if gpu else BRANCH_ATTENTION
-    with torch.device("meta"):
-        base = CrashChatModel(config)
-        base = base.bfloat16() if gpu else base.float()
-        base.requires_grad_(lora_rank is None)
-        return base if lora_rank is None else add_adapter(base, lora_rank, alpha=16, dropout=lora_dropout)
-
-
-def _like_a_gpu(model: nn.Module, autocast: bool) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout) and module.p > 0:
-            module.__class__ = _FusedDropout
-        # On GPUs autocast has layer norms done in float32.
-        if isinstance(module, nn.LayerNorm) and autocast:
-            module.float().register_forward_pre_hook(lambda _, given: (given[0].float(),))
 
 
 def sequence_of(video: VideoShape, image_token: int) -> VideoSequence:
@@ -216,7 +186,13 @@ def sequence_of(video: VideoShape, image_token: int) -> VideoSequence:
         labels += [IGNORED] * question + [TEXT_TOKEN] * answer + [IGNORED]
         position_ids += range(video.prefix, video.prefix + length)
         branch_ids += [number] * length
-    return VideoSequence(*map(torch.tensor, (input_ids, labels, position_ids, branch_ids)))
+    return VideoSequence(
+        input_ids=torch.tensor(input_ids),
+        labels=torch.tensor(labels),
+        position_ids=torch.tensor(position_ids),
+        branch_ids=torch.tensor(branch_ids),
+        image_places=torch.arange(video.kept),
+    )
 
 
 def batch_of(videos: Pass, image_token: int, ledger: Ledger | None = None, patch: int = 14) -> PackedBatch:

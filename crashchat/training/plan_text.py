@@ -40,7 +40,7 @@ def _memory(plan: Plan) -> list[str]:
     with_, without = (
         (plan.memory, plan.other_memory) if plan.checkpointing else (plan.other_memory, plan.memory)
     )
-    spare = plan.room / GIB - plan.memory.peak / GIB
+    spare = (plan.room - max(plan.memory.peak, plan.validation_peak)) / GIB
     lines = [
         f"memory of a GPU in GiB; the longest pass: {what}",
         f"  {'':42}{'at the peak':>11}  {'at most':>7}",
@@ -62,6 +62,7 @@ def _memory(plan: Plan) -> list[str]:
     lines += [
         f"  {'peak':42}{plan.memory.peak / GIB:11.1f}",
         f"  {_other(plan):42}{plan.other_memory.peak / GIB:11.1f}",
+        f"  {'peak in validation':42}{plan.validation_peak / GIB:11.1f}",
         f"  the card has {plan.gpu.gib:.1f}, of which {RESERVED_GIB} are left to CUDA, NCCL and gaps: {fits}",
     ]
     return lines

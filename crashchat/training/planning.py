@@ -5,20 +5,22 @@ from dataclasses import asdict, dataclass, replace
 from math import ceil
 from statistics import mean
 
-import torch
 from transformers import PreTrainedTokenizerBase, VideoLlama3Config
 
 from crashchat.checkpoints.folders import load_tokenizer, load_video_settings
 from crashchat.checkpoints.layouts import SO400M, native_config, read_vision_config, text_and_vision
-from crashchat.config import TrainConfig, check_share
+from crashchat.config import check_share
+from crashchat.model.packing import split_by_tokens
 from crashchat.model.sequence import image_token_id
+from crashchat.settings import TrainConfig
 from crashchat.training.cost import Exchange, OperationCounter, Step, time_of
 from crashchat.training.fitting import Fit, Needs, fit
 from crashchat.training.gpus import GIB, GPUS, SIZES, Gpu
 from crashchat.training.ledger import FROZEN, GRADIENTS, TRAINED, Memory
 from crashchat.training.memory import Imagined
 from crashchat.training.shapes import Pass, Split, shapes_of, steps_of
-from crashchat.training.zero import Sharing, ZeroFields, read_zero
+from crashchat.training.trainer import VIDEOS_AT_ONCE
+from crashchat.training.zero import Sharing, read_zero
 from crashchat.video.tokens import VideoSettings
 
 # VideoLLaMA3-7B (docs/reference.md, Model), for when its folder is not there.
@@ -27,6 +29,7 @@ RELEASED_7B = {
     "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064, "rms_norm_eps": 1e-6,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
 }  # fmt: skip
+READERS = 8  # of each process beside a GPU, where num_workers does not say
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ class Plan:
     gpus: of a node. rate: operations a second that a GPU is taken to do. price: of a GPU's hour. sources:
     where the lengths are from. videos, questions: of the training split. longest: the pass of most tokens.
     checkpointing: whether activations are recomputed; memory: of a GPU with the run's own setting;
-    other_memory: with the other one. step: the mean of the first epoch's. seconds, dollars: of a step, an
-    epoch and the run, validation included. validation: seconds of one. busy: share of the time that a GPU
-    computes. fits: for cards of four sizes.
+    other_memory: with the other one. validation_peak: of a pass of validation. step: the mean of the first
+    epoch's. seconds, dollars: of a step, an epoch and the run, validation included. validation: seconds of
+    one. busy: share of the time that a GPU computes. fits: for cards of four sizes.
     """
 
     gpu: Gpu
@@ -92,6 +95,7 @@ class Plan:
     checkpointing: bool
     memory: Memory
     other_memory: Memory
+    validation_peak: int
     step: Step
     seconds: dict[str, float]
     dollars: dict[str, float]
@@ -119,16 +123,6 @@ def longest_of(steps: Sequence[Sequence[Sequence[Pass]]]) -> tuple[Pass, bool]:
 def tokens_of(videos: Pass) -> int:
     """Tokens of a pass."""
     return sum(video.length for video in videos)
-
-
-def imagine(config: TrainConfig, base: Base, zero: ZeroFields | None) -> Imagined:
-    """The run's model on a GPU, without its weights. With DeepSpeed all of it is bfloat16."""
-    return Imagined(
-        base.config,
-        lora_rank=config.lora_rank if config.finetune == "lora" else None,
-        lora_dropout=config.lora_dropout,
-        trained_dtype=torch.bfloat16 if zero else None,
-    )
 
 
 def mean_of(steps: Sequence[Step]) -> Step:
@@ -169,13 +163,21 @@ def timed(
     return first, first if config.feature_cache is None else mean_step(False)
 
 
+def validation_pass(config: TrainConfig, val: Split) -> Pass:
+    """The longest videos of the validation split, as many as are asked at once."""
+    videos = sorted(val.videos, key=lambda video: video.length, reverse=True)[:VIDEOS_AT_ONCE]
+    first = split_by_tokens([video.length for video in videos], config.max_tokens_per_batch)[0]
+    return [videos[index] for index in first]
+
+
 def validation_seconds(
     config: TrainConfig, val: Split, counter: OperationCounter, *, rate: float, processes: int, read: float
 ) -> float:
-    """Of one validation: every video once, one at a time in each process."""
+    """Of one validation: every video once, or as many as val_videos says."""
     vision = config.feature_cache is None
     forward = mean(counter.forward(video, vision=vision).total for video in val.videos)
-    return ceil(len(val.videos) / processes) * max(forward / rate, read if vision else 0.0)
+    videos = min(len(val.videos), config.val_videos or len(val.videos))
+    return ceil(videos / processes) * max(forward / rate, read if vision else 0.0)
 
 
 def make_plan(
@@ -194,7 +196,7 @@ def make_plan(
     ConfigError, CheckpointError, AnnotationError and VideoError as training would.
     """
     processes = gpus * nodes
-    check_share(config.global_batch_size, processes)
+    check_share(config, processes)
     zero = read_zero(config.deepspeed)
     base = base_of_run(config)
     advance("lengths of videos and questions")
@@ -202,8 +204,8 @@ def make_plan(
     steps = list(steps_of(config, train.videos, processes))
     longest, again = longest_of(steps)
     advance("the model, without its weights")
-    model = imagine(config, base, zero)
-    trained = sum(weight.numel() for weight in model.trained)
+    model = Imagined(base.config, config)
+    sharing = Sharing(processes, zero, sum(weight.numel() for weight in model.trained))
     alone = {}
     for checkpointing in (True, False):
         advance(f"a pass with{'' if checkpointing else 'out'} gradient checkpointing")
@@ -212,20 +214,26 @@ def make_plan(
     biggest = max(longest, key=lambda video: video.length)
     short = [replace(biggest, kept=max(1, biggest.kept // 2), text=biggest.text // 2)]
     small = model.run(short, checkpointing=True, again=again)
-    sharing = Sharing(processes, zero, trained)
-    memory, other = (
-        sharing.of(alone[on]) for on in (config.gradient_checkpointing, not config.gradient_checkpointing)
+    advance("a validation pass")
+    tested = model.validate(validation_pass(config, val))
+    memory, other, validating = (
+        sharing.of(one)
+        for one in (alone[config.gradient_checkpointing], alone[not config.gradient_checkpointing], tested)
     )
-    needs = Needs((tokens_of(short), small), (tokens_of(longest), alone[True]), processes, trained)
 
-    counter = OperationCounter(
-        base.config, config.lora_rank if config.finetune == "lora" else None, config.gradient_checkpointing
+    counter = OperationCounter(base.config, config)
+    needs = Needs(
+        (tokens_of(short), small),
+        (tokens_of(longest), alone[True]),
+        tested,
+        sharing=sharing,
+        frozen=counter.weights,
     )
     gathered = (
         3 * (memory.largest[FROZEN] + memory.largest[TRAINED]) * processes if zero and zero.stage == 3 else 0
     )
     exchange = Exchange(alone[True].largest[GRADIENTS], gathered, processes, nodes)
-    readers = max(1, config.num_workers)
+    readers = max(1, READERS if config.num_workers is None else config.num_workers)
     first, later = timed(
         config, steps, counter, rate=rate, gpu=gpu, exchange=exchange, read=train.seconds_to_read / readers
     )
@@ -258,6 +266,7 @@ def make_plan(
         checkpointing=config.gradient_checkpointing,
         memory=memory,
         other_memory=other,
+        validation_peak=validating.peak,
         step=first,
         seconds=seconds,
         dollars={what: spent / 3600 * processes * price for what, spent in seconds.items()},
@@ -266,8 +275,8 @@ def make_plan(
         waits_for_reading=first.reading > first.computing + first.exchanging,
         fits=[
             Fit(name, [], memory.peak / GIB)
-            if memory.peak <= GPUS[name].room
-            else fit(GPUS[name], config, needs, zero=zero, videos=train.videos)
+            if max(memory.peak, validating.peak) <= GPUS[name].room
+            else fit(GPUS[name], config, needs, train.videos)
             for name in SIZES
         ],
     )
@@ -278,7 +287,7 @@ def shortfall(config: TrainConfig, room: int, processes: int) -> str | None:
     base, zero = base_of_run(config), read_zero(config.deepspeed)
     train = shapes_of(config, "train", base.settings, base.tokenizer)
     longest, again = longest_of(list(steps_of(config, train.videos, processes)))
-    model = imagine(config, base, zero)
+    model = Imagined(base.config, config)
     alone = model.run(longest, checkpointing=config.gradient_checkpointing, again=again)
     peak = Sharing(processes, zero, sum(weight.numel() for weight in model.trained)).of(alone).peak
     if peak <= room:

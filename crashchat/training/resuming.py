@@ -17,20 +17,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_pt_utils import safe_globals
 
-from crashchat.config import ConfigError, TrainConfig, load_config
+from crashchat.config import ConfigError, load_config
 from crashchat.errors import opening
 from crashchat.files import write_json_atomic
 from crashchat.provenance import file_hash
+from crashchat.settings import TrainConfig
 
 RESOLVED_CONFIG = "train_config.yaml"
 CHECKSUMS = (
     "checksums.json"  # {weight file of a checkpoint: its SHA-256}, which safetensors does not hold itself
 )
-# Settings that may differ when a run goes on: they change how fast it is, not what it learns.
+# Settings that may differ when a run goes on: they change how fast it is, not what it learns. Those that lay
+# out the computation otherwise (attention, tokens at a time, and the number of processes) change which
+# numbers dropout draws, where there is dropout.
 MAY_DIFFER = {
     "num_workers", "cache_videos", "feature_cache", "feature_cache_gb", "logging_steps", "save_total_limit",
-    "max_tokens_per_batch", "attention", "trust_checkpoint",
+    "max_tokens_per_batch", "attention", "trust_checkpoint", "offload_activations", "report_to", "profile",
 }  # fmt: skip
+LENGTH = ("epochs", "max_steps")  # these may grow
 
 
 def check_resumable(config: TrainConfig) -> None:
@@ -38,15 +42,32 @@ def check_resumable(config: TrainConfig) -> None:
     path = config.output_dir / RESOLVED_CONFIG
     if not path.is_file():
         return
-    earlier = load_config(TrainConfig, path).model_dump(mode="json")
+    earlier = load_config(type(config), path).model_dump(mode="json")
     now = config.model_dump(mode="json")
-    differing = [f"{key}: {earlier[key]!r} then, {now[key]!r} now" for key in now if earlier[key] != now[key]]
-    differing = [line for line in differing if line.split(":")[0] not in MAY_DIFFER]
+    allowed = MAY_DIFFER | ({*LENGTH} if is_extended(config) else set())
+    differing = [
+        f"{key}: {earlier[key]!r} then, {now[key]!r} now"
+        for key in now
+        if earlier[key] != now[key] and key not in allowed
+    ]
     if differing:
         raise ConfigError(
             f"{config.output_dir} holds a run with other settings:\n  " + "\n  ".join(differing) + "\n"
             "give the same settings to go on with it, another output_dir=…, or remove the folder"
         )
+
+
+def is_extended(config: TrainConfig) -> bool:
+    """Whether the output folder holds a run of these settings that was to be shorter: more epochs now,
+    or more steps.
+    """
+    path = config.output_dir / RESOLVED_CONFIG
+    if not path.is_file() or config.finetune == "full":
+        return False
+    earlier = load_config(type(config), path)
+    if (earlier.max_steps is None) != (config.max_steps is None):
+        return False
+    return (config.max_steps or config.epochs) > (earlier.max_steps or earlier.epochs)
 
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:
@@ -63,18 +84,32 @@ def write_checksums(checkpoint: Path) -> None:
     write_json_atomic(checkpoint / CHECKSUMS, sums)
 
 
-def choose_checkpoint(config: TrainConfig) -> Path | None:
+def check_processes(checkpoint: Path, processes: int) -> None:
+    """Raises ConfigError where DeepSpeed wrote a checkpoint on another number of processes:
+    it goes on with as many alone.
+    """
+    written = len(list(checkpoint.glob("rng_state*.pth")))
+    if written != processes:
+        raise ConfigError(
+            f"{checkpoint}: DeepSpeed wrote it on {written} process(es), and this run has {processes}; start "
+            f"{written}, or go on without deepspeed= in another output_dir"
+        )
+
+
+def choose_checkpoint(config: TrainConfig, processes: int) -> Path | None:
     """The newest checkpoint that is whole, or None. Those damaged are named,
     and renamed so that none counts again.
 
     Raises ConfigError where it holds pickled code (DeepSpeed's do) and others than this user could have
-    written it.
+    written it, and where DeepSpeed wrote it on another number of processes.
     """
     for path in complete_checkpoints(config.output_dir):
         if config.deepspeed and not config.trust_checkpoint:
             check_own(path)
         damage = damage_of(path, deepspeed=config.deepspeed is not None)
         if damage is None:
+            if config.deepspeed:
+                check_processes(path, processes)
             return path
         aside = path.with_name(f"damaged-{path.name}")
         if aside.exists():

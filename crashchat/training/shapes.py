@@ -11,10 +11,10 @@ from statistics import mean
 
 from transformers import PreTrainedTokenizerBase
 
-from crashchat.config import TrainConfig
 from crashchat.data.annotations import VideoQAs, load_annotations
 from crashchat.model.packing import split_by_tokens
 from crashchat.model.sequence import IGNORED, Branch, branch_token_ids, prefix_ids
+from crashchat.settings import TrainConfig
 from crashchat.tasks import PERCEPTION, TASKS
 from crashchat.training.batches import QuestionSampler
 from crashchat.video.reading import read_visual_tokens

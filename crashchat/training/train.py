@@ -6,27 +6,27 @@ Run by scripts/train/*.sh through torchrun; alone, one process:
         data_dir=data/demo epochs=2 output_dir=outputs/train/tiny
 """
 
+import math
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
-from peft import PeftModel
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings, save_checkpoint
-from crashchat.checkpoints.layouts import read_vision_config
-from crashchat.checkpoints.model_card import write_card
+from crashchat.checkpoints.model_card import ModelCard, write_card
 from crashchat.command import run_command
-from crashchat.config import TrainConfig, check_share, save_config
-from crashchat.data.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
+from crashchat.config import check_share, save_config
 from crashchat.data.datasets import describe_use
 from crashchat.files import held, sync
-from crashchat.model.videollama3 import CrashChatModel, add_adapter, trainable_parameters
-from crashchat.processes import choose_device, local_device, print_once, process_count, rank
-from crashchat.training.batches import QuestionDataset, QuestionSampler
+from crashchat.model.lora import base_of, trainable_parameters
+from crashchat.processes import print_once, process_count, rank
+from crashchat.settings import ReinforceConfig, TrainConfig
+from crashchat.training.batches import StepSampler
 from crashchat.training.card import card_of, with_outcome
 from crashchat.training.losses import plot_losses
 from crashchat.training.plan import warn_of_memory
@@ -35,76 +35,22 @@ from crashchat.training.resuming import (
     check_resumable,
     choose_checkpoint,
     complete_checkpoints,
+    is_extended,
 )
-from crashchat.training.trainer import EpochOrder, LossPlot, QuestionTrainer
+from crashchat.training.setup import build_model, load_videos, question_files, training_arguments
+from crashchat.training.speed import Profile
+from crashchat.training.trainer import BestIsKept, EpochOrder, LossPlot
+from crashchat.training.ways import check, make_dataset, make_sampler, make_trainer, step_in_words
 from crashchat.video.reading import open_feature_cache
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 FULL_MODEL = "model"
 
 
-def question_files(config: TrainConfig, split: str) -> list[Path]:
-    """The annotation files of a split. Raises AnnotationError naming the first that is missing."""
-    return config.annotation_files.get(split) or annotation_paths(config.data_dir, config.tasks, split)
-
-
-def load_videos(config: TrainConfig, split: str) -> list[VideoQAs]:
-    """The videos of a split and the configured tasks' questions on them; every video must be there.
-
-    Raises AnnotationError that lists missing videos: a run must not stop at a hole hours later.
-    """
-    videos = load_annotations(question_files(config, split), config.data_dir, config.tasks or None)
-    missing = [str(video.path) for video in videos if not video.path.is_file()]
-    if missing:
-        raise AnnotationError(
-            f"{len(missing)} of {len(videos)} annotated {split} videos are missing, e.g. {missing[0]}; "
-            f"put the videos below {config.data_dir} (see data/README.md)"
-        )
-    return videos
-
-
 def is_finished(config: TrainConfig) -> bool:
     """Whether the output folder already holds what this run would make."""
     wanted = [FULL_MODEL] if config.finetune == "full" else ADAPTER_FILES
     return all((config.output_dir / name).exists() for name in wanted)
-
-
-def training_arguments(config: TrainConfig, processes: int) -> TrainingArguments:
-    """The settings in Trainer's words."""
-    gpu = choose_device().type == "cuda"
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.output_dir / "tensorboard"))
-    return TrainingArguments(
-        output_dir=str(config.output_dir),
-        per_device_train_batch_size=config.global_batch_size // processes,
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        lr_scheduler_type="cosine",
-        warmup_steps=config.warmup_ratio,
-        max_grad_norm=config.max_grad_norm,
-        bf16=gpu,
-        tf32=True if gpu else None,
-        use_cpu=not gpu,
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        eval_strategy="steps",
-        eval_steps=config.eval_steps,
-        save_strategy="steps",
-        save_steps=config.save_steps,
-        save_total_limit=None,  # QuestionTrainer deletes older ones
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        logging_steps=config.logging_steps,
-        report_to=["tensorboard"],
-        deepspeed=str(config.deepspeed) if config.deepspeed else None,
-        ddp_backend="gloo" if processes > 1 and not gpu else None,
-        ddp_find_unused_parameters=False,
-        seed=config.seed,
-        data_seed=config.seed,
-        remove_unused_columns=False,
-        label_names=["labels"],
-    )
 
 
 def train(config: TrainConfig) -> Path:
@@ -122,12 +68,17 @@ def train(config: TrainConfig) -> Path:
 def _train(config: TrainConfig) -> Path:
     result = config.output_dir / FULL_MODEL if config.finetune == "full" else config.output_dir
     check_resumable(config)
+    check(config)
     main_process, processes = rank() == 0, process_count()
     if is_finished(config):
-        print_once(f"{result}: already trained; remove {config.output_dir} to train again")
-        return result
-    check_share(config.global_batch_size, processes)
-    checkpoint = choose_checkpoint(config) if main_process else None
+        if not is_extended(config):
+            print_once(f"{result}: already trained; remove {config.output_dir} to train again")
+            return result
+        if main_process:
+            print(f"{result}: trained already, to an earlier end; going on from there")
+            (config.output_dir / ADAPTER_FILES[0]).unlink()  # it is not finished now
+    check_share(config, processes)
+    checkpoint = choose_checkpoint(config, processes) if main_process else None
     set_seed(config.seed)
 
     tokenizer = load_tokenizer(config.base_model)
@@ -147,46 +98,18 @@ def _train(config: TrainConfig) -> Path:
             for split, videos in (("train", train_videos), ("val", val_videos))
         ]
         card = card_of(config, settings, videos=train_videos, uses=uses)
-    base = load_model(
-        config.base_model,
-        tokenizer,
-        local_device(),
-        attention=config.attention,
-        vision=read_vision_config(config.vision_config),
-    )
+    model = build_model(config, tokenizer)
     feature_cache = open_feature_cache(
-        config.feature_cache, config.feature_cache_gb, base.model.vision_model, settings
+        config.feature_cache, config.feature_cache_gb, base_of(model).model.vision_model, settings
     )
     datasets = [
-        QuestionDataset(
-            videos,
-            tokenizer,
-            settings,
-            max_length=config.max_length,
-            max_tokens_per_batch=config.max_tokens_per_batch,
-            cache_videos=config.cache_videos,
-            feature_cache=feature_cache,
-        )
+        make_dataset(config, videos, tokenizer, settings, feature_cache)
         for videos in (train_videos, val_videos)
     ]
-    model: CrashChatModel | PeftModel = base
-    if config.finetune == "lora":
-        base.requires_grad_(False)
-        model = add_adapter(base, config.lora_rank, config.lora_alpha, config.lora_dropout)
-        model.peft_config["default"].base_model_name_or_path = str(config.base_model)
-    else:
-        base.requires_grad_(True)
     trained, total = trainable_parameters(model)
     # Made after the model: once it exists, ZeRO-3 would shard weights while they are loaded and checked.
     args = training_arguments(config, processes)
-    sampler = QuestionSampler(
-        datasets[0].numbers,
-        config.global_batch_size,
-        rank=args.process_index,
-        processes=args.world_size,
-        group_by_video=config.group_by_video,
-        seed=config.seed,
-    )
+    sampler = make_sampler(config, datasets[0], args)
     if main_process:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, config.output_dir / RESOLVED_CONFIG)
@@ -201,30 +124,25 @@ def _train(config: TrainConfig) -> Path:
         print(
             f"{len(datasets[0])} training questions on {len(train_videos)} videos, {len(datasets[1])} "
             "validation questions; "
-            f"{sampler.steps_per_epoch} steps an epoch, each of {config.global_batch_size} questions"
+            f"{sampler.steps_per_epoch} steps an epoch, each of {step_in_words(config)}"
         )
-    callbacks: list[TrainerCallback] = [EpochOrder(sampler), LossPlot()]
-    if config.early_stopping_patience:
-        callbacks.append(
-            EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold)
-        )
-    trainer = QuestionTrainer(
-        config,
-        sampler,
-        model=model,
-        args=args,
-        train_dataset=datasets[0],
-        eval_dataset=datasets[1],
-        callbacks=callbacks,
-    )
     if processes > 1:
         choice = [checkpoint]
         dist.broadcast_object_list(choice)
         checkpoint = choice[0]
     if checkpoint:
         print_once(f"going on from {checkpoint}")
+    trainer = make_trainer(
+        config,
+        sampler,
+        datasets,
+        model=model,
+        args=args,
+        callbacks=callbacks_of(config, sampler),
+        checkpoint=checkpoint,
+    )
     reached = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)) if checkpoint else None
-    if reached and reached.global_step >= reached.max_steps:
+    if reached and reached.global_step >= (config.max_steps or math.ceil(config.epochs * len(sampler))):
         trainer.state = reached  # killed behind its last step: Trainer would make one more before it looks
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -232,22 +150,43 @@ def _train(config: TrainConfig) -> Path:
     if card:  # the first process's
         plot_losses(trainer.state.log_history, config.output_dir / "loss.png")
         best = Path(trainer.state.best_model_checkpoint or complete_checkpoints(config.output_dir)[0])
-        card = with_outcome(card, steps=trainer.state.global_step, best=best, loss=trainer.state.best_metric)
+        measure: Literal["loss", "reward"] = "reward" if isinstance(config, ReinforceConfig) else "loss"
+        value = trainer.state.best_metric
+        card = with_outcome(card, trainer.state.global_step, best, measure=measure, value=value)
         if config.finetune == "full":
             best_model = load_model(best, tokenizer, device=torch.device("cpu"))
             save_checkpoint(best_model, tokenizer, settings, folder=result, card=card)
         else:
-            write_card(result, card)
-            for name in reversed(ADAPTER_FILES):  # the config last: with it, the adapter is complete
-                temporary = config.output_dir / f".{name}"
-                shutil.copyfile(best / name, temporary)
-                sync(temporary)
-                os.replace(temporary, config.output_dir / name)
-            sync(config.output_dir)
-        print(f"best validation loss {trainer.state.best_metric:.4f} at {best.name}; saved to {result}")
+            keep_adapter(best, result, card)
+        print(f"best validation {measure} {value:.4f} at {best.name}; saved to {result}")
     if dist.is_initialized():
         dist.barrier()
     return result
+
+
+def keep_adapter(checkpoint: Path, folder: Path, card: ModelCard) -> None:
+    """Copy a checkpoint's adapter to the output folder, with its card: all of it, or no
+    adapter_config.json.
+    """
+    write_card(folder, card)
+    for name in reversed(ADAPTER_FILES):  # the config last: with it, the adapter is complete
+        temporary = folder / f".{name}"
+        shutil.copyfile(checkpoint / name, temporary)
+        sync(temporary)
+        os.replace(temporary, folder / name)
+    sync(folder)
+
+
+def callbacks_of(config: TrainConfig, sampler: StepSampler) -> list[TrainerCallback]:
+    """What is done between the steps."""
+    callbacks: list[TrainerCallback] = [EpochOrder(sampler), BestIsKept(), LossPlot()]
+    if config.profile:
+        callbacks.append(Profile(config.output_dir / "profile"))
+    if config.early_stopping_patience:
+        callbacks.append(
+            EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold)
+        )
+    return callbacks
 
 
 def main(argv: list[str] | None = None) -> int:

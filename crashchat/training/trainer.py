@@ -2,24 +2,29 @@
 
 import contextlib
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from crashchat.config import TrainConfig
 from crashchat.files import sync_tree
-from crashchat.model.sequence import IGNORED
-from crashchat.model.videollama3 import CrashChatOutput, is_projector
-from crashchat.training.batches import QuestionDataset, QuestionLoader, QuestionSampler
+from crashchat.model.lora import is_projector, trained_state
+from crashchat.model.videollama3 import CrashChatOutput
+from crashchat.processes import reader_count
+from crashchat.settings import TrainConfig
+from crashchat.training.batches import QuestionDataset, QuestionLoader, StepSampler
 from crashchat.training.losses import plot_losses
 from crashchat.training.resuming import write_checksums
+from crashchat.training.speed import Speed
 from crashchat.video.tokens import VisualTokens
+
+VIDEOS_AT_ONCE = 4  # that a validation fetch reads
 
 
 class QuestionTrainer(Trainer):
@@ -31,17 +36,39 @@ class QuestionTrainer(Trainer):
     train_dataset: QuestionDataset
     eval_dataset: QuestionDataset
 
-    def __init__(self, config: TrainConfig, sampler: QuestionSampler, **kwargs):
+    def __init__(self, config: TrainConfig, sampler: StepSampler, **kwargs):
         super().__init__(**kwargs)
         self.config = config
         self.sampler = sampler
+        self.readers = reader_count(config.num_workers)
+        self.speed = Speed()
+        # For numbers that the computer needs at once: asking the GPUs for them would wait for their work.
+        self.host_group = dist.new_group(backend="gloo") if self.args.world_size > 1 else None
 
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by accelerate: the sampler already gives this process's share alone.
-        return QuestionLoader(self.train_dataset, self.sampler, self.config.num_workers, persistent=True)
+        return QuestionLoader(self.train_dataset, self.sampler, self.readers, persistent=True)
 
-    def run_model(self, model, batch: dict, videos: list[VisualTokens] | None) -> tuple[Tensor, Tensor]:
-        """(loss_sum, num_labels) of a batch; features that had to be encoded are kept for the next time.
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As Trainer's; how long the step waited for its videos is counted."""
+        with self.speed.waiting():
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """As Trainer's, with the speed since the last log beside the training loss."""
+        super().log({**logs, **self.speed.since_last_log()} if "loss" in logs else logs, *args, **kwargs)
+
+    def gather_numbers(self, *numbers: int) -> Tensor:
+        """int64[processes, n]: some numbers of every process."""
+        own = torch.tensor(numbers)
+        if self.host_group is None:
+            return own[None]
+        rows = [torch.empty_like(own) for _ in range(self.args.world_size)]
+        dist.all_gather(rows, own, group=self.host_group)
+        return torch.stack(rows)
+
+    def run_model(self, model, batch: dict, videos: list[VisualTokens] | None) -> Tensor:
+        """loss_sum of a batch; features that had to be encoded are kept for the next time.
 
         videos: those of the batch, None without a feature cache.
         """
@@ -50,24 +77,30 @@ class QuestionTrainer(Trainer):
             cache, features = self.train_dataset.feature_cache, outputs.vision_features
             assert cache is not None and features is not None, "videos come along with a feature cache alone"
             cache.store_new(videos, features)
-        # Only the base class wants fields that may be empty.
-        assert outputs.loss_sum is not None and outputs.num_labels is not None
-        return outputs.loss_sum, outputs.num_labels
+        # Only the base class wants a field that may be empty.
+        assert outputs.loss_sum is not None
+        return outputs.loss_sum
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Forward and backward of this process's share of a step,
         in as many passes as max_tokens_per_batch asks for.
 
         Returns float32[], a share whose mean over processes is the mean loss over all labelled tokens of the
-        global batch.
+        global batch. Raises the error that a reader met (after a resume Trainer asks it through a loader that
+        hands errors on as values).
         """
+        if isinstance(inputs, Exception):
+            raise inputs
         model.train()
         batches = cast(list[dict], self._prepare_input(inputs["batches"]))
-        labelled, passes = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches), len(batches)
-        if self.args.world_size > 1:
-            shares = torch.tensor([labelled, passes], device=self.args.device)[None]
-            shares = self.accelerator.gather(shares)
-            labelled, passes = int(shares[:, 0].sum()), int(shares[:, 1].max())
+        shares = self.gather_numbers(
+            sum(len(batch["label_index"]) for batch in batches),
+            len(batches),
+            sum(batch["input_ids"].shape[1] for batch in batches),
+            inputs["num_videos"],
+        )
+        labelled, passes = int(shares[:, 0].sum()), int(shares[:, 1].max())
+        self.speed.count(tokens=int(shares[:, 2].sum()), videos=int(shares[:, 3].sum()))
         total = torch.zeros((), device=self.args.device)
         for index in range(passes):
             # All processes make the same number of passes (ZeRO-3 gathers weights in step); a surplus one
@@ -79,11 +112,13 @@ class QuestionTrainer(Trainer):
             with (
                 contextlib.nullcontext()
                 if last or self.is_deepspeed_enabled
-                else self.accelerator.no_sync(model)
+                else self.accelerator.no_sync(model),
+                save_on_cpu(pin_memory=self.args.device.type == "cuda")
+                if self.config.offload_activations
+                else contextlib.nullcontext(),
             ):
                 own = min(index, len(batches) - 1)
-                loss_sum, _ = self.run_model(model, batches[own], inputs["videos"][own])
-                loss = loss_sum * scale
+                loss = self.run_model(model, batches[own], inputs["videos"][own]) * scale
                 self.accelerator.backward(
                     loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {})
                 )
@@ -99,7 +134,10 @@ class QuestionTrainer(Trainer):
             ]
             projector = [weight for name, weight in trained if is_projector(name)]
             others = [weight for name, weight in trained if not is_projector(name)]
-            self.optimizer = torch.optim.AdamW(
+            kind: Any = torch.optim.AdamW
+            if self.config.optimizer == "adamw_8bit":
+                from bitsandbytes.optim import AdamW8bit as kind
+            self.optimizer = kind(
                 [
                     {"params": others, "lr": self.config.learning_rate},
                     {"params": projector, "lr": self.config.projector_learning_rate},
@@ -107,6 +145,23 @@ class QuestionTrainer(Trainer):
                 weight_decay=self.config.weight_decay,
             )
         return self.optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's; under DeepSpeed only what is trained, from the optimizer's float32 weights.
+
+        Trainer would copy the whole model to every process's memory, in the type that it computes in.
+        """
+        if not self.is_deepspeed_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        state = {}
+        for name, weight in trained_state(self.model).items():  # every process takes part in each
+            whole = safe_get_full_fp32_param(weight)
+            if self.args.should_save:
+                state[name] = whole.cpu()
+        self._save(output_dir, state_dict=state)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """The last that Trainer writes before trainer_state.json, with which a checkpoint counts:
@@ -140,44 +195,46 @@ class QuestionTrainer(Trainer):
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Mean loss over all labelled tokens of the validation questions, each asked once,
-        videos shared among processes.
+        videos shared among processes, several read and asked at a time.
         """
         dataset: QuestionDataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         rank, processes = self.args.process_index, self.args.world_size
+        own = dataset.numbers[rank::processes]
+        starts = range(0, len(own), VIDEOS_AT_ONCE)
+        fetches = [sum(own[start : start + VIDEOS_AT_ONCE], []) for start in starts]
         # Every process runs the same number of batches (ZeRO-3 gathers weights in step); the surplus counts
         # nothing.
-        rounds = -(-len(dataset.numbers) // processes)
-        shares = [
-            dataset.numbers[min(index, len(dataset.numbers) - 1)]
-            for index in range(rank, rounds * processes, processes)
-        ]
-        surplus = rank + (rounds - 1) * processes >= len(dataset.numbers)
-        loader = QuestionLoader(dataset, shares, self.config.num_workers)
+        rounds = -(-len(dataset.numbers[::processes]) // VIDEOS_AT_ONCE)
+        surplus = rounds - len(fetches)
+        loader = QuestionLoader(dataset, [*fetches, *[dataset.numbers[0]] * surplus], self.readers)
         self.model.eval()
-        totals = torch.zeros(2, dtype=torch.float64)
+        totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         progress = tqdm(
             loader, desc="validation", leave=False, disable=None if self.is_world_process_zero() else True
         )
         for index, inputs in enumerate(progress):
-            (batch,), (videos,) = self._prepare_input(inputs["batches"]), inputs["videos"]  # one video
-            sums = self.run_model(self.model, batch, videos)
-            if not (surplus and index == rounds - 1):
-                totals += torch.stack([value.double() for value in sums]).cpu()
+            batches = cast(list[dict], self._prepare_input(inputs["batches"]))
+            for place in range(int(self.gather_numbers(len(batches)).max())):
+                one = min(place, len(batches) - 1)
+                loss_sum = self.run_model(self.model, batches[one], inputs["videos"][one])
+                if place < len(batches) and index < len(fetches):
+                    labelled = totals.new_tensor(len(batches[one]["label_index"]))
+                    totals += torch.stack([loss_sum.double(), labelled])
         if processes > 1:
-            totals = totals.to(self.args.device)
             dist.all_reduce(totals)
         loss_sum, count = totals.tolist()
         metrics = {f"{metric_key_prefix}_loss": loss_sum / count}
         self.model.train()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.speed.restart()
         return metrics
 
 
 class EpochOrder(TrainerCallback):
     """Tells the sampler which epoch begins, and has the last step validated like every eval_steps-th."""
 
-    def __init__(self, sampler: QuestionSampler):
+    def __init__(self, sampler: StepSampler):
         self.sampler = sampler
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -186,6 +243,15 @@ class EpochOrder(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:
             control.should_evaluate = control.should_save = True
+
+
+class BestIsKept(TrainerCallback):
+    """Has every validation that is the best so far followed by a checkpoint, be it no save_steps-th step."""
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        found, best = kwargs["metrics"][args.metric_for_best_model], state.best_metric
+        if best is None or (found > best if args.greater_is_better else found < best):
+            control.should_save = True
 
 
 class LossPlot(TrainerCallback):

@@ -66,7 +66,7 @@ def test_a_model_that_knows_nothing_still_answers_in_form(tiny_base, tiny_tokeni
     constraints = [constraint_for(task, tiny_tokenizer, end, known) for task in TASKS]
     prefix = prefill(model, tiny_tokenizer, [visual])
     asked = [[task.prompt for task in TASKS.values()]]
-    (answers,), _ = answer_from_prefix(
+    (answers,), _, _ = answer_from_prefix(
         model, tiny_tokenizer, prefix=prefix, questions=asked, max_new_tokens=48, constraints=[constraints]
     )
     texts = dict(zip(TASKS, (decode(tiny_tokenizer, answer) for answer in answers), strict=True))
@@ -77,5 +77,7 @@ def test_a_model_that_knows_nothing_still_answers_in_form(tiny_base, tiny_tokeni
     for task in ("crash_localization", "pre_crash_localization"):
         assert max(TASKS[task].ground_truth(texts[task]).values()) <= end
     # What is free stays what it was, beside constrained branches.
-    (free,), _ = answer_from_prefix(model, tiny_tokenizer, prefix=prefix, questions=asked, max_new_tokens=48)
+    (free,), _, _ = answer_from_prefix(
+        model, tiny_tokenizer, prefix=prefix, questions=asked, max_new_tokens=48
+    )
     assert answers[2:4] == free[2:4] and answers[:2] != free[:2]

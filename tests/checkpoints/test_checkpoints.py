@@ -31,9 +31,9 @@ from crashchat.checkpoints.layouts import (
     stored_dtype,
 )
 from crashchat.files import FolderError
+from crashchat.model.lora import add_adapter
 from crashchat.model.packing import pack
 from crashchat.model.sequence import Branch, build_sequence
-from crashchat.model.videollama3 import add_adapter
 from crashchat.tasks import question_text
 from crashchat.video.tokens import VisualTokens
 from tests.helpers.commands import crashchat, run

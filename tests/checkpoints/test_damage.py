@@ -19,12 +19,13 @@ from crashchat.checkpoints.conversion import convert
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings
 from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.checkpoints.model_card import read_card
-from crashchat.config import CONFIG_DIR, ROOT, TrainConfig, load_config
+from crashchat.config import CONFIG_DIR, ROOT, load_config
 from crashchat.data.annotations import load_annotations
 from crashchat.data.journals import PredictionJournal
 from crashchat.data.predictions import read_predictions
 from crashchat.errors import CrashChatError, error_line
-from crashchat.model.videollama3 import add_adapter
+from crashchat.model.lora import add_adapter
+from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS
 from tests.data.test_annotations import record as question
 from tests.data.test_predictions import GOOD

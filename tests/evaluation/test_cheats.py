@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.config import EvalConfig
 from crashchat.data.annotations import load_annotations
 from crashchat.data.datasets import describe_use
 from crashchat.data.manifests import manifest_path
@@ -20,6 +19,7 @@ from crashchat.evaluation.score import main as score
 from crashchat.files import write_json_atomic
 from crashchat.provenance import file_hash
 from crashchat.reporting.compare import main as compare
+from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS
 
 RECOGNITION, INTERVAL, SIGN = "crash_recognition", "crash_localization", "pre_crash_localization"

@@ -6,13 +6,13 @@ import shutil
 import pytest
 
 from crashchat.checkpoints.layouts import CheckpointError
-from crashchat.config import EvalConfig
 from crashchat.data.manifests import manifest_path, read_manifest
 from crashchat.data.prediction_files import read_prediction_file
 from crashchat.data.predictions import PredictionError
 from crashchat.data.truth import Annotations
 from crashchat.evaluation.evaluate import evaluate
 from crashchat.provenance import content_hash, file_hash
+from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS
 
 TASK = "crash_recognition"

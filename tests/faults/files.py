@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from crashchat.__main__ import main as crashchat_main
 from crashchat.checkpoints import convert, merge
-from crashchat.config import TrainConfig, load_config
+from crashchat.config import load_config
 from crashchat.data.predictions import make_record
 from crashchat.evaluation import evaluate, score
 from crashchat.provenance import CARD_FILE
+from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS
 from crashchat.training import train
 from tests.faults.bench import TINY_BASE, Bench, Row, Verdict, call, drawing, unclear

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings
+from crashchat.model.lora import add_adapter
 from crashchat.model.packing import pack
 from crashchat.model.sequence import Branch, build_sequence
-from crashchat.model.videollama3 import add_adapter
 from crashchat.tasks import TASKS
 from crashchat.video.decode import Clip
 from crashchat.video.tokens import tokens_of_clip

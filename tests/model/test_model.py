@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from crashchat.answering.draws import Draw, draw_tokens
 from crashchat.answering.generate import answer_from_prefix, answer_questions, encode, prefill
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings
 from crashchat.checkpoints.layouts import read_vision_config
+from crashchat.model.attention import segments_of
+from crashchat.model.lora import add_adapter, leave_inputs_as_they_are, trainable_parameters
 from crashchat.model.masks import dense_mask
 from crashchat.model.packing import PackedBatch, pack
 from crashchat.model.sequence import IGNORED, Branch, build_sequence
-from crashchat.model.videollama3 import CrashChatModel, add_adapter, trainable_parameters
+from crashchat.model.videollama3 import CrashChatModel
 from crashchat.tasks import GROUPS, TASKS, question_text
 from crashchat.video.decode import Clip
 from crashchat.video.reading import read_visual_tokens
@@ -44,7 +47,7 @@ def test_reference_features_losses_and_answers(reference):
     golden, tokenizer, model, visual, folder = reference
     with torch.no_grad():
         features = model.model.projector(
-            model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes)
+            model.encode_videos(visual.pixel_values, visual.grid_thw.tolist(), visual.merge_sizes.tolist())
         )
     assert np.abs(features.numpy() - np.load(folder / "projected_features.npy")).max() < 1e-5
     logits = np.load(folder / "logits_last64.npz")
@@ -56,11 +59,11 @@ def test_reference_features_losses_and_answers(reference):
         batch = pack([sequence], [visual]).as_dict()
         with torch.no_grad():
             output = model(**batch)
-            kept = model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes)[
-                visual.compression_mask
-            ]
-            names = ("input_ids", "position_ids", "branch_ids", "video_ids")
-            hidden = model.hidden_states(*(batch[name] for name in names), kept)
+            kept = model.encode_videos(
+                visual.pixel_values, visual.grid_thw.tolist(), visual.merge_sizes.tolist()
+            )[visual.compression_mask]
+            embeddings = model.embed(batch["input_ids"], kept, batch["image_index"])
+            hidden = model.hidden_states(embeddings, batch["position_ids"], batch["segments"])
         assert abs(float(output.loss_sum / output.num_labels) - case["loss"]) < 1e-5, case["task"]
         assert (
             np.abs(model.lm_head(hidden)[0, -64:].detach().numpy() - logits[f"{case['task']}_0"]).max() < 1e-4
@@ -154,7 +157,7 @@ def test_a_leak_between_branches_is_caught(adapted, tiny_tokenizer, monkeypatch)
     """
     batch = packed_of(tiny_tokenizer, samples()[:1])
     right, _ = loss_and_gradients(adapted, [batch])
-    monkeypatch.setattr("crashchat.model.videollama3.segments_of", lambda videos, branches: None)
+    monkeypatch.setattr(CrashChatModel, "mask_of", lambda *_: None)
     leaking, _ = loss_and_gradients(adapted, [batch])
     assert abs(leaking - right) > 1e-3
 
@@ -164,8 +167,9 @@ def test_every_attention_gives_the_same_loss(adapted, tiny_tokenizer, monkeypatc
     batch = packed_of(tiny_tokenizer, samples())
     with torch.no_grad():
         expected = float(adapted(**batch.as_dict()).loss_sum)
-        monkeypatch.setattr("crashchat.model.videollama3.segments_of", dense_mask)
-        assert abs(float(adapted(**batch.as_dict()).loss_sum) - expected) < 1e-5 * expected
+        with monkeypatch.context() as patched:
+            patched.setattr(CrashChatModel, "mask_of", lambda _, segments, *ids: dense_mask(*ids))
+            assert abs(float(adapted(**batch.as_dict()).loss_sum) - expected) < 1e-5 * expected
         adapted.get_base_model().model.language_model.config._attn_implementation = "flex_attention"
         assert abs(float(adapted(**batch.as_dict()).loss_sum) - expected) < 1e-5 * expected
 
@@ -248,11 +252,12 @@ def plain_answer(model, tokenizer, visual: VisualTokens, question: str, most: in
     columns = {name: batch[name] for name in names}
     answer: list[int] = []
     with torch.no_grad():
-        kept = model.encode_videos(visual.pixel_values, visual.grid_thw, visual.merge_sizes)[
-            visual.compression_mask
-        ]
+        kept = encode(model, [visual])
         while len(answer) < most:
-            token = int(model.lm_head(model.hidden_states(**columns, kept_features=kept)[0, -1]).argmax())
+            embeddings = model.embed(columns["input_ids"], kept, batch["image_index"])
+            mask = segments_of(columns["video_ids"], columns["branch_ids"])
+            hidden = model.hidden_states(embeddings, columns["position_ids"], mask)
+            token = int(model.lm_head(hidden[0, -1]).argmax())
             if token == tokenizer.eos_token_id:
                 break
             answer.append(token)
@@ -267,7 +272,7 @@ def test_a_prefix_answers_again_and_again_from_features_computed_once(tiny_base,
     visual = visual_of(frames=4)
     questions = [TASKS["crash_description"].prompt, "Is there a car?"]
     prefix = prefill(model, tiny_tokenizer, [visual], encode(model, [visual]))
-    (first,), (logits,) = answer_from_prefix(
+    (first,), (logits,), _ = answer_from_prefix(
         model, tiny_tokenizer, prefix=prefix, questions=[questions], max_new_tokens=16
     )
     again = [
@@ -295,9 +300,107 @@ def test_the_merge_size_is_the_videos_own(tiny_base, tiny_tokenizer):
     videos = [
         visual_tokens(Clip("", frames, [0.0, 1.0]), VisionSettings(merge_size=merge)) for merge in (1, 2, 4)
     ]
-    names = ("pixel_values", "grid_thw", "merge_sizes")
     with torch.no_grad():
         features = model.encode_videos(
-            *(torch.cat([getattr(video, name) for video in videos]) for name in names)
+            torch.cat([video.pixel_values for video in videos]),
+            [video.grid_thw[0].tolist() for video in videos],
+            [int(video.merge_sizes) for video in videos],
         )
     assert [len(video.compression_mask) for video in videos] == [64, 16, 4] and len(features) == 64 + 16 + 4
+
+
+def test_constant_shapes_change_no_answer(tiny_base, tiny_tokenizer, tiny_data):
+    """As on a GPU: ended branches go on with padding, attention is over the whole room; asked twice."""
+    model = load_model(tiny_base, tiny_tokenizer, CPU)
+    settings = load_video_settings(tiny_base)
+    visuals = [
+        read_visual_tokens(str(clip), settings) for clip in sorted((tiny_data / "videos").iterdir())[:3]
+    ]
+    prompts = [task.prompt for task in TASKS.values()]
+    questions = [prompts, prompts[:1], prompts[3:5]]
+    prefix = prefill(model, tiny_tokenizer, visuals)
+    shapes = set()
+    layer = model.model.language_model.layers[0].self_attn
+    layer.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.add(tuple(kwargs["hidden_states"].shape)), with_kwargs=True
+    )
+    expected = answer_from_prefix(model, tiny_tokenizer, prefix, questions, max_new_tokens=24)
+    assert len(shapes) > 3
+    for _ in range(2):
+        shapes.clear()
+        found = answer_from_prefix(
+            model, tiny_tokenizer, prefix, questions, max_new_tokens=24, constant_shapes=True
+        )
+        assert found.tokens == expected.tokens and len(shapes) == 2  # the questions, and every step
+
+
+def test_drawn_answers_are_their_own_streams_and_say_their_probability(tiny_base, tiny_tokenizer):
+    model = load_model(tiny_base, tiny_tokenizer, CPU)
+    visual, question = visual_of(frames=4), TASKS["crash_description"].prompt
+    prefix = prefill(model, tiny_tokenizer, [visual])
+
+    def drawn(*draws: Draw):
+        found = answer_from_prefix(
+            model, tiny_tokenizer, prefix, [[question] * len(draws)], max_new_tokens=12, draws=[draws]
+        )
+        return list(zip(found.tokens[0], found.log_probs[0], strict=True))
+
+    together = drawn(Draw("a"), Draw("b", temperature=0.7), Draw("c", top_p=0.6))
+    for one, draw in zip(
+        together, (Draw("a"), Draw("b", temperature=0.7), Draw("c", top_p=0.6)), strict=True
+    ):
+        ((tokens, log_probs),) = drawn(draw)
+        assert tokens == one[0] and log_probs == pytest.approx(one[1], abs=1e-5)
+    ((greedy, _),) = drawn(Draw("d", top_p=1e-9))
+    assert (
+        greedy
+        == answer_from_prefix(model, tiny_tokenizer, prefix, [[question]], max_new_tokens=12).tokens[0][0]
+    )
+    tokens, log_probs = together[0]
+    closing = [tiny_tokenizer.eos_token_id] if len(log_probs) > len(tokens) else []
+    ids = torch.tensor([*tokens, *closing])
+    sequence = build_sequence(tiny_tokenizer, visual.seconds, visual.kept_per_frame, [Branch(question)])
+    batch = pack([sequence], [visual])
+    with torch.no_grad():
+        row = torch.cat([batch.input_ids[0], ids])[None]
+        branches = torch.cat([batch.branch_ids[0], torch.ones(len(ids), dtype=torch.int64)])[None]
+        embeddings = model.embed(row, encode(model, [visual]), batch.image_index)
+        mask = segments_of(torch.zeros_like(row), branches)
+        hidden = model.hidden_states(embeddings, torch.arange(row.shape[1])[None], mask)
+        logits = model.lm_head(hidden[0, -len(ids) - 1 : -1]).log_softmax(dim=-1)
+    assert log_probs == pytest.approx(logits[range(len(ids)), ids].tolist(), abs=1e-4)
+    with pytest.raises(ValueError, match="expected more than 0"):
+        Draw("a", temperature=0)
+
+
+def test_draws_follow_the_distribution():
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(4000, 3)
+    tokens, values = draw_tokens(logits, [Draw(str(number)) for number in range(4000)], step=3)
+    shares = torch.bincount(torch.tensor(tokens), minlength=3) / 4000
+    assert torch.allclose(shares, torch.tensor([0.5, 0.3, 0.2]), atol=0.03)
+    assert values[0] == pytest.approx(float(logits[0, tokens[0]]))
+    tokens, _ = draw_tokens(logits, [Draw(str(number), top_p=0.6) for number in range(4000)], step=0)
+    assert set(tokens) == {0, 1} and abs(tokens.count(0) / 4000 - 0.625) < 0.03
+
+
+def test_what_is_trained_is_float32_on_a_bfloat16_base(tiny_base, tiny_tokenizer, tmp_path):
+    base = load_model(tiny_base, tiny_tokenizer, CPU, torch.bfloat16).requires_grad_(False)
+    model = add_adapter(base, rank=4, alpha=8, dropout=0.0)
+    types = {parameter.requires_grad: parameter.dtype for parameter in model.parameters()}
+    assert types == {True: torch.float32, False: torch.bfloat16}
+    loss, gradients = loss_and_gradients_in_bfloat16(model, [packed_of(tiny_tokenizer, samples())])
+    leave_inputs_as_they_are(model)
+    same, bits = loss_and_gradients_in_bfloat16(model, [packed_of(tiny_tokenizer, samples())])
+    assert loss == same and all(bits[name].equal(gradients[name]) for name in gradients)
+    assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+    model.save_pretrained(tmp_path / "adapter")
+    fresh = load_model(tiny_base, tiny_tokenizer, CPU, torch.bfloat16)
+    loaded = load_adapter(fresh, tmp_path / "adapter")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    assert answer_questions(loaded, tiny_tokenizer, [visual_of(3)], [["Is there a car?"]], max_new_tokens=4)
+
+
+def loss_and_gradients_in_bfloat16(model, batches):
+    """As loss_and_gradients, under autocast."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return loss_and_gradients(model, batches)

@@ -1,5 +1,6 @@
 """Sequences, masks and packing: the drawings of their docstrings, and the reference's token ids."""
 
+import itertools
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 
 from crashchat.checkpoints.folders import load_tokenizer
-from crashchat.model import attention, masks, packing
+from crashchat.model import attention, masks, packing, varlen
 from crashchat.model.masks import BLOCK, PADDING, block_mask, dense_mask, draw
 from crashchat.model.packing import pack, split_by_tokens
 from crashchat.model.sequence import IGNORED, Branch, SequenceError, VideoSequence, build_sequence, prefix_ids
@@ -77,7 +78,7 @@ def test_the_packings_drawing_is_the_packing():
     def sequence(prefix: int, *branches: int) -> VideoSequence:
         branch_ids = [0] * prefix + [number for number, size in enumerate(branches, 1) for _ in range(size)]
         filler = torch.ones(len(branch_ids), dtype=torch.int64)
-        return VideoSequence(filler, filler, filler, torch.tensor(branch_ids))
+        return VideoSequence(filler, filler, filler, torch.tensor(branch_ids), torch.arange(2))
 
     batch = pack([sequence(2, 2, 2), sequence(1, 2)], [visual_of(1)] * 2)
     for name in ("video_ids", "branch_ids"):
@@ -107,6 +108,70 @@ def test_the_attentions_drawing_is_its_parts_and_they_are_the_rule():
     assert torch.allclose(found.transpose(1, 2), dense, atol=1e-6)
     with pytest.raises(ValueError, match="one row without padding"):
         attention.segments_of(*packed_ids([[2, 2]], 6))
+
+
+def kernel_on_a_cpu(q, k, v, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, **kwargs):
+    """What flash-attn says of flash_attn_varlen_func, in plain torch: sequences behind each other, query
+    heads that share keys, causal towards the end of the keys.
+    """
+    pieces = []
+    scale, causal = kwargs["softmax_scale"] or q.shape[-1] ** -0.5, kwargs["causal"]
+    bounds = [list(itertools.pairwise(starts.tolist())) for starts in (cu_seqlens_q, cu_seqlens_k)]
+    for (first, last), (begin, end) in zip(*bounds, strict=True):
+        assert last - first <= max_seqlen_q and end - begin <= max_seqlen_k
+        shared = q.shape[1] // k.shape[1]
+        keys, values = (states[begin:end].repeat_interleave(shared, dim=1) for states in (k, v))
+        scores = torch.einsum("qhd,khd->hqk", q[first:last], keys) * scale
+        if causal:
+            queries, seen = scores.shape[1:]
+            ahead = torch.arange(seen) > torch.arange(queries)[:, None] + seen - queries
+            scores = scores.masked_fill(ahead, -torch.inf)
+        pieces.append(torch.einsum("hqk,khd->qhd", scores.softmax(dim=-1), values))
+    return torch.cat(pieces)
+
+
+KERNELS = ["stand-in", pytest.param("flash-attn", marks=pytest.mark.skipif(
+    not (varlen.is_there() and torch.cuda.is_available()), reason="flash-attn and a GPU"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_varlen_call_is_the_rule(kernel, monkeypatch):
+    """Values and gradients against the dense mask; key heads shared by query heads."""
+    device, tolerance = torch.device("cuda" if kernel == "flash-attn" else "cpu"), 1e-5
+    dtype = torch.float32
+    if kernel == "stand-in":
+        monkeypatch.setattr(varlen, "kernel", lambda: kernel_on_a_cpu)
+    else:
+        dtype, tolerance = torch.bfloat16, 2e-2
+    video_ids, branch_ids = packed_ids([[4, 3, 5], [1, 2], [6]], 21)
+    torch.manual_seed(0)
+    states = [torch.randn(1, heads, 21, 8, device=device, dtype=dtype) for heads in (4, 2, 2)]
+    segments = attention.segments_of(video_ids, branch_ids)
+    results = []
+    for way in ("varlen", "dense"):
+        query, key, value = (state.clone().requires_grad_() for state in states)
+        if way == "varlen":
+            mask = varlen.varlen_of(segments, device)
+            found, _ = varlen.varlen_attention(None, query, key, value, mask)
+        else:
+            mask = dense_mask(video_ids, branch_ids).to(device)
+            found, _ = attention.branch_attention(None, query, key, value, mask)
+        (found * torch.arange(8, device=device)).sum().backward()
+        results.append([found.detach(), query.grad, key.grad, value.grad])
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, atol=tolerance)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_frames_of_the_varlen_call_see_themselves_alone(kernel, monkeypatch):
+    if kernel == "stand-in":
+        monkeypatch.setattr(varlen, "kernel", lambda: kernel_on_a_cpu)
+        states = torch.randn(3, 1, 2, 12, 8)
+    else:
+        states = torch.randn(3, 1, 2, 12, 8, device="cuda", dtype=torch.bfloat16)
+    found, _ = varlen.varlen_frames(None, *states, None, num_frames=3)
+    expected, _ = attention.frame_attention(None, *states, None, num_frames=3)
+    assert torch.allclose(found, expected, atol=1e-6 if kernel == "stand-in" else 2e-2)
 
 
 def test_sequences_are_split_by_tokens():

@@ -4,9 +4,9 @@ import json
 import shutil
 
 from crashchat.checkpoints.model_card import as_readme, read_card
-from crashchat.config import TrainConfig
 from crashchat.data.datasets import names_hash
 from crashchat.provenance import CARD_FILE, content_hash, file_hash
+from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS
 from crashchat.training.card import card_of, task_set
 from crashchat.video.tokens import VideoSettings

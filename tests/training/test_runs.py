@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from crashchat.config import ConfigError, TrainConfig
+from crashchat.config import ConfigError
 from crashchat.files import held
+from crashchat.settings import TrainConfig
 from crashchat.training.resuming import choose_checkpoint, damage_of
 from tests.helpers.commands import (
     ENVIRONMENT,
@@ -228,12 +229,14 @@ def deepspeed_config(out: Path, **more) -> TrainConfig:
 
 def test_damage_to_a_deepspeed_checkpoint_is_found(trained_by_zero3, tmp_path, capsys):
     out = unfinished(trained_by_zero3, tmp_path / "out")
-    assert choose_checkpoint(deepspeed_config(out)) == out / "checkpoint-4"
+    assert choose_checkpoint(deepspeed_config(out), 2) == out / "checkpoint-4"
+    with pytest.raises(ConfigError, match="checkpoint-4: DeepSpeed wrote it on 2 process"):
+        choose_checkpoint(deepspeed_config(out), 4)
     flip(next(out.glob("checkpoint-4/global_step*/*rank_1*_optim_states.pt")))
-    assert choose_checkpoint(deepspeed_config(out)) == out / "checkpoint-2"
+    assert choose_checkpoint(deepspeed_config(out), 2) == out / "checkpoint-2"
     assert "optim_states.pt is damaged" in capsys.readouterr().out
     next(out.glob("checkpoint-2/global_step*/*rank_1*_optim_states.pt")).unlink()
-    assert choose_checkpoint(deepspeed_config(out)) is None
+    assert choose_checkpoint(deepspeed_config(out), 2) is None
     assert "1 optimizer states for 2 processes" in capsys.readouterr().out
 
 
@@ -247,10 +250,10 @@ def test_a_deepspeed_checkpoint_that_others_could_have_written_is_not_loaded(
     output = train(tiny_data, out, 2, *ZERO3, ok=False)
     assert f"error: {states} can be written by others" in output and "give trust_checkpoint=true" in output
     assert "layout" not in output and not list(out.rglob("poisoned"))
-    assert choose_checkpoint(deepspeed_config(out, trust_checkpoint=True)) == out / "checkpoint-4"
+    assert choose_checkpoint(deepspeed_config(out, trust_checkpoint=True), 2) == out / "checkpoint-4"
     states.chmod(0o644)
-    assert choose_checkpoint(deepspeed_config(out)) == out / "checkpoint-4"
+    assert choose_checkpoint(deepspeed_config(out), 2) == out / "checkpoint-4"
     if os.getuid() == 0:
         os.chown(states, 12345, 12345)
         with pytest.raises(ConfigError, match="belongs to user id 12345"):
-            choose_checkpoint(deepspeed_config(out))
+            choose_checkpoint(deepspeed_config(out), 2)

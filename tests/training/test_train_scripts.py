@@ -2,11 +2,24 @@
 and from many, with DeepSpeed, from a feature cache, and after a kill.
 """
 
+import os
 import shutil
+import subprocess
 
 import pytest
 
-from tests.helpers.commands import adapter, begin_training, copy_of, distance, run, train, unfinished
+from crashchat.checkpoints.model_card import read_card
+from tests.helpers.commands import (
+    ENVIRONMENT,
+    ROOT,
+    adapter,
+    begin_training,
+    copy_of,
+    distance,
+    run,
+    train,
+    unfinished,
+)
 
 
 def test_training_leaves_adapter_config_logs_and_plot(trained, tiny_data, tmp_path):
@@ -77,8 +90,8 @@ def test_zero3_saves_a_whole_adapter(trained, trained_by_zero3):
 
 
 def test_an_impossible_division_names_what_works(tiny_data, tmp_path):
-    output = train(tiny_data, tmp_path, 5, ok=False)
-    assert output.count("cannot be shared by 5 processes; numbers that work: 1, 2, 3, 4, 6, 8, 12, 24") == 1
+    output = train(tiny_data, tmp_path, 5, "global_batch_size=4", ok=False)
+    assert output.count("global_batch_size=4: 5 processes cannot share so few questions") == 1
 
 
 def test_missing_data_and_base_are_named(tiny_data, tmp_path):
@@ -106,3 +119,29 @@ def test_words_that_the_launcher_does_not_know_are_named(words):
 def test_the_launcher_explains_itself():
     assert "train|evaluate CONFIG [processes] [key=value ...]" in run("bash", "scripts/launch.sh", "--help")
     assert "CONFIG [processes]" in run("bash", "scripts/launch.sh", "train", ok=False)
+
+
+def test_more_processes_than_gpus_are_refused(tmp_path):
+    """nvidia-smi is asked, and CUDA_VISIBLE_DEVICES."""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nprintf 'GPU 0: a\\nGPU 1: b\\n'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for found, environment in ((2, {}), (1, {"CUDA_VISIBLE_DEVICES": "3"})):
+        done = subprocess.run(
+            ["bash", "scripts/launch.sh", "train", "configs/train/heterogeneous.yaml", "3"],
+            cwd=ROOT,
+            env=ENVIRONMENT | {"PATH": path} | environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2 and f"error: found {found} GPU(s), and 3 processes want" in done.stderr
+
+
+def test_a_run_is_extended(trained_by_two, tiny_data, tmp_path):
+    """More steps go on from the end; fewer are refused."""
+    out = copy_of(trained_by_two, tmp_path / "out")
+    assert "max_steps: 4 then, 3 now" in begin_training(tiny_data, out, "max_steps=3")
+    output = train(tiny_data, out, 2, "max_steps=6")
+    assert "trained already, to an earlier end" in output and f"going on from {out}/checkpoint-4" in output
+    assert (out / "checkpoint-6").is_dir() and read_card(out).settings["steps"] == 6
+    assert "already trained" in begin_training(tiny_data, out, "max_steps=6", ok=True)

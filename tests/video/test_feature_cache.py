@@ -14,7 +14,7 @@ import torch
 from crashchat.answering.generate import answer_questions, encode
 from crashchat.checkpoints.folders import load_model, load_video_settings
 from crashchat.data.annotations import annotation_paths, load_annotations
-from crashchat.model.videollama3 import add_adapter
+from crashchat.model.lora import add_adapter
 from crashchat.tasks import TASKS
 from crashchat.training.batches import QuestionDataset, QuestionLoader
 from crashchat.video import reading

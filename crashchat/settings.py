@@ -1,0 +1,356 @@
+"""What runs can be told: every setting with its type, its bounds and what it is for.
+
+config.py reads them from files.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from crashchat.errors import abbreviate
+from crashchat.tasks import TASKS
+
+Decode = Literal["free", "constrained"]
+Dtype = Literal["float32", "bfloat16"]
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Logger = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
+
+# Bounds beyond which a value is a slip of the finger, or damage; far above what any run wants.
+MAX_FPS, MAX_FRAMES, MAX_TOKENS, MAX_RANK, MAX_STEPS = 1000, 100_000, 2**24, 4096, 10**9
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    data_dir: Path = Path("data")
+    """Folder of the annotation files; the videos' annotated paths start from it."""
+    tasks: list[str] = Field(default_factory=lambda: list(TASKS))
+    """Tasks to learn or ask, by name; with annotations of general questions, an empty list takes all."""
+    annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
+    """Annotation files by split, e.g. the released multi-task ones; empty: those of `tasks` in data_dir."""
+    vision_config: Path | None = None
+    """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not
+    of the released size.
+    """
+    fps: float | None = Field(default=None, gt=0, le=MAX_FPS)
+    """Frames a second taken from a video; none: what the model's processor settings say, else 10."""
+    max_frames: int | None = Field(default=None, gt=0, le=MAX_FRAMES)
+    """Frames of a video at most; none: what the model's processor settings say, else 96."""
+    max_visual_tokens: int = Field(default=10240, gt=0, le=MAX_TOKENS)
+    """Visual tokens of a video at most, before compression."""
+    token_compression: bool = True
+    """Drop the tokens that do not change from frame to frame (docs/reference.md, Compression)."""
+    max_length: int = Field(default=16384, gt=0, le=MAX_TOKENS)
+    """Tokens of one question's sample at most: video, question and answer."""
+    feature_cache: Path | None = None
+    """Folder of vision features kept from run to run; none:
+    every video is decoded and encoded each time it is seen.
+    """
+    feature_cache_gb: float = Field(default=100, gt=0, le=10**9)
+    """Size of that folder at most, in 10^9 bytes (a full-size video takes up to 24 million);
+    the longest unused go first.
+    """
+    num_workers: int | None = Field(default=None, ge=0, le=1024)
+    """Processes that read videos ahead of the model, for each of the run's own; 0 reads in the main process;
+    none: 8 beside a GPU, else 2.
+    """
+    dtype: Dtype | None = None
+    """Numbers of the frozen weights and of the computation; none: bfloat16 on a GPU, float32 on a CPU. What
+    is trained is float32 in either.
+    """
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the weights' initialisation, the order of questions and dropout."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value, info):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("expected no true or false")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("expected a text without NUL")
+        return value
+
+    @field_validator(
+        "tasks",
+        "training_answers",
+        "supervised_tasks",
+        "lora_targets",
+        "report_to",
+        mode="before",
+        check_fields=False,
+    )
+    @classmethod
+    def _names(cls, value):
+        return [name for name in value.split(",") if name] if isinstance(value, str) else value
+
+    @field_validator("tasks", "training_answers", "supervised_tasks", check_fields=False)
+    @classmethod
+    def _known(cls, value):
+        unknown = sorted(set(value) - set(TASKS))
+        if unknown:
+            raise ValueError(f"unknown tasks {abbreviate(unknown)}; known are {', '.join(TASKS)}")
+        return value
+
+
+class TrainConfig(Settings):
+    """What one training run does. The defaults are the recipe (docs/reference.md, Strategies)."""
+
+    output_dir: Path
+    """Where the adapter, checkpoints, logs and the resolved config go."""
+    base_model: Path = Path("ckpt/videollama3_baseline")
+    """Folder of the base checkpoint."""
+    finetune: Literal["lora", "full"] = "lora"
+    """lora trains LoRA and the projector on a frozen base; full trains every weight
+    (only for tiny models).
+    """
+    lora_rank: int = Field(default=64, gt=0, le=MAX_RANK)
+    """LoRA's r."""
+    lora_alpha: int = Field(default=16, gt=0, le=10**6)
+    """LoRA's alpha."""
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout before LoRA's A."""
+    lora_targets: list[Projection] = Field(default_factory=lambda: list(get_args(Projection)), min_length=1)
+    """Projections of the language model that LoRA adapts; all: every linear layer but lm_head."""
+    lora_on_vision: bool = False
+    """LoRA on the vision encoder's linear layers as well."""
+    dora: bool = False
+    """Weight-decomposed LoRA: a trained length for each output beside LoRA's direction (arXiv 2402.09353)."""
+    rslora: bool = False
+    """Scale LoRA by alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732)."""
+    quantization: Literal["4bit"] | None = None
+    """4bit: the language model's frozen linear layers as nf4 with double quantisation (bitsandbytes), for
+    cards of 24 GB.
+    """
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit keeps its two moments in 8 bits (bitsandbytes)."""
+    offload_activations: bool = False
+    """Keep what the backward pass needs in the computer's memory rather than on the GPU: slower, and
+    smaller.
+    """
+    learning_rate: float = Field(default=1e-5, gt=0, le=10)
+    """Peak learning rate of LoRA (of everything, with finetune=full)."""
+    projector_learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate of the projector."""
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    """AdamW's weight decay."""
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    """Share of all steps in which the learning rate rises; it then falls along a cosine."""
+    max_grad_norm: float = Field(default=1.0, gt=0, le=10**9)
+    """Gradients are clipped to this norm."""
+    epochs: float = Field(default=10, gt=0, le=10**6)
+    """Passes over the training questions."""
+    max_steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
+    """Optimizer steps, instead of epochs."""
+    global_batch_size: int = Field(default=24, gt=0, le=10**6)
+    """Questions an optimizer step learns from, over all processes."""
+    group_by_video: bool = True
+    """Questions on one video follow each other and share its prefix; false shuffles questions,
+    as the reference does.
+    """
+    eval_steps: int = Field(default=50, gt=0, le=MAX_STEPS)
+    """Validation loss every so many steps."""
+    val_videos: int | None = Field(default=None, gt=0, le=10**9)
+    """Validation videos that are asked, the same at every validation, drawn by `seed`; none: all of them."""
+    save_steps: int = Field(default=50, gt=0, le=MAX_STEPS)
+    """Checkpoint every so many steps, a multiple of eval_steps, and at every validation that is the best so
+    far.
+    """
+    save_total_limit: int = Field(default=5, gt=0, le=10**6)
+    """Checkpoints kept."""
+    early_stopping_patience: int | None = Field(default=3, gt=0, le=MAX_STEPS)
+    """Validations without improvement after which training stops; none: never."""
+    early_stopping_threshold: float = Field(default=0.001, ge=0, le=10**6)
+    """How much lower eval_loss must be to count as an improvement."""
+    max_tokens_per_batch: int = Field(default=32768, gt=0, le=MAX_TOKENS)
+    """Tokens that go through the model at a time; a video and all its questions stay together,
+    even if they are more.
+    """
+    attention: Literal["branch_attention", "flex_attention", "flash_attn"] = "branch_attention"
+    """How the language model attends: part by part with SDPA (attention.py); on a GPU also FlexAttention
+    with a BlockMask, or flash-attn's kernel for varying lengths (varlen.py), which needs bfloat16.
+    """
+    gradient_checkpointing: bool = True
+    """Recompute the language model's activations in the backward pass to save memory."""
+    deepspeed: Path | None = None
+    """A DeepSpeed config, e.g. configs/deepspeed/zero1.json; none: plain data parallelism."""
+    trust_checkpoint: bool = False
+    """Go on from a DeepSpeed checkpoint though others could have written it: it holds pickled code,
+    which is run.
+    """
+    cache_videos: int = Field(default=0, ge=0, le=10**6)
+    """Decoded videos each reader keeps in memory, for sets small enough."""
+    logging_steps: int = Field(default=1, gt=0, le=MAX_STEPS)
+    """Training loss is logged every so many steps."""
+    report_to: list[Logger] = Field(default=["tensorboard"])
+    """Where the log goes besides the screen and the checkpoints; each but tensorboard is a package to
+    install.
+    """
+    profile: bool = False
+    """Write a trace of three early steps by torch's profiler to output_dir/profile (chrome://tracing reads
+    it).
+    """
+
+    @property
+    def all_tasks(self) -> list[str]:
+        """Every task whose questions are read."""
+        return self.tasks
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.save_steps % self.eval_steps:
+            raise ValueError(
+                f"save_steps={self.save_steps} is not a multiple of eval_steps={self.eval_steps}"
+            )
+        if self.deepspeed and find_spec("deepspeed") is None:
+            raise ValueError(
+                "deepspeed is not installed (Linux alone has it); leave it out for plain data parallelism"
+            )
+        missing = [name for name in self.report_to if find_spec(name) is None]
+        if missing:
+            raise ValueError(f"report_to={missing}: not installed; pip install {' '.join(missing)}")
+        if (self.quantization or self.optimizer == "adamw_8bit") and find_spec("bitsandbytes") is None:
+            raise ValueError(
+                "4bit and adamw_8bit need bitsandbytes: pip install -r requirements-quantized.txt"
+            )
+        if self.attention == "flash_attn" and find_spec("flash_attn") is None:
+            raise ValueError("attention=flash_attn needs flash-attn: see requirements-gpu.txt")
+        if self.finetune == "full" and (self.quantization or self.dora or self.rslora or self.lora_on_vision):
+            raise ValueError(
+                "finetune=full trains every weight: no quantization, dora, rslora, lora_on_vision"
+            )
+        if self.quantization and self.deepspeed:
+            raise ValueError(
+                "quantization=4bit does not go with deepspeed, which shards weights of 16 or 32 bits"
+            )
+        if self.optimizer == "adamw_8bit" and self.deepspeed:
+            raise ValueError("optimizer=adamw_8bit does not go with deepspeed, which has its own")
+        if self.lora_on_vision and self.feature_cache:
+            raise ValueError("lora_on_vision trains the vision encoder and does not go with feature_cache")
+        if self.finetune == "full" and self.deepspeed:
+            raise ValueError("finetune=full is for tiny models and does not go with deepspeed")
+        if self.finetune == "full" and self.feature_cache:
+            raise ValueError("finetune=full trains the vision encoder and does not go with feature_cache")
+        return self
+
+
+class ReinforceConfig(TrainConfig):
+    """What one run of reinforcement learning does: answers are drawn, rewarded, and learnt from."""
+
+    adapter: Path | None = None
+    """Folder of the adapter to start from, which is trained on; none: base_model is a merged model, and gets
+    a new adapter.
+    """
+    tasks: list[str] = Field(default=["crash_localization", "pre_crash_localization"], min_length=1)
+    """Tasks whose answers are drawn and rewarded."""
+    supervised_tasks: list[str] = Field(default_factory=list)
+    """Tasks whose annotated answers are learnt beside them, so that they are not forgotten."""
+    supervised_share: float = Field(default=0.5, ge=0, lt=1)
+    """Their share of the loss."""
+    global_batch_size: int = Field(default=24, ge=0, le=10**6)
+    """Questions of supervised_tasks in a step, over all processes."""
+    videos_per_step: int = Field(default=8, gt=0, le=10**6)
+    """Videos in a step whose questions of `tasks` are asked, over all processes."""
+    rollouts: int = Field(default=8, ge=2, le=1024)
+    """Answers drawn to each question (a group)."""
+    temperature: float = Field(default=1.0, gt=0, le=100)
+    """Of the distribution that answers are drawn from."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Answers are drawn from the likeliest tokens that have this share of the probability."""
+    max_new_tokens: int = Field(default=32, gt=0, le=10**5)
+    """Tokens of a drawn answer at most."""
+    rewards: dict[str, str] = Field(default_factory=dict)
+    """{task: a reward of rewards.py, or module:function}; a task that is not named has the one of its
+    answers' form.
+    """
+    scale_advantages: bool = True
+    """Divide advantages by their group's standard deviation (GRPO); false: Dr. GRPO."""
+    token_weighting: Literal["token", "answer", "constant"] = "token"
+    """What counts alike: every token of a step, every answer, or every token over max_new_tokens
+    (policy.py).
+    """
+    updates: int = Field(default=1, gt=0, le=100)
+    """Optimizer steps made on the same drawn answers."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """By how much a token's ratio may fall below 1 before it counts no more."""
+    clip_high: float = Field(default=0.28, gt=0, le=10)
+    """By how much it may rise above 1."""
+    kl: float = Field(default=0.0, ge=0, le=100)
+    """Weight of the divergence from the model that the run started from."""
+    dynamic_sampling: bool = False
+    """Leave a video out of the next epoch when none of its groups had answers of different worth."""
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before LoRA's A; with it, a drawn answer's probability in learning is another than in
+    drawing.
+    """
+
+    @property
+    def all_tasks(self) -> list[str]:
+        """Every task whose questions are read."""
+        return [*self.tasks, *self.supervised_tasks]
+
+    @model_validator(mode="after")
+    def _reinforceable(self):
+        if self.eval_steps % self.updates:
+            raise ValueError(
+                f"eval_steps={self.eval_steps} is not a multiple of updates={self.updates}: a checkpoint "
+                "holds no drawn answers"
+            )
+        twice = sorted({*self.tasks} & {*self.supervised_tasks})
+        if twice:
+            raise ValueError(f"tasks and supervised_tasks both name {', '.join(twice)}")
+        if bool(self.supervised_tasks) != bool(self.global_batch_size):
+            raise ValueError(
+                f"supervised_tasks={self.supervised_tasks} does not go with "
+                f"global_batch_size={self.global_batch_size}: give both, or [] and 0"
+            )
+        if self.finetune == "full":
+            raise ValueError("reinforcement trains an adapter: finetune=full does not go with it")
+        if self.annotation_files:
+            raise ValueError("reinforcement reads the files of its tasks in data_dir: no annotation_files")
+        if self.deepspeed and "zero3" in self.deepspeed.name:
+            raise ValueError(
+                "answers cannot be drawn from weights that ZeRO-3 has spread: take zero1 or zero2"
+            )
+        unknown = sorted({*self.rewards} - {*self.tasks})
+        if unknown:
+            raise ValueError(f"rewards: {', '.join(unknown)} is none of tasks={self.tasks}")
+        return self
+
+
+class EvalConfig(Settings):
+    """What one evaluation run does."""
+
+    model: Path = Path("ckpt/crashchat")
+    """Folder of a merged model, or of a base checkpoint (with `adapter` or without)."""
+    adapter: Path | None = None
+    """Folder of an adapter to put on the model."""
+    model_name: str | None = None
+    """Name in the prediction files' path; none: the folder's name."""
+    split: Literal["train", "val", "test"] = "test"
+    """Which annotation files are asked."""
+    output_dir: Path = Path("outputs")
+    """Where <task>_evaluation_results/ goes."""
+    max_visual_tokens: int = Field(default=16384, gt=0, le=MAX_TOKENS)
+    """Visual tokens of a video at most, before compression."""
+    max_tokens_per_batch: int | None = Field(default=None, gt=0, le=MAX_TOKENS)
+    """Visual tokens of the videos that are answered at once, padding included, but one video at least; none:
+    131072 on a GPU, else 32768.
+    """
+    max_new_tokens: int = Field(default=256, gt=0, le=10**5)
+    """Tokens of an answer at most."""
+    decode: Decode = "free"
+    """constrained: recognition says Yes or No, times have the annotations' form
+    and lie within the video (constraints.py).
+    """
+    training_answers: list[str] = Field(default_factory=list)
+    """Tasks whose answer must be one of the training split's, word for word; needs decode=constrained."""
+    limit: int | None = Field(default=None, gt=0, le=10**9)
+    """Ask only about the first so many videos."""
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.training_answers and self.decode == "free":
+            raise ValueError(f"training_answers={self.training_answers} needs decode=constrained")
+        return self

@@ -1,0 +1,36 @@
+"""Every strategy learns as it did: its first twenty losses, in float32 and in bfloat16, follow the recorded
+ones.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.commands import ENVIRONMENT, ROOT
+from tests.helpers.curves import CURVES, STEPS, strategies
+
+# Machines round differently, and twenty steps amplify it; a warm-up or a scale that is another shows at once.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}  # of the first loss
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_losses_follow_the_recorded_curves(dtype, tiny_data, tmp_path):
+    recorded = json.loads(CURVES.read_text())
+    assert list(recorded[dtype]) == strategies() and len(strategies()) == 9
+    command = [sys.executable, "-m", "tests.helpers.curves", dtype, str(tiny_data), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for name, losses in json.loads(done.stdout).items():
+        assert len(losses) == STEPS
+        expected = recorded[dtype][name]
+        assert losses == pytest.approx(expected, abs=TOLERANCE[dtype] * expected[0]), (name, dtype)
+        assert losses[-1] < 0.9 * losses[0], name  # it learns
+
+
+def test_the_types_differ_by_less_than_learning_does():
+    recorded = json.loads(CURVES.read_text())
+    for name in strategies():
+        pairs = zip(recorded["float32"][name], recorded["bfloat16"][name], strict=True)
+        assert max(abs(a - b) for a, b in pairs) < 0.1 * recorded["float32"][name][0], name
