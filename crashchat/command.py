@@ -22,7 +22,7 @@ KINDS: dict[str, type[TrainConfig] | type[EvalConfig]] = {
     "prefer": PreferenceConfig,
     "evaluate": EvalConfig,
 }
-Config = TypeVar("Config", TrainConfig, ReinforceConfig, PreferenceConfig, EvalConfig)
+Config = TypeVar("Config", bound=TrainConfig | EvalConfig)
 
 
 def make_parser(command: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:

@@ -71,15 +71,7 @@ class Settings(Exact):
             raise ValueError("expected a text without NUL")
         return value
 
-    @field_validator(
-        "tasks",
-        "training_answers",
-        "supervised_tasks",
-        "lora_targets",
-        "report_to",
-        mode="before",
-        check_fields=False,
-    )
+    @field_validator(*LISTS, mode="before", check_fields=False)
     @classmethod
     def _names(cls, value):
         return [name for name in value.split(",") if name] if isinstance(value, str) else value

@@ -55,7 +55,7 @@ class ReinforceTrainer(QuestionTrainer):
         labelled = sum(len(batch["label_index"]) for batch in supervised)
         tokens = sum(one["input_ids"].shape[1] for one in [*supervised, *(own.batch for own in self.passes)])
         shares = self.gather_numbers(
-            labelled, len(supervised), len(self.passes), tokens, inputs["num_videos"] + len(inputs["asked"])
+            [labelled, len(supervised), len(self.passes), tokens, inputs["num_videos"] + len(inputs["asked"])]
         )
         self.speed.count(tokens=int(shares[:, 3].sum()), videos=int(shares[:, 4].sum()))
         known, rounds = int(shares[:, 0].sum()), [int(shares[:, column].max()) for column in (1, 2)]
@@ -113,7 +113,7 @@ class ReinforceTrainer(QuestionTrainer):
         ]
         closing = self.roller.tokenizer.eos_token_id
         lengths = answer_lengths(kept, closing)
-        counts = self.gather_numbers(sum(lengths), len(lengths)).sum(dim=0).tolist()
+        counts = self.gather_numbers([sum(lengths), len(lengths)]).sum(dim=0).tolist()
         # A process without anything to learn from runs what it drew all the same, counting nothing.
         self.passes = lay_out(
             kept or rollouts[:1],
@@ -213,4 +213,4 @@ def make_roller(
         task: sorted({answer for video in videos if (answer := video.answer_of(task))})
         for task in config.tasks
     }
-    return Roller(config, tokenizer, settings, rewards_of(config), known)
+    return Roller(config, tokenizer, settings, rewards=rewards_of(config), known=known)

@@ -77,6 +77,11 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Cras
         vision=read_vision_config(config.vision_config),
         quantized=config.quantization is not None,
     )
+    return prepared(base, config)
+
+
+def prepared(base: CrashChatModel, config: TrainConfig) -> CrashChatModel | PeftModel:
+    """A base with a new adapter, or all of it to be trained. Raises CheckpointError."""
     if config.finetune == "full":
         base.requires_grad_(True)
         train_in_float32(base)

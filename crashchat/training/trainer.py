@@ -61,7 +61,7 @@ class QuestionTrainer(Trainer):
         """As Trainer's, with the speed since the last log beside the training loss."""
         super().log({**logs, **self.speed.since_last_log()} if "loss" in logs else logs, *args, **kwargs)
 
-    def gather_numbers(self, *numbers: int) -> Tensor:
+    def gather_numbers(self, numbers: list[int]) -> Tensor:
         """int64[processes, n]: some numbers of every process."""
         own = torch.tensor(numbers)
         if self.host_group is None:
@@ -108,10 +108,12 @@ class QuestionTrainer(Trainer):
         model.train()
         batches = cast(list[dict], self._prepare_input(inputs["batches"]))
         shares = self.gather_numbers(
-            sum(map(self.count_of, batches)),
-            len(batches),
-            sum(batch["input_ids"].shape[1] for batch in batches),
-            inputs["num_videos"],
+            [
+                sum(map(self.count_of, batches)),
+                len(batches),
+                sum(batch["input_ids"].shape[1] for batch in batches),
+                inputs["num_videos"],
+            ]
         )
         counted, passes = int(shares[:, 0].sum()), int(shares[:, 1].max())
         self.speed.count(tokens=int(shares[:, 2].sum()), videos=int(shares[:, 3].sum()))
@@ -228,7 +230,7 @@ class QuestionTrainer(Trainer):
         )
         for index, inputs in enumerate(progress):
             batches = cast(list[dict], self._prepare_input(inputs["batches"]))
-            for place in range(int(self.gather_numbers(len(batches)).max())):
+            for place in range(int(self.gather_numbers([len(batches)]).max())):
                 one = min(place, len(batches) - 1)
                 loss_sum = self.run_model(self.model, batches[one], inputs["videos"][one])
                 if place < len(batches) and index < len(fetches):
