@@ -22,7 +22,13 @@ Logger = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
 MAX_FPS, MAX_FRAMES, MAX_TOKENS, MAX_RANK, MAX_STEPS = 1000, 100_000, 2**24, 4096, 10**9
 
 
+# Settings that may be given as words with commas between them.
+LISTS = ("tasks", "training_answers", "supervised_tasks", "lora_targets", "report_to")
+
+
 class Settings(Exact):
+    """What training and evaluation share."""
+
     data_dir: Path = Path("data")
     """Folder of the annotation files; the videos' annotated paths start from it."""
     tasks: list[str] = Field(default_factory=lambda: list(TASKS))

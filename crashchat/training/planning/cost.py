@@ -14,9 +14,9 @@ from transformers import VideoLlama3Config
 
 from crashchat.checkpoints.layouts import text_and_vision
 from crashchat.settings import TrainConfig
-from crashchat.training.gpus import GB, NETWORK, Gpu
-from crashchat.training.memory import MERGE
-from crashchat.training.shapes import Pass, VideoShape
+from crashchat.training.planning.gpus import GB, NETWORK, Gpu
+from crashchat.training.planning.memory import MERGE
+from crashchat.training.planning.shapes import Pass, VideoShape
 
 FLASH_BACKWARD = 2.5
 
