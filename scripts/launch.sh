@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one launcher: bash scripts/launch.sh train|reinforce|evaluate CONFIG [processes] [key=value ...]
+# The one launcher: bash scripts/launch.sh train|reinforce|prefer|evaluate CONFIG [processes] [key=value ...]
 # Runs the command under torchrun. Processes: the first argument if it is a number, else 1. CUDA_VISIBLE_DEVICES picks GPUs.
 # More nodes: set NNODES, MASTER_ADDR (the first node's) and MASTER_PORT, the same on each, and NODE_RANK on each its own
 # (and NODE_ADDR, its address, where the others do not reach it by its host name).

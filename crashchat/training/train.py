@@ -29,6 +29,7 @@ from crashchat.settings import ReinforceConfig, TrainConfig
 from crashchat.training.batches import StepSampler
 from crashchat.training.card import card_of, with_outcome
 from crashchat.training.losses import plot_losses
+from crashchat.training.planning.plan import warn_of_memory
 from crashchat.training.resuming import (
     RESOLVED_CONFIG,
     check_resumable,
@@ -89,6 +90,7 @@ def _train(config: TrainConfig) -> Path:
         token_compression=config.token_compression,
     )
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
+    warn_of_memory(config)
     card = None
     if main_process:
         uses = [
@@ -101,7 +103,7 @@ def _train(config: TrainConfig) -> Path:
         config.feature_cache, config.feature_cache_gb, base_of(model).model.vision_model, settings
     )
     datasets = [
-        make_dataset(config, videos, tokenizer, settings, feature_cache)
+        make_dataset(config, videos, tokenizer, settings, cache=feature_cache)
         for videos in (train_videos, val_videos)
     ]
     trained, total = trainable_parameters(model)
