@@ -11,10 +11,8 @@ from dataclasses import replace
 from crashchat.data.predictions import with_answers
 from crashchat.metrics.sums import format_value
 from crashchat.metrics.text import Extras, text_sums
-from crashchat.tasks import GROUPS, LINGUISTIC, Task
+from crashchat.tasks import Task
 
-# The tasks whose answers are texts.
-TEXTS = tuple(name for name in GROUPS[LINGUISTIC] if name != "crash_recognition")
 SEED = 0
 PADDING = 10  # so many of the most frequent annotated answers
 FIGURES = ("BLEU", "rougeL_f", "CIDEr", "BERTScore", "exact_match", "facts_f1", "semantic")

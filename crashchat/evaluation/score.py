@@ -19,8 +19,9 @@ from crashchat.data.predictions import (
 )
 from crashchat.data.truth import SIGNS, Annotations
 from crashchat.errors import exit_code
-from crashchat.evaluation.controls import TEXTS, control_scores, control_table
+from crashchat.evaluation.controls import control_scores, control_table
 from crashchat.evaluation.extras import add_extras, extras_of
+from crashchat.evaluation.judge import add_judge, judged_scores
 from crashchat.evaluation.score_tables import difference_table, score_table
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bootstrap import corrected, intervals, paired
@@ -31,7 +32,7 @@ from crashchat.metrics.localization import (
 from crashchat.metrics.recognition import recognition_sums
 from crashchat.metrics.sums import PROTOCOLS, Sums
 from crashchat.metrics.text import NO_EXTRAS, Extras, text_sums
-from crashchat.tasks import PERCEPTION, TASKS
+from crashchat.tasks import PERCEPTION, TASKS, TEXTS
 
 
 def task_sums(
@@ -164,6 +165,7 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
             action="store_true",
             help="also score what must not score well: empty, constant, swapped and padded answers",
         )
+        add_judge(parser)
     if task_name == SIGNS:
         parser.add_argument(
             "--crash-annotations",
@@ -172,7 +174,10 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
             help="crash_localization annotations of the same videos, which say when crashes begin (default: "
             "beside the questions)",
         )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if task_name in TEXTS and bool(arguments.judge) != bool(arguments.labels):
+        parser.error("--judge needs --labels, and --labels --judge: a judge's figure alone says nothing")
+    return arguments
 
 
 def add_partial(parser: argparse.ArgumentParser) -> None:
@@ -194,29 +199,39 @@ def _run(task_name: str, argv: list[str] | None) -> None:
     crash_starts = annotations.starts() if task_name == SIGNS else None
     extras = extras_of(arguments)
 
-    def read(path: Path) -> tuple[PredictionFile, Sums]:
-        file = read_prediction_file(path, annotations, task_name, arguments.partial)
+    def read(path: Path) -> PredictionFile:
+        return read_prediction_file(path, annotations, task_name, arguments.partial)
+
+    def summed(file: PredictionFile) -> Sums:
         found = task_sums(task_name, file.records, crash_starts, extras)
         if found.counts.get("missing_video_count") == len(file.records):
             raise PredictionError(
-                f"{path}: no record has a crash start, so nothing can be scored; "
+                f"{file.path}: no record has a crash start, so nothing can be scored; "
                 + (
                     f"{crash_file} names none of its videos"
                     if crash_file
                     else "give --crash-annotations FILE"
                 )
             )
-        return file, found
+        return found
 
-    file, sums = read(predictions)
+    out = arguments.out or predictions.parent
+    if out.suffix not in (".json", ".csv"):
+        out = out / f"{predictions.stem}_metrics.json"
+    file = read(predictions)
+    other = read(arguments.against) if arguments.against else None
+    judged, judged_text = {}, ""
+    if getattr(arguments, "judge", None):  # first: what is wrong with it, nobody should wait for
+        judged["judge"], words = judged_scores(arguments, file, out.parent)
+        judged_text = f"\n\n{words}"
+    sums = summed(file)
     scored = {"task": task_name, "protocol": arguments.protocol, **scores(sums, arguments.protocol)}
     table = score_table(scored, arguments.protocol)
     scored |= file.facts()
     text = "\n".join([f"{task_name}: {predictions}", *file.remarks(), "", table])
-    if arguments.against:
-        other, other_sums = read(arguments.against)
+    if other:
         try:
-            alone = paired(other_sums, sums, arguments.protocol)
+            alone = paired(summed(other), sums, arguments.protocol)
         except ValueError as error:
             raise PredictionError(f"{predictions}, {arguments.against}: {error}") from error
         differences = dict(zip(alone, corrected(list(alone.values())), strict=True))
@@ -226,11 +241,8 @@ def _run(task_name: str, argv: list[str] | None) -> None:
     if getattr(arguments, "controls", False):
         scored["controls"] = control_scores(TASKS[task_name], file.records, extras)
         text += f"\n\ncontrols\n\n{control_table(sums.metrics(), scored['controls'])}"
-    out = arguments.out or predictions.parent
-    if out.suffix not in (".json", ".csv"):
-        out = out / f"{predictions.stem}_metrics.json"
-    written = write_scores(scored, out)
-    print(f"{text}\n\nwritten: {written[0]}, {written[1]}")
+    written = write_scores(scored | judged, out)
+    print(f"{text}{judged_text}\n\nwritten: {written[0]}, {written[1]}")
 
 
 def main(argv: list[str] | None = None) -> int:

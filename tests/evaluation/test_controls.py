@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from crashchat.data.predictions import make_record
-from crashchat.evaluation.controls import TEXTS, control_answers, control_scores
+from crashchat.evaluation.controls import control_answers, control_scores
 from crashchat.evaluation.score import main
 from crashchat.metrics.text import NO_EXTRAS, semantic, semantic_columns, text_sums
-from crashchat.tasks import TASKS
+from crashchat.tasks import TASKS, TEXTS
 from tests.evaluation.test_semantic import sentence_model
 
 
