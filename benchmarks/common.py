@@ -37,9 +37,9 @@ from crashchat.video.tokens import VideoSettings, VisionSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 PEAK_FLOPS = {
+    "H100 PCIe": 756e12,
     "H100": 989e12,
     "H200": 989e12,
-    "H100 PCIe": 756e12,
     "A100": 312e12,
 }  # dense bfloat16 a second, from the makers' data sheets
 

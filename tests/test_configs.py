@@ -8,11 +8,14 @@ import pytest
 
 from crashchat.config import CONFIG_DIR, ROOT, ConfigError, check_share, describe, load_config, save_config
 from crashchat.reporting.published import read_published
-from crashchat.settings import EvalConfig, TrainConfig
+from crashchat.settings import EvalConfig, ReinforceConfig, TrainConfig
 from crashchat.tasks import GROUPS, TASKS
+from tool.lock import requirements
 
 RECIPE, TINY = CONFIG_DIR / "train" / "recipe.yaml", CONFIG_DIR / "train" / "tiny_model.yaml"
-TRAIN = sorted(path for path in (CONFIG_DIR / "train").glob("*.yaml") if path not in (RECIPE, TINY))
+REINFORCE = CONFIG_DIR / "train" / "reinforce_localization.yaml"
+OVER = (RECIPE, TINY, REINFORCE, TINY_REINFORCE := CONFIG_DIR / "train" / "tiny_reinforce.yaml")
+TRAIN = sorted(path for path in (CONFIG_DIR / "train").glob("*.yaml") if path not in OVER)
 EVAL = sorted((CONFIG_DIR / "eval").glob("*.yaml"))
 
 
@@ -21,8 +24,7 @@ def test_no_config_is_left_out():
     assert found == {
         *TRAIN,
         *EVAL,
-        RECIPE,
-        TINY,
+        *OVER,
         *(CONFIG_DIR / "deepspeed").glob("zero[123].json"),
     }
 
@@ -59,6 +61,16 @@ def test_a_file_of_settings_lies_over_the_strategys_and_below_the_words(tmp_path
     (tmp_path / "odd.yaml").write_text("learning_rat: 1\n")
     with pytest.raises(ConfigError, match="unknown key 'learning_rat'"):
         load_config(TrainConfig, strategy, [f"with={tmp_path / 'odd.yaml'}"])
+
+
+def test_the_second_stage():
+    config = load_config(ReinforceConfig, REINFORCE)
+    assert config.tasks == list(GROUPS["perception"]) and config.supervised_tasks == list(
+        GROUPS["linguistic"]
+    )
+    assert config.learning_rate == 1e-5 and config.global_batch_size == 24 and config.adapter is None
+    tiny = load_config(ReinforceConfig, REINFORCE, [f"with={TINY_REINFORCE}"])
+    assert tiny.base_model == Path("ckpt/tiny_base") and tiny.max_steps == 300 and tiny.rollouts == 8
 
 
 @pytest.mark.parametrize("path", EVAL, ids=lambda path: path.stem)
@@ -138,16 +150,26 @@ def test_wrong_files_are_named(tmp_path):
 
 
 def test_every_setting_has_a_doc():
-    for kind in (TrainConfig, EvalConfig):
+    for kind in (TrainConfig, ReinforceConfig, EvalConfig):
         assert all(field.description for field in kind.model_fields.values())
         assert "None" not in [line.strip() for line in describe(kind).splitlines()]
 
 
 def test_the_global_batch_is_shared_or_refused():
-    for processes in (1, 2, 3, 4, 6, 8, 12, 24):
-        check_share(24, processes)
-    with pytest.raises(ConfigError, match="5 processes; numbers that work: 1, 2, 3, 4, 6, 8, 12, 24"):
-        check_share(24, 5)
+    config = TrainConfig(output_dir="out")
+    for processes in (1, 5, 8, 24):
+        check_share(config, processes)
+    with pytest.raises(ConfigError, match="global_batch_size=24: 25 processes cannot share so few"):
+        check_share(config, 25)
+
+
+def test_the_locked_versions_are_such_as_are_asked_for():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()[1:]
+    locked = dict(line.split("==") for line in lines)
+    asked = requirements(ROOT / "requirements.txt")
+    assert len(asked) > 25 and len(locked) > 80
+    for one in asked:
+        assert one.specifier.contains(locked[one.name.lower().replace("_", "-")]), one
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def branch_attention(module, query, key, value, attention_mask, scaling=None, dr
 
     query: float[R, heads, n, head size]; key, value: float[R, key-value heads, L, head size].
     attention_mask: list[Segment], in the order of rows and queries (what is left of a row is padding and gets
-    zeros); or bool[R, 1, n, L] or float[R, 1, n, L] as for SDPA; or None, for rows that are causal from end
-    to end. Returns float[R, n, heads, head size].
+    zeros, where there are several rows); or bool[R, 1, n, L] or float[R, 1, n, L] as for SDPA; or None, for
+    rows that are causal from end to end. Returns float[R, n, heads, head size].
     """
     if isinstance(attention_mask, Tensor):
         # Heads that share keys and values ask as one head with more queries: keys and values are read once
@@ -106,6 +106,8 @@ def branch_attention(module, query, key, value, attention_mask, scaling=None, dr
             F.scaled_dot_product_attention(asking, keys, values, attn_mask=causal, **settings)
         )
     joined = [torch.cat(row, dim=2) for row in rows]
+    if len(joined) == 1:  # a packed row, which has no padding
+        return joined[0].transpose(1, 2), None
     output = torch.cat([F.pad(row, (0, 0, 0, query.shape[2] - row.shape[2])) for row in joined])
     return output.transpose(1, 2), None
 

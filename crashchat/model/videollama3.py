@@ -18,6 +18,8 @@ from crashchat.model.masks import block_mask
 from crashchat.model.varlen import VARLEN_ATTENTION, VARLEN_FRAMES, varlen_of
 from crashchat.video.tokens import normalise
 
+MAX_PATCHES = 65536  # that the vision encoder takes at a time
+
 
 @dataclass
 class CrashChatOutput(ModelOutput):
@@ -45,8 +47,9 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         """Vision features of all visual tokens, float[N, vision hidden], before compression and projector.
 
         pixel_values_videos, video_grid_thw, video_merge_sizes: as in PackedBatch. Frames of one size are
-        encoded in one call, whichever video they come from: attention stays within a frame. uint8 pixels are
-        normalised here, on the device; floats are taken as normalised already.
+        encoded in one call, whichever video they come from: attention stays within a frame. At most
+        MAX_PATCHES at a time, but one frame at least: they take 41 kB each of a GPU's memory. uint8 pixels
+        are normalised here, on the device; floats are taken as normalised already.
         """
         vision = self.model.vision_model
         if pixel_values_videos.dtype == torch.uint8:
@@ -72,18 +75,27 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
                 members = [index for index, size in enumerate(sizes) if size == (high, wide, merge)]
                 counts = [grids[index][0] for index in members]
                 pixels = torch.cat([videos[index] for index in members])
-                device = pixels.device
-                encoded = vision(
-                    pixel_values=pixels,
-                    grid_thw=torch.tensor([[sum(counts), high, wide]], device=device),
-                    merge_sizes=torch.tensor([merge], device=device),
-                    cu_seqlens=torch.tensor([0, len(pixels)], dtype=torch.int32, device=device),
-                    num_frames=sum(counts),
-                ).last_hidden_state
+                at_once = max(1, MAX_PATCHES // (high * wide))
+                parts = [
+                    self._encode_frames(part, high, wide, merge)
+                    for part in pixels.split(at_once * high * wide)
+                ]
+                encoded = parts[0] if len(parts) == 1 else torch.cat(parts)
                 pieces = encoded.split([count * high * wide // merge**2 for count in counts])
                 for index, piece in zip(members, pieces, strict=True):
                     features[index] = piece
         return torch.cat([features[index] for index in range(len(grids))])
+
+    def _encode_frames(self, pixels: Tensor, high: int, wide: int, merge: int) -> Tensor:
+        """Features float[tokens, vision hidden] of frames of one size, float[frames * high * wide, 588]."""
+        frames, device = len(pixels) // (high * wide), pixels.device
+        return self.model.vision_model(
+            pixel_values=pixels,
+            grid_thw=torch.tensor([[frames, high, wide]], device=device),
+            merge_sizes=torch.tensor([merge], device=device),
+            cu_seqlens=torch.tensor([0, len(pixels)], dtype=torch.int32, device=device),
+            num_frames=frames,
+        ).last_hidden_state
 
     def kept_features(
         self,

@@ -33,6 +33,7 @@ CHECKSUMS = (
 MAY_DIFFER = {
     "num_workers", "cache_videos", "feature_cache", "feature_cache_gb", "logging_steps", "save_total_limit",
     "max_tokens_per_batch", "attention", "trust_checkpoint", "offload_activations", "report_to", "profile",
+    "checkpoint_every_n_layers",
 }  # fmt: skip
 LENGTH = ("epochs", "max_steps")  # these may grow
 

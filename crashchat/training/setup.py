@@ -134,7 +134,12 @@ def training_arguments(config: TrainConfig, processes: int) -> TrainingArguments
         tf32=True if gpu else None,
         use_cpu=not gpu,
         gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        gradient_checkpointing_kwargs={"use_reentrant": False}
+        | (
+            {"every_n_layers": config.checkpoint_every_n_layers}
+            if config.checkpoint_every_n_layers > 1
+            else {}
+        ),
         eval_strategy="steps",
         eval_steps=config.eval_steps,
         save_strategy="steps",

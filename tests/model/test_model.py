@@ -404,3 +404,15 @@ def loss_and_gradients_in_bfloat16(model, batches):
     """As loss_and_gradients, under autocast."""
     with torch.autocast("cpu", torch.bfloat16):
         return loss_and_gradients(model, batches)
+
+
+def test_many_frames_are_encoded_in_several_calls(tiny_base, tiny_tokenizer, monkeypatch):
+    model = load_model(tiny_base, tiny_tokenizer, CPU)
+    visuals = [visual_of(5), visual_of(3), visual_of(4, 3)]
+    whole = encode(model, visuals)
+    calls = []
+    model.model.vision_model.register_forward_pre_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr(
+        "crashchat.model.videollama3.MAX_PATCHES", 17
+    )  # two frames of the smaller size, one of the other
+    assert torch.allclose(encode(model, visuals), whole, atol=1e-6) and len(calls) == 4 + 4

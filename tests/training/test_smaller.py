@@ -42,6 +42,7 @@ def test_a_4bit_base_trains_an_adapter_that_merges(tiny_data, tiny_base, tmp_pat
 
 def test_lora_on_the_vision_encoder_is_trained_and_merged(tiny_data, tiny_base, tmp_path):
     settings = ["lora_on_vision=true", "rslora=true", "offload_activations=true", "profile=true"]
+    settings += ["gradient_checkpointing=true", "checkpoint_every_n_layers=2"]
     output = train(tiny_data, tmp_path / "run", 1, *QUICK[3:], "max_steps=4", *settings)
     weights = adapter(tmp_path / "run")
     vision = [name for name in weights if "vision_model" in name and "lora_B" in name]
