@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -16,6 +17,10 @@ COMMANDS = {
     "reinforce": (
         "training.reinforce",
         "learn from drawn answers and what they are worth: a config, and settings that differ from it",
+    ),
+    "prefer": (
+        "training.prefer",
+        "learn from pairs of a better and a worse answer: a config, and settings that differ from it",
     ),
     "evaluate": (
         "evaluation.evaluate",
@@ -56,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if not sys.warnoptions:  # what a library will rename some day is no user's business
         warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # nor which kernels it would rather have
     module = importlib.import_module(f"crashchat.{COMMANDS[words[0]][0]}")
     return module.main(words[1:])
 

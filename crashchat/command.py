@@ -14,14 +14,15 @@ from typing import TypeVar
 
 from crashchat.config import check_share, describe, load_config
 from crashchat.errors import exit_code, writing
-from crashchat.settings import EvalConfig, ReinforceConfig, TrainConfig
+from crashchat.settings import EvalConfig, PreferenceConfig, ReinforceConfig, TrainConfig
 
 KINDS: dict[str, type[TrainConfig] | type[EvalConfig]] = {
     "train": TrainConfig,
     "reinforce": ReinforceConfig,
+    "prefer": PreferenceConfig,
     "evaluate": EvalConfig,
 }
-Config = TypeVar("Config", TrainConfig, ReinforceConfig, EvalConfig)
+Config = TypeVar("Config", bound=TrainConfig | EvalConfig)
 
 
 def make_parser(command: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:

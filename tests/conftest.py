@@ -103,6 +103,7 @@ def trained(tiny_data, once) -> Path:
     def make(out: Path) -> None:
         output = train(tiny_data, out, 1)
         assert "trained parameters" in output and "best validation loss" in output
+        assert "FutureWarning" not in output
 
     return once("trained", make)
 

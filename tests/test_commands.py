@@ -61,7 +61,7 @@ def test_scripts_explain_themselves():
     assert "key=value" in run("bash", TRAIN, "--help")
     assert "max_new_tokens" in run("bash", "scripts/eval/eval_video_all_tasks.sh", "--help")
     scripts = sorted((ROOT / "scripts" / "train").glob("*.sh"))
-    assert len(scripts) == 10 and len(list((ROOT / "scripts" / "eval").glob("eval_video_*.sh"))) == 7
+    assert len(scripts) == 11 and len(list((ROOT / "scripts" / "eval").glob("eval_video_*.sh"))) == 7
     assert len(list((ROOT / "scripts" / "eval").glob("compute_*_metrics.py"))) == 6
     for script in scripts:
         config = next(word for word in script.read_text().split() if word.endswith(".yaml"))

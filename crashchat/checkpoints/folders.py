@@ -187,6 +187,7 @@ def load_model(
     if quantized:
         quantize(loaded)
     model: CrashChatModel = loaded.to(device)
+    model.name_or_path = str(folder)  # what an adapter on it names as its base
     return model.eval()
 
 

@@ -106,7 +106,7 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
     tell_cards({folder: read_card(folder) for folder in filter(None, (config.model, config.adapter))})
     adapters = {"default": config.adapter} if config.adapter else {}
     model, tokenizer = load_with_adapters(
-        config.model, adapters, device, config.vision_config, choose_dtype(device, config.dtype)
+        config.model, adapters, device, config.vision_config, dtype=choose_dtype(device, config.dtype)
     )
     choices: dict[str, Choices] = {}
     for task in config.training_answers:

@@ -12,7 +12,7 @@ from crashchat.checkpoints.layouts import SO400M, native_config, read_vision_con
 from crashchat.config import check_share
 from crashchat.model.packing import split_by_tokens
 from crashchat.model.sequence import image_token_id
-from crashchat.settings import TrainConfig
+from crashchat.settings import SecondStageConfig, TrainConfig
 from crashchat.training.cost import Exchange, OperationCounter, Step, time_of
 from crashchat.training.fitting import Fit, Needs, fit
 from crashchat.training.gpus import GIB, GPUS, SIZES, Gpu
@@ -218,7 +218,8 @@ def make_plan(
         alone[every] = model.run(longest, every=every, again=again)
     advance("a shorter pass")
     biggest = max(longest, key=lambda video: video.length)
-    short = [replace(biggest, kept=max(1, biggest.kept // 2), text=biggest.text // 2)]
+    half = replace(biggest, kept=max(1, biggest.kept // 2), text=biggest.text // 2)
+    short = [replace(half, branches=biggest.branches[:1])]
     small = model.run(short, every=1, again=again)
     advance("a validation pass")
     tested = model.validate(validation_pass(config, val))
@@ -286,7 +287,12 @@ def make_plan(
 
 
 def shortfall(config: TrainConfig, room: int, processes: int) -> str | None:
-    """What to say before a run that would not fit into `room` bytes of a card; None where it would."""
+    """What to say before a run that would not fit into `room` bytes of a card; None where it would.
+
+    None also for a second stage, whose steps are not planned: they draw answers, or have two to a question.
+    """
+    if isinstance(config, SecondStageConfig):
+        return None
     base, zero = base_of_run(config), read_zero(config.deepspeed)
     train = shapes_of(config, "train", base.settings, base.tokenizer)
     longest, again = longest_of(list(steps_of(config, train.videos, processes)))

@@ -20,7 +20,6 @@ from crashchat.training.batches import QuestionLoader
 from crashchat.training.drawn import DrawnPass, answer_lengths, lay_out, policy_loss
 from crashchat.training.rewards import Reward, default_reward, reward_named
 from crashchat.training.rollouts import Roller, Rollout, RolloutDataset, RolloutSampler, figures_of
-from crashchat.training.setup import START
 from crashchat.training.trainer import VIDEOS_AT_ONCE, QuestionTrainer
 from crashchat.video.tokens import VideoSettings
 
@@ -56,7 +55,7 @@ class ReinforceTrainer(QuestionTrainer):
         labelled = sum(len(batch["label_index"]) for batch in supervised)
         tokens = sum(one["input_ids"].shape[1] for one in [*supervised, *(own.batch for own in self.passes)])
         shares = self.gather_numbers(
-            labelled, len(supervised), len(self.passes), tokens, inputs["num_videos"] + len(inputs["asked"])
+            [labelled, len(supervised), len(self.passes), tokens, inputs["num_videos"] + len(inputs["asked"])]
         )
         self.speed.count(tokens=int(shares[:, 3].sum()), videos=int(shares[:, 4].sum()))
         known, rounds = int(shares[:, 0].sum()), [int(shares[:, column].max()) for column in (1, 2)]
@@ -95,9 +94,10 @@ class ReinforceTrainer(QuestionTrainer):
     def _reference(self, drawn: DrawnPass) -> Tensor:
         """Log-probabilities under the model that the run started from: the adapter as it was, or none."""
         if drawn.reference is None:
-            model = self.accelerator.unwrap_model(self.model)
-            with model.disable_adapter() if self.settings.adapter is None else _under(model, START):
-                output = model(**drawn.batch, temperature=self.settings.temperature)
+            with self.at_the_start():
+                output = self.accelerator.unwrap_model(self.model)(
+                    **drawn.batch, temperature=self.settings.temperature
+                )
             drawn.reference = -output.token_losses
         return drawn.reference
 
@@ -113,7 +113,7 @@ class ReinforceTrainer(QuestionTrainer):
         ]
         closing = self.roller.tokenizer.eos_token_id
         lengths = answer_lengths(kept, closing)
-        counts = self.gather_numbers(sum(lengths), len(lengths)).sum(dim=0).tolist()
+        counts = self.gather_numbers([sum(lengths), len(lengths)]).sum(dim=0).tolist()
         # A process without anything to learn from runs what it drew all the same, counting nothing.
         self.passes = lay_out(
             kept or rollouts[:1],
@@ -196,21 +196,6 @@ class ReinforceTrainer(QuestionTrainer):
         super()._save_rng_state(output_dir)
 
 
-@contextlib.contextmanager
-def _under(model, adapter: str):
-    """Another adapter of a PEFT model for a while; which weights are trained stays as it was."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    own = model.active_adapter
-    model.set_adapter(adapter)
-    try:
-        yield
-    finally:
-        model.set_adapter(own)
-        model.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
 def rewards_of(config: ReinforceConfig) -> dict[str, tuple[str, Reward]]:
     """{task: (the reward's name, the reward)}. Raises RewardError for one that is not known."""
     names = {task: config.rewards.get(task, default_reward(task)) for task in config.tasks}
@@ -228,4 +213,4 @@ def make_roller(
         task: sorted({answer for video in videos if (answer := video.answer_of(task))})
         for task in config.tasks
     }
-    return Roller(config, tokenizer, settings, rewards_of(config), known)
+    return Roller(config, tokenizer, settings, rewards=rewards_of(config), known=known)

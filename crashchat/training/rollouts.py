@@ -266,7 +266,9 @@ class Roller:
         for place, (question, number) in enumerate(zip(asked.questions, asked.numbers, strict=True)):
             own = slice(place * count, (place + 1) * count)
             rollout.groups.append(
-                self._judge(asked, question, number, found.tokens[0][own], found.log_probs[0][own])
+                self._judge(
+                    asked, question, number, tokens=found.tokens[0][own], log_probs=found.log_probs[0][own]
+                )
             )
         return rollout
 

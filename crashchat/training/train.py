@@ -103,7 +103,7 @@ def _train(config: TrainConfig) -> Path:
         config.feature_cache, config.feature_cache_gb, base_of(model).model.vision_model, settings
     )
     datasets = [
-        make_dataset(config, videos, tokenizer, settings, feature_cache)
+        make_dataset(config, videos, tokenizer, settings, cache=feature_cache)
         for videos in (train_videos, val_videos)
     ]
     trained, total = trainable_parameters(model)

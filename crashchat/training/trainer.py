@@ -1,11 +1,13 @@
 """Training steps, validation and checkpoints: transformers' Trainer, fed with questions grouped by video."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.data import DataLoader
@@ -21,6 +23,7 @@ from crashchat.settings import TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionLoader, StepSampler
 from crashchat.training.losses import plot_losses
 from crashchat.training.resuming import write_checksums
+from crashchat.training.setup import START
 from crashchat.training.speed import Speed
 from crashchat.video.tokens import VisualTokens
 
@@ -58,7 +61,7 @@ class QuestionTrainer(Trainer):
         """As Trainer's, with the speed since the last log beside the training loss."""
         super().log({**logs, **self.speed.since_last_log()} if "loss" in logs else logs, *args, **kwargs)
 
-    def gather_numbers(self, *numbers: int) -> Tensor:
+    def gather_numbers(self, numbers: list[int]) -> Tensor:
         """int64[processes, n]: some numbers of every process."""
         own = torch.tensor(numbers)
         if self.host_group is None:
@@ -66,6 +69,17 @@ class QuestionTrainer(Trainer):
         rows = [torch.empty_like(own) for _ in range(self.args.world_size)]
         dist.all_gather(rows, own, group=self.host_group)
         return torch.stack(rows)
+
+    def count_of(self, batch: dict) -> int:
+        """What the loss of a batch is averaged over: its labelled tokens."""
+        return len(batch["label_index"])
+
+    @contextlib.contextmanager
+    def at_the_start(self) -> Iterator[None]:
+        """The model as it was when the run started, for a while: under the adapter of then, or under none."""
+        model = self.accelerator.unwrap_model(self.model)
+        with _under(model, START) if START in model.peft_config else model.disable_adapter():
+            yield
 
     def run_model(self, model, batch: dict, videos: list[VisualTokens] | None) -> Tensor:
         """loss_sum of a batch; features that had to be encoded are kept for the next time.
@@ -94,19 +108,21 @@ class QuestionTrainer(Trainer):
         model.train()
         batches = cast(list[dict], self._prepare_input(inputs["batches"]))
         shares = self.gather_numbers(
-            sum(len(batch["label_index"]) for batch in batches),
-            len(batches),
-            sum(batch["input_ids"].shape[1] for batch in batches),
-            inputs["num_videos"],
+            [
+                sum(map(self.count_of, batches)),
+                len(batches),
+                sum(batch["input_ids"].shape[1] for batch in batches),
+                inputs["num_videos"],
+            ]
         )
-        labelled, passes = int(shares[:, 0].sum()), int(shares[:, 1].max())
+        counted, passes = int(shares[:, 0].sum()), int(shares[:, 1].max())
         self.speed.count(tokens=int(shares[:, 2].sum()), videos=int(shares[:, 3].sum()))
         total = torch.zeros((), device=self.args.device)
         for index in range(passes):
             # All processes make the same number of passes (ZeRO-3 gathers weights in step); a surplus one
             # counts nothing. Gradients are averaged over processes, so each one's sum is scaled up to make
             # the average a sum.
-            scale = self.args.world_size / labelled if index < len(batches) else 0.0
+            scale = self.args.world_size / counted if index < len(batches) else 0.0
             last = index == passes - 1
             self.accelerator.gradient_state._set_sync_gradients(last)
             with (
@@ -214,12 +230,12 @@ class QuestionTrainer(Trainer):
         )
         for index, inputs in enumerate(progress):
             batches = cast(list[dict], self._prepare_input(inputs["batches"]))
-            for place in range(int(self.gather_numbers(len(batches)).max())):
+            for place in range(int(self.gather_numbers([len(batches)]).max())):
                 one = min(place, len(batches) - 1)
                 loss_sum = self.run_model(self.model, batches[one], inputs["videos"][one])
                 if place < len(batches) and index < len(fetches):
-                    labelled = totals.new_tensor(len(batches[one]["label_index"]))
-                    totals += torch.stack([loss_sum.double(), labelled])
+                    counted = totals.new_tensor(self.count_of(batches[one]))
+                    totals += torch.stack([loss_sum.double(), counted])
         if processes > 1:
             dist.all_reduce(totals)
         loss_sum, count = totals.tolist()
@@ -229,6 +245,21 @@ class QuestionTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.speed.restart()
         return metrics
+
+
+@contextlib.contextmanager
+def _under(model: PeftModel, adapter: str) -> Iterator[None]:
+    """Another adapter of a PEFT model for a while; which weights are trained stays as it was."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    own = model.active_adapter
+    model.set_adapter(adapter)
+    try:
+        yield
+    finally:
+        model.set_adapter(own)
+        model.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 class EpochOrder(TrainerCallback):

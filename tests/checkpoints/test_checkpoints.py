@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,17 @@ def test_an_adapter_saves_projector_and_lora_and_refuses_another_base(tiny_base,
     save_file(weights, tmp_path / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="does not fit the base model"):
         load_adapter(load_model(tiny_base, tiny_tokenizer, CPU), tmp_path / "adapter")
+
+
+def test_an_adapter_names_its_base_and_loads_without_a_warning(tiny_base, copy, tiny_tokenizer, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trained = add_adapter(load_model(tiny_base, tiny_tokenizer, CPU), rank=2, alpha=4, dropout=0.0)
+        trained.save_pretrained(tmp_path / "adapter")
+        written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        assert written["base_model_name_or_path"] == str(tiny_base)
+        loaded = load_adapter(load_model(copy, tiny_tokenizer, CPU), tmp_path / "adapter")
+    assert loaded.peft_config["default"].base_model_name_or_path == str(copy)
 
 
 def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_tokenizer, tmp_path):

@@ -21,7 +21,7 @@ from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.model.attention import BRANCH_ATTENTION
 from crashchat.model.quantized import quantize
 from crashchat.model.videollama3 import CrashChatModel
-from crashchat.settings import TrainConfig
+from crashchat.settings import ReinforceConfig, TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionSampler
 from crashchat.training.cost import Exchange, OperationCounter, pairs_of, time_of
 from crashchat.training.fitting import Needs, Way, fit, ways_of
@@ -431,6 +431,8 @@ def test_before_training_a_line_says_that_it_would_not_fit(tiny_base, tiny_data,
     line = shortfall(config, 10 * 2**20, 1)
     assert line and re.search(r"a pass of [\d,]+ tokens is planned to take .* of a card that has 0.0", line)
     assert shortfall(config, 2**40, 1) is None
+    words = [f"data_dir={tiny_data}", f"base_model={tiny_base}", "output_dir=out", "global_batch_size=0"]
+    assert shortfall(load_config(ReinforceConfig, None, words), 10 * 2**20, 1) is None
     if not torch.cuda.is_available():  # no card to be told of
         warn_of_memory(config)
         assert capsys.readouterr().err == ""
