@@ -13,7 +13,7 @@ import crashchat
 # is imported.
 COMMANDS = {
     "train": ("training.train", "fine-tune a model: a config, and settings that differ from it"),
-    "plan": ("training.plan", "what a training takes: memory, time, money, and which cards it fits"),
+    "plan": ("training.planning.plan", "what a training takes: memory, time, money, and which cards it fits"),
     "reinforce": (
         "training.reinforce",
         "learn from drawn answers and what they are worth: a config, and settings that differ from it",

@@ -54,10 +54,18 @@ class ReinforceTrainer(QuestionTrainer):
         supervised = cast(list[dict], self._prepare_input(inputs["batches"]))
         labelled = sum(len(batch["label_index"]) for batch in supervised)
         tokens = sum(one["input_ids"].shape[1] for one in [*supervised, *(own.batch for own in self.passes)])
+        batches = [*supervised, *(own.batch for own in self.passes)]
         shares = self.gather_numbers(
-            [labelled, len(supervised), len(self.passes), tokens, inputs["num_videos"] + len(inputs["asked"])]
+            [
+                labelled,
+                len(supervised),
+                len(self.passes),
+                tokens,
+                inputs["num_videos"] + len(inputs["asked"]),
+                self.operations_of(batches),
+            ]
         )
-        self.speed.count(tokens=int(shares[:, 3].sum()), videos=int(shares[:, 4].sum()))
+        self.speed.count(*map(int, shares[:, 3:].sum(dim=0)))
         known, rounds = int(shares[:, 0].sum()), [int(shares[:, column].max()) for column in (1, 2)]
         share = self.settings.supervised_share if known else 0.0
         scale = self.args.world_size

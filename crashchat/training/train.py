@@ -29,7 +29,7 @@ from crashchat.settings import ReinforceConfig, TrainConfig
 from crashchat.training.batches import StepSampler
 from crashchat.training.card import card_of, with_outcome
 from crashchat.training.losses import plot_losses
-from crashchat.training.plan import warn_of_memory
+from crashchat.training.planning.plan import warn_of_memory
 from crashchat.training.resuming import (
     RESOLVED_CONFIG,
     check_resumable,

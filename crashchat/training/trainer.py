@@ -16,12 +16,13 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from crashchat.files import sync_tree
-from crashchat.model.lora import is_projector, trained_state
+from crashchat.model.lora import base_of, is_projector, trained_state
 from crashchat.model.videollama3 import CrashChatOutput
 from crashchat.processes import reader_count
 from crashchat.settings import TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionLoader, StepSampler
 from crashchat.training.losses import plot_losses
+from crashchat.training.planning.cost import OperationCounter
 from crashchat.training.resuming import write_checksums
 from crashchat.training.setup import START
 from crashchat.training.speed import Speed
@@ -44,7 +45,8 @@ class QuestionTrainer(Trainer):
         self.config = config
         self.sampler = sampler
         self.readers = reader_count(config.num_workers)
-        self.speed = Speed()
+        self.speed = Speed(self.args.world_size)
+        self.counter = OperationCounter(base_of(self.model).config, config)
         # For numbers that the computer needs at once: asking the GPUs for them would wait for their work.
         self.host_group = dist.new_group(backend="gloo") if self.args.world_size > 1 else None
 
@@ -69,6 +71,10 @@ class QuestionTrainer(Trainer):
         rows = [torch.empty_like(own) for _ in range(self.args.world_size)]
         dist.all_gather(rows, own, group=self.host_group)
         return torch.stack(rows)
+
+    def operations_of(self, batches: list[dict]) -> int:
+        """Of a forward and a backward pass of some batches, in units of 10^9."""
+        return int(sum(map(self.counter.of_batch, batches)) / 1e9)
 
     def count_of(self, batch: dict) -> int:
         """What the loss of a batch is averaged over: its labelled tokens."""
@@ -113,10 +119,11 @@ class QuestionTrainer(Trainer):
                 len(batches),
                 sum(batch["input_ids"].shape[1] for batch in batches),
                 inputs["num_videos"],
+                self.operations_of(batches),
             ]
         )
         counted, passes = int(shares[:, 0].sum()), int(shares[:, 1].max())
-        self.speed.count(tokens=int(shares[:, 2].sum()), videos=int(shares[:, 3].sum()))
+        self.speed.count(*map(int, shares[:, 2:].sum(dim=0)))
         total = torch.zeros((), device=self.args.device)
         for index in range(passes):
             # All processes make the same number of passes (ZeRO-3 gathers weights in step); a surplus one

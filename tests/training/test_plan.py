@@ -23,16 +23,16 @@ from crashchat.model.quantized import quantize
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.settings import ReinforceConfig, TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionSampler
-from crashchat.training.cost import Exchange, OperationCounter, pairs_of, time_of
-from crashchat.training.fitting import Needs, Way, fit, ways_of
-from crashchat.training.gpus import GIB, GPUS, RESERVED_GIB, Gpu
-from crashchat.training.ledger import FROZEN, GRADIENTS, LANGUAGE, OPTIMIZER, TRAINED, VISION, Memory
-from crashchat.training.memory import Imagined, batch_of
-from crashchat.training.plan import warn_of_memory
-from crashchat.training.planning import every_of, shortfall
+from crashchat.training.planning.cost import Exchange, OperationCounter, pairs_of, time_of
+from crashchat.training.planning.fitting import Needs, Way, fit, ways_of
+from crashchat.training.planning.gpus import GIB, GPUS, RESERVED_GIB, Gpu
+from crashchat.training.planning.ledger import FROZEN, GRADIENTS, LANGUAGE, OPTIMIZER, TRAINED, VISION, Memory
+from crashchat.training.planning.making import every_of, shortfall
+from crashchat.training.planning.memory import Imagined, batch_of
+from crashchat.training.planning.plan import warn_of_memory
+from crashchat.training.planning.shapes import VideoShape, shapes_of, steps_of
+from crashchat.training.planning.zero import EXCHANGE, Sharing, ZeroFields, read_zero
 from crashchat.training.setup import prepared
-from crashchat.training.shapes import VideoShape, shapes_of, steps_of
-from crashchat.training.zero import EXCHANGE, Sharing, ZeroFields, read_zero
 from tests.helpers.commands import TRAIN_CONFIG, crashchat
 
 SIX = ((60, 20),) * 6

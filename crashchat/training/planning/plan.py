@@ -20,9 +20,9 @@ from crashchat.errors import exit_code
 from crashchat.files import write_json_atomic
 from crashchat.processes import process_count, rank
 from crashchat.settings import TrainConfig
-from crashchat.training.gpus import GPUS, REACHED, gpu_named
-from crashchat.training.plan_text import plan_text
-from crashchat.training.planning import make_plan, shortfall
+from crashchat.training.planning.gpus import GPUS, REACHED, gpu_named
+from crashchat.training.planning.making import make_plan, shortfall
+from crashchat.training.planning.text import plan_text
 
 SLOW = 5.0  # seconds after which progress is shown
 STAGES = 6  # that make_plan tells of

@@ -8,16 +8,17 @@ layers forward.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from transformers import VideoLlama3Config
 
 from crashchat.checkpoints.layouts import text_and_vision
+from crashchat.model.attention import NOTHING
 from crashchat.settings import TrainConfig
-from crashchat.training.gpus import GB, NETWORK, Gpu
-from crashchat.training.memory import MERGE
-from crashchat.training.shapes import Pass, VideoShape
+from crashchat.training.planning.gpus import GB, NETWORK, Gpu
+from crashchat.training.planning.memory import MERGE
+from crashchat.training.planning.shapes import Pass, VideoShape
 
 FLASH_BACKWARD = 2.5
 
@@ -52,6 +53,20 @@ def pairs_of(video: VideoShape) -> float:
     own = [question + answer + 1 for question, answer in video.branches]
     prefix = video.prefix
     return prefix * (prefix + 1) / 2 + sum(prefix * length + length * (length + 1) / 2 for length in own)
+
+
+def shapes_in(batch: dict) -> list[VideoShape]:
+    """The videos of a packed batch (model/packing.py), without what the encoder saw of them."""
+    shapes: list[VideoShape] = []
+    counts = iter(batch["label_counts"])
+    for segment in batch["segments"]:
+        length = segment.own.stop - segment.own.start
+        if segment.prefix == NOTHING:
+            shapes.append(VideoShape(frames=0, rows=0, columns=0, kept=0, text=length))
+        else:
+            answer = next(counts)
+            shapes[-1] = replace(shapes[-1], branches=(*shapes[-1].branches, (length - answer - 1, answer)))
+    return shapes
 
 
 class OperationCounter:
@@ -105,10 +120,22 @@ class OperationCounter:
         return Operations(
             vision=encoder,
             forward=once.forward,
-            recomputed=self.again * (linear + attention),
+            recomputed=self.again * (linear + attention + self._lora(video)),
             backward=gradients * (linear + self._head(video)) + FLASH_BACKWARD * attention,
-            trained=3 * once.trained + self.again * self._lora(video),
+            trained=3 * once.trained,
         )
+
+    def of_batch(self, batch: dict) -> float:
+        """Of a packed batch's forward and backward pass, what checkpointing repeats left out."""
+        frames = zip(batch["video_grid_thw"], batch["video_merge_sizes"], strict=True)
+        seen = [
+            VideoShape(frames=count, rows=high // merge, columns=wide // merge, kept=0, text=0)
+            for (count, high, wide), merge in frames
+        ]
+        encoder = sum(self._encoder(video) + self._frames(video) for video in seen)
+        steps = [self.step(video, vision=False) for video in shapes_in(batch)]
+        projected = 6 * self.projector * len(batch["image_index"])
+        return encoder + projected + sum(step.total - step.recomputed for step in steps)
 
     def _attention(self, video: VideoShape) -> float:
         return 4 * self.width * self.layers * pairs_of(video)

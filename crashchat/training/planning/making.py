@@ -13,14 +13,14 @@ from crashchat.config import check_share
 from crashchat.model.packing import split_by_tokens
 from crashchat.model.sequence import image_token_id
 from crashchat.settings import SecondStageConfig, TrainConfig
-from crashchat.training.cost import Exchange, OperationCounter, Step, time_of
-from crashchat.training.fitting import Fit, Needs, fit
-from crashchat.training.gpus import GIB, GPUS, SIZES, Gpu
-from crashchat.training.ledger import FROZEN, GRADIENTS, TRAINED, Memory
-from crashchat.training.memory import Imagined
-from crashchat.training.shapes import Pass, Split, shapes_of, steps_of
+from crashchat.training.planning.cost import Exchange, OperationCounter, Step, time_of
+from crashchat.training.planning.fitting import Fit, Needs, fit
+from crashchat.training.planning.gpus import GIB, GPUS, SIZES, Gpu
+from crashchat.training.planning.ledger import FROZEN, GRADIENTS, TRAINED, Memory
+from crashchat.training.planning.memory import Imagined
+from crashchat.training.planning.shapes import Pass, Split, shapes_of, steps_of
+from crashchat.training.planning.zero import Sharing, read_zero
 from crashchat.training.trainer import VIDEOS_AT_ONCE
-from crashchat.training.zero import Sharing, read_zero
 from crashchat.video.tokens import VideoSettings
 
 # VideoLLaMA3-7B (docs/reference.md, Model), for when its folder is not there.

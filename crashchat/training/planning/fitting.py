@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from crashchat.settings import TrainConfig
-from crashchat.training.gpus import GIB, Gpu
-from crashchat.training.ledger import Memory
-from crashchat.training.shapes import VideoShape
-from crashchat.training.zero import BFLOAT16, Sharing, ZeroFields
+from crashchat.training.planning.gpus import GIB, Gpu
+from crashchat.training.planning.ledger import Memory
+from crashchat.training.planning.shapes import VideoShape
+from crashchat.training.planning.zero import BFLOAT16, Sharing, ZeroFields
 
 ROUND = 256  # tokens that proposed limits are multiples of
 BYTES_OF_4_BITS = 0.5 + 1 / 64 + 4 / 64 / 256  # of a number, with its scales (imitation.py)

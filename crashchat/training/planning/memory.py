@@ -26,8 +26,8 @@ from crashchat.model.sequence import IGNORED, PREFIX, VideoSequence
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_dtype
 from crashchat.settings import TrainConfig
-from crashchat.training.imitation import GPU_ATTENTION, like_a_gpu, offloaded, quantize
-from crashchat.training.ledger import (
+from crashchat.training.planning.imitation import GPU_ATTENTION, like_a_gpu, offloaded, quantize
+from crashchat.training.planning.ledger import (
     FROZEN,
     GRADIENTS,
     LANGUAGE,
@@ -38,8 +38,8 @@ from crashchat.training.ledger import (
     Ledger,
     Memory,
 )
+from crashchat.training.planning.shapes import Pass, VideoShape
 from crashchat.training.setup import prepared
-from crashchat.training.shapes import Pass, VideoShape
 from crashchat.video.tokens import VisualTokens
 
 MERGE = 2  # patches a side that make one visual token

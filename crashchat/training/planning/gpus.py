@@ -52,6 +52,14 @@ GPUS = {
 SIZES = ("rtx4090-24", "a100-40", "l40s-48", "h100-80")
 
 
+def gpu_called(device: str) -> Gpu | None:
+    """The card that a driver calls so, e.g. `NVIDIA H100 80GB HBM3`; None where it is none of these."""
+    if "PCIe" in device:  # slower than the card of the same name on a board
+        return None
+    names = {name.split("-")[0].removeprefix("rtx").upper(): gpu for name, gpu in GPUS.items()}
+    return next((gpu for name, gpu in names.items() if name in device.upper().replace("RTX ", "")), None)
+
+
 def gpu_named(name: str) -> Gpu:
     """Raises GpuError for a name that is not in GPUS."""
     if name not in GPUS:

@@ -1,8 +1,8 @@
 """A plan as a page of text."""
 
-from crashchat.training.gpus import GIB, RESERVED_GIB
-from crashchat.training.ledger import LANGUAGE
-from crashchat.training.planning import Plan, tokens_of
+from crashchat.training.planning.gpus import GIB, RESERVED_GIB
+from crashchat.training.planning.ledger import LANGUAGE
+from crashchat.training.planning.making import Plan, tokens_of
 
 BALANCED = 0.95  # share of the time at work from which nothing is said of it
 WORK = {

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from crashchat.config import ConfigError
 from crashchat.json_files import Lenient, checked, read_json
-from crashchat.training.ledger import FROZEN, GRADIENTS, OPTIMIZER, TRAINED, Memory
+from crashchat.training.planning.ledger import FROZEN, GRADIENTS, OPTIMIZER, TRAINED, Memory
 
 EXCHANGE = "exchange between processes"
 BFLOAT16, FLOAT32 = 2, 4  # bytes
