@@ -21,13 +21,13 @@ from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.model.attention import BRANCH_ATTENTION
 from crashchat.model.quantized import quantize
 from crashchat.model.videollama3 import CrashChatModel
-from crashchat.settings import TrainConfig
+from crashchat.settings import ReinforceConfig, TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionSampler
 from crashchat.training.planning.cost import Exchange, OperationCounter, pairs_of, time_of
 from crashchat.training.planning.fitting import Needs, Way, fit, ways_of
 from crashchat.training.planning.gpus import GIB, GPUS, RESERVED_GIB, Gpu
 from crashchat.training.planning.ledger import FROZEN, GRADIENTS, LANGUAGE, OPTIMIZER, TRAINED, VISION, Memory
-from crashchat.training.planning.making import shortfall
+from crashchat.training.planning.making import every_of, shortfall
 from crashchat.training.planning.memory import Imagined, batch_of
 from crashchat.training.planning.plan import warn_of_memory
 from crashchat.training.planning.shapes import VideoShape, shapes_of, steps_of
@@ -91,7 +91,8 @@ def measured(size: str, *words: str) -> Measured:
     base = CrashChatModel(sizes).to(torch.bfloat16 if bfloat16 else torch.float32)
     model = prepared(base, config).train()
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        layers = {"every_n_layers": config.checkpoint_every_n_layers}
+        base.activation_checkpointing_enable({"use_reentrant": False}, **layers)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained)
 
@@ -125,7 +126,7 @@ RUNS = [
     ("tiny", "dtype=bfloat16", CHECKPOINTING),
     ("tiny", "lora_on_vision=true", "lora_targets=q_proj,v_proj"),
     ("small", CHECKPOINTING),
-    ("medium",),
+    ("medium", CHECKPOINTING, "checkpoint_every_n_layers=2"),
 ]
 
 
@@ -133,9 +134,7 @@ RUNS = [
 def test_the_imagined_peak_is_what_a_real_step_allocates(run):
     size, *words = run
     config = settings(*words)
-    memory = Imagined(model_config(size), config, gpu=False).run(
-        PASSES[size], checkpointing=config.gradient_checkpointing
-    )
+    memory = Imagined(model_config(size), config, gpu=False).run(PASSES[size], every=every_of(config))
     assert memory.peak == pytest.approx(measured(*run).peak, rel=0.1)
 
 
@@ -154,7 +153,7 @@ def test_a_4bit_bases_weights_are_as_large_as_real_ones():
     )
     imagined = Imagined(sizes, config)
     plain = Imagined(sizes, settings("dtype=bfloat16"))
-    frozen = [one.run(PASSES["tiny"], checkpointing=True).at_peak[FROZEN] for one in (imagined, plain)]
+    frozen = [one.run(PASSES["tiny"], every=1).at_peak[FROZEN] for one in (imagined, plain)]
     assert frozen[0] == pytest.approx(expected, rel=0.02) and frozen[0] < 0.8 * frozen[1]
 
 
@@ -162,7 +161,7 @@ def test_eight_bits_and_offloading_take_less():
     pytest.importorskip("bitsandbytes", reason="requirements-quantized.txt is not installed")
     small = ["dora=true", "quantization=4bit"]
     plain, eight, away, dora = (
-        Imagined(model_config("tiny"), settings(*words)).run(PASSES["tiny"], checkpointing=False)
+        Imagined(model_config("tiny"), settings(*words)).run(PASSES["tiny"], every=0)
         for words in ([], ["optimizer=adamw_8bit"], ["offload_activations=true"], small)
     )
     assert eight.at_peak[OPTIMIZER] < 0.3 * plain.at_peak[OPTIMIZER]
@@ -170,12 +169,13 @@ def test_eight_bits_and_offloading_take_less():
     assert dora.at_peak[TRAINED] > plain.at_peak[TRAINED]
 
 
-@pytest.mark.parametrize("run", [RUNS[0], RUNS[1], RUNS[3], RUNS[4]], ids=" ".join)
+@pytest.mark.parametrize("run", [RUNS[0], RUNS[1], RUNS[3], RUNS[4], RUNS[5]], ids=" ".join)
 def test_the_operations_are_what_a_real_step_computes(run):
     """But for attention, whose causal half torch's profiler does not know, and for convolutions."""
     size, *words = run
     config, total = settings(*words), 0.0
-    counter, again = OperationCounter(model_config(size), config), int(config.gradient_checkpointing)
+    counter = OperationCounter(model_config(size), config)
+    again = 1 / config.checkpoint_every_n_layers if config.gradient_checkpointing else 0
     for video in PASSES[size]:
         (hidden, layers, *_), (wide, deep, *_) = SIZES[size]
         patches, full = video.visual * 4, config.finetune == "full"
@@ -192,7 +192,7 @@ def test_parts_are_put_on_their_own_accounts():
     model = Imagined(model_config("tiny"), settings(), gpu=False)
     weights = sum(weight.nbytes for weight in model.trained)
     every = sum(weight.nbytes for weight in model.model.parameters())
-    first, behind = (model.run(PASSES["tiny"], checkpointing=True, again=again) for again in (False, True))
+    first, behind = (model.run(PASSES["tiny"], every=1, again=again) for again in (False, True))
     assert first.at_peak[TRAINED] == weights and first.largest[GRADIENTS] == weights
     assert every - weights <= first.at_peak[FROZEN] < every - weights + 10_000  # and the rotary frequencies
     assert 2 * weights <= first.at_peak[OPTIMIZER] < 2.2 * weights
@@ -201,18 +201,18 @@ def test_parts_are_put_on_their_own_accounts():
     assert behind.at_peak[GRADIENTS] == weights > first.at_peak[GRADIENTS]
     state = torch.get_rng_state()
     assert model.validate(PASSES["tiny"]).peak < first.peak
-    without = model.run(PASSES["tiny"], checkpointing=False)
+    without = model.run(PASSES["tiny"], every=0)
     assert torch.equal(
         state, torch.get_rng_state()
     )  # training that has planned draws what it would have drawn
     assert without.largest[LANGUAGE] > 2 * first.largest[LANGUAGE]
-    again = model.run(PASSES["tiny"], checkpointing=True)
+    again = model.run(PASSES["tiny"], every=1)
     assert again == first  # nothing of a run is left behind
 
 
 def test_a_gpu_takes_half_of_a_cpu_and_no_float_for_a_dropped_number():
     runs = {
-        gpu: Imagined(model_config("tiny"), settings(), gpu).run(PASSES["tiny"], checkpointing=True)
+        gpu: Imagined(model_config("tiny"), settings(), gpu).run(PASSES["tiny"], every=1)
         for gpu in (False, True)
     }
     assert runs[True].at_peak[FROZEN] == pytest.approx(runs[False].at_peak[FROZEN] / 2, rel=0.01)
@@ -222,9 +222,7 @@ def test_a_gpu_takes_half_of_a_cpu_and_no_float_for_a_dropped_number():
 def test_the_peak_grows_in_step_with_the_tokens():
     model = Imagined(model_config("tiny"), settings())
     (video,) = PASSES["tiny"]
-    runs = {
-        times: model.run([replace(video, text=video.text * times)], checkpointing=True) for times in (2, 4, 6)
-    }
+    runs = {times: model.run([replace(video, text=video.text * times)], every=1) for times in (2, 4, 6)}
     first, second, third = (runs[times].peak for times in (2, 4, 6))
     assert second - first == pytest.approx(third - second, rel=0.02)
 
@@ -318,7 +316,7 @@ def fitting():
     video = VideoShape(20, 8, 8, kept=1280, text=100, branches=TWO)
     model = Imagined(model_config("tiny"), settings())
     runs = [
-        (sum(one.length for one in some), model.run(some, checkpointing=True))
+        (sum(one.length for one in some), model.run(some, every=1))
         for some in ([replace(video, kept=640)], [video] * 4)
     ]
     return model, video, runs, model.validate([video])
@@ -341,13 +339,13 @@ def test_what_a_fit_proposes_fits(fitting, tiny_base, tiny_data, tmp_path):
     (batch,) = fit(card(most * 0.7), config, needs, long).settings or []
     tokens = int(batch.removeprefix("max_tokens_per_batch="))
     proposed = replace(video, text=video.text + tokens - video.length)
-    assert tokens >= video.length and model.run([proposed], checkpointing=True).peak <= most * 0.7
+    assert tokens >= video.length and model.run([proposed], every=1).peak <= most * 0.7
     # One video is too much: fewer visual tokens of it.
     room = runs[0][1].peak * 1.1
     visual, batch = fit(card(room), config, needs, long).settings or []
     kept = int(visual.removeprefix("max_visual_tokens="))
     assert kept < video.kept and batch.startswith("max_tokens_per_batch=")
-    assert model.run([replace(video, kept=kept)], checkpointing=True).peak <= room
+    assert model.run([replace(video, kept=kept)], every=1).peak <= room
     assert fit(card(1000), config, needs, long).settings is None
     # Where training fits and validation does not, both have a limit.
     wide = needs_of(runs, runs[1][1])
@@ -433,6 +431,8 @@ def test_before_training_a_line_says_that_it_would_not_fit(tiny_base, tiny_data,
     line = shortfall(config, 10 * 2**20, 1)
     assert line and re.search(r"a pass of [\d,]+ tokens is planned to take .* of a card that has 0.0", line)
     assert shortfall(config, 2**40, 1) is None
+    words = [f"data_dir={tiny_data}", f"base_model={tiny_base}", "output_dir=out", "global_batch_size=0"]
+    assert shortfall(load_config(ReinforceConfig, None, words), 10 * 2**20, 1) is None
     if not torch.cuda.is_available():  # no card to be told of
         warn_of_memory(config)
         assert capsys.readouterr().err == ""

@@ -9,6 +9,7 @@ layers forward.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 
 from transformers import VideoLlama3Config
 
@@ -93,7 +94,11 @@ class OperationCounter:
         self.encoder = self.deep * (4 * self.wide**2 + 2 * self.wide * vision.intermediate_size)
         self.encoder += 3 * vision.patch_size**2 * self.wide
         self.vision_lora = rank * self.deep * (8 * self.wide + 2 * pair) if config.lora_on_vision else 0
-        self.checkpointing = config.gradient_checkpointing
+        # The share of the layers that are run again: every n-th, counted from the encoder's first on.
+        every = config.checkpoint_every_n_layers if config.gradient_checkpointing else 0
+        again = [every > 0 and index % every == 0 for index in range(self.deep + self.layers)]
+        self.vision_again = mean(map(int, again[: self.deep]))
+        self.again = mean(map(int, again[self.deep :]))
 
     def forward(self, video: VideoShape, *, vision: bool = True) -> Operations:
         """Of a forward pass alone. vision: whether the encoder runs; not with features from a cache."""
@@ -105,19 +110,19 @@ class OperationCounter:
 
     def step(self, video: VideoShape, *, vision: bool = True) -> Operations:
         """Of a forward and a backward pass."""
-        once, again = self.forward(video, vision=vision), int(self.checkpointing)
+        once = self.forward(video, vision=vision)
         linear, attention = 2 * self.weights * video.length, self._attention(video)
         gradients = 2 if self.whole else 1  # of inputs, and of the weights where they are trained
         encoder = once.vision
         if self.whole or self.vision_lora:
-            encoder += again * once.vision + gradients * self._encoder(video)
+            encoder += self.vision_again * once.vision + gradients * self._encoder(video)
             encoder += FLASH_BACKWARD * self._frames(video)
         return Operations(
             vision=encoder,
             forward=once.forward,
-            recomputed=again * (linear + attention),
+            recomputed=self.again * (linear + attention + self._lora(video)),
             backward=gradients * (linear + self._head(video)) + FLASH_BACKWARD * attention,
-            trained=3 * once.trained + again * self._lora(video),
+            trained=3 * once.trained,
         )
 
     def of_batch(self, batch: dict) -> float:

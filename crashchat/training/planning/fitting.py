@@ -79,6 +79,7 @@ class Needs:
 def ways_of(config: TrainConfig, needs: Needs) -> list[Way]:
     """How a run can be made smaller without taking tokens from its videos, in the order to try it."""
     before = [] if config.gradient_checkpointing else ["gradient_checkpointing=true"]
+    before += ["checkpoint_every_n_layers=1"] if config.checkpoint_every_n_layers > 1 else []
     zero = needs.sharing.zero
     ways = [Way(before, zero)]
     if config.finetune == "lora" and not config.quantization:
@@ -94,7 +95,7 @@ def fit(gpu: Gpu, config: TrainConfig, needs: Needs, videos: Sequence[VideoShape
     """What to change, as little as possible, for a run to fit a card: first what costs time alone, then what
     costs exactness, then the tokens that a video may have.
 
-    needs: with gradient checkpointing. videos: of the training split.
+    needs: with every layer checkpointed. videos: of the training split.
     """
     one = max(video.length for video in videos)
     widest = max(videos, key=lambda video: video.kept)

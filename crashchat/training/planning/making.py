@@ -12,7 +12,7 @@ from crashchat.checkpoints.layouts import SO400M, native_config, read_vision_con
 from crashchat.config import check_share
 from crashchat.model.packing import split_by_tokens
 from crashchat.model.sequence import image_token_id
-from crashchat.settings import TrainConfig
+from crashchat.settings import SecondStageConfig, TrainConfig
 from crashchat.training.planning.cost import Exchange, OperationCounter, Step, time_of
 from crashchat.training.planning.fitting import Fit, Needs, fit
 from crashchat.training.planning.gpus import GIB, GPUS, SIZES, Gpu
@@ -120,6 +120,11 @@ def longest_of(steps: Sequence[Sequence[Sequence[Pass]]]) -> tuple[Pass, bool]:
     return max(passes, key=lambda found: (sum(video.length for video in found[0]), found[1]))
 
 
+def every_of(config: TrainConfig) -> int:
+    """Each so-manieth layer is checkpointed; 0: none."""
+    return config.checkpoint_every_n_layers if config.gradient_checkpointing else 0
+
+
 def tokens_of(videos: Pass) -> int:
     """Tokens of a pass."""
     return sum(video.length for video in videos)
@@ -206,25 +211,24 @@ def make_plan(
     advance("the model, without its weights")
     model = Imagined(base.config, config)
     sharing = Sharing(processes, zero, sum(weight.numel() for weight in model.trained))
+    own, other_every = every_of(config), 0 if config.gradient_checkpointing else 1
     alone = {}
-    for checkpointing in (True, False):
-        advance(f"a pass with{'' if checkpointing else 'out'} gradient checkpointing")
-        alone[checkpointing] = model.run(longest, checkpointing=checkpointing, again=again)
+    for every in dict.fromkeys((own, other_every, 1)):
+        advance(f"a pass with{'' if every else 'out'} gradient checkpointing")
+        alone[every] = model.run(longest, every=every, again=again)
     advance("a shorter pass")
     biggest = max(longest, key=lambda video: video.length)
-    short = [replace(biggest, kept=max(1, biggest.kept // 2), text=biggest.text // 2)]
-    small = model.run(short, checkpointing=True, again=again)
+    half = replace(biggest, kept=max(1, biggest.kept // 2), text=biggest.text // 2)
+    short = [replace(half, branches=biggest.branches[:1])]
+    small = model.run(short, every=1, again=again)
     advance("a validation pass")
     tested = model.validate(validation_pass(config, val))
-    memory, other, validating = (
-        sharing.of(one)
-        for one in (alone[config.gradient_checkpointing], alone[not config.gradient_checkpointing], tested)
-    )
+    memory, other, validating = (sharing.of(one) for one in (alone[own], alone[other_every], tested))
 
     counter = OperationCounter(base.config, config)
     needs = Needs(
         (tokens_of(short), small),
-        (tokens_of(longest), alone[True]),
+        (tokens_of(longest), alone[1]),
         tested,
         sharing=sharing,
         frozen=counter.weights,
@@ -232,7 +236,7 @@ def make_plan(
     gathered = (
         3 * (memory.largest[FROZEN] + memory.largest[TRAINED]) * processes if zero and zero.stage == 3 else 0
     )
-    exchange = Exchange(alone[True].largest[GRADIENTS], gathered, processes, nodes)
+    exchange = Exchange(alone[1].largest[GRADIENTS], gathered, processes, nodes)
     readers = max(1, READERS if config.num_workers is None else config.num_workers)
     first, later = timed(
         config, steps, counter, rate=rate, gpu=gpu, exchange=exchange, read=train.seconds_to_read / readers
@@ -283,12 +287,17 @@ def make_plan(
 
 
 def shortfall(config: TrainConfig, room: int, processes: int) -> str | None:
-    """What to say before a run that would not fit into `room` bytes of a card; None where it would."""
+    """What to say before a run that would not fit into `room` bytes of a card; None where it would.
+
+    None also for a second stage, whose steps are not planned: they draw answers, or have two to a question.
+    """
+    if isinstance(config, SecondStageConfig):
+        return None
     base, zero = base_of_run(config), read_zero(config.deepspeed)
     train = shapes_of(config, "train", base.settings, base.tokenizer)
     longest, again = longest_of(list(steps_of(config, train.videos, processes)))
     model = Imagined(base.config, config)
-    alone = model.run(longest, checkpointing=config.gradient_checkpointing, again=again)
+    alone = model.run(longest, every=every_of(config), again=again)
     peak = Sharing(processes, zero, sum(weight.numel() for weight in model.trained)).of(alone).peak
     if peak <= room:
         return None

@@ -149,15 +149,17 @@ class Imagined:
             self.model(**batch.as_dict())
         return self.ledger.memory()
 
-    def run(self, videos: Pass, *, checkpointing: bool, again: bool = False) -> Memory:
+    def run(self, videos: Pass, *, every: int, again: bool = False) -> Memory:
         """The memory of a step's pass and of the optimizer's step behind it.
 
-        checkpointing: recompute activations. again: a pass of a step that has made gradients already.
+        every: each so-manieth layer is checkpointed, 0: none. again: a pass of a step that has made
+        gradients already.
         """
-        if checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        model = base_of(self.model)
+        if every:
+            model.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=every)
         else:
-            self.model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()
         self.model.train()
         self.ledger.part = GRADIENTS
         for weight in self.trained if again else ():

@@ -19,7 +19,7 @@ from crashchat.config import describe, load_config
 from crashchat.errors import exit_code
 from crashchat.files import write_json_atomic
 from crashchat.processes import process_count, rank
-from crashchat.settings import ReinforceConfig, TrainConfig
+from crashchat.settings import TrainConfig
 from crashchat.training.planning.gpus import GPUS, REACHED, gpu_named
 from crashchat.training.planning.making import make_plan, shortfall
 from crashchat.training.planning.text import plan_text
@@ -46,7 +46,7 @@ def count(text: str) -> int:
 
 def warn_of_memory(config: TrainConfig) -> None:
     """One line on stderr where the run would not fit the GPU at hand, from the first process."""
-    if torch.cuda.is_available() and rank() == 0 and not isinstance(config, ReinforceConfig):
+    if torch.cuda.is_available() and rank() == 0:
         line = shortfall(config, torch.cuda.mem_get_info()[0], process_count())
         if line:
             print(f"warning: {line}", file=sys.stderr)
