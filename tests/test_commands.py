@@ -40,6 +40,14 @@ def test_a_wrong_word_is_named(capsys):
         assert told in output
 
 
+def test_an_option_given_twice_is_refused(capsys):
+    words = ["compare", "a=x", "--losses", "a", "b=y", "--out", "o"]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--losses", "b"])
+    assert end.value.code == 2 and "--losses is given twice" in capsys.readouterr().err
+    assert main(words) == 1 and "a=x" not in capsys.readouterr().err.partition("usage")[2]
+
+
 def test_wrong_settings_are_found_before_any_process_starts(tmp_path):
     for words, told in (
         (["epoch=3"], "unknown key 'epoch'"),

@@ -1,8 +1,8 @@
 """Synthetic dashcam clips as real H.264 files, with annotations in the released format
 that are exact by construction.
 
-    crashchat synthesize --out data/demo                        240 train, 40 val and 100 test clips, six
-    tasks crashchat synthesize --out data/general --pretraining 3000  clips with general questions
+    crashchat synthesize --out data/demo                        240 train, 40 val, 100 test clips, six tasks
+    crashchat synthesize --out data/general --pretraining 3000  clips with general questions
 
 Half of the clips are crashes; the others are near misses of every kind and plain driving, drawn by the same
 code. The same seed gives the same scenes and annotations, whatever the number of processes.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_good_clips_are_judged_and_broken_ones_named(folder, analyzed):
         result = read(out / f"{name}.json")
         assert result["status"] == "failed" and cause in result["error"], (name, result["error"])
         assert f"{name}." in errors and result["error"] in errors
+    assert re.search(r"30\.0/30 \[[\d:<]+\]", errors)
     assert "7 crash" in errors and "13 no crash" in errors and "10 failed" in errors
 
 

@@ -55,6 +55,11 @@ def test_best_worst_and_random_clips_with_answers_as_text(rows, tiny_data, tmp_p
     assert [lane.name for lane in crash.lanes] == ["annotated", "mute", "odd"]
     assert (crash.lanes[2].start, crash.lanes[2].end, crash.lanes[1].start) == (1.0, 2.0, None)
     assert crash.lanes[1].verdicts == [("no answer", False), ("no interval", False), ("no first sign", False)]
+    records = read({"mute": rows["mute"], "perfect": rows["perfect"]}, tiny_data)
+    right = [
+        lane for card in clip_cards(records, sum_rows(records), tiny_data, tmp_path)[0] for lane in card.lanes
+    ]
+    assert ("sign +0.0 s", True) in [said for lane in right for said in lane.verdicts]
     write_report({"odd": [odd]}, tiny_data, tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "&lt;b&gt;maybe" in page and "<b>maybe" not in page
