@@ -191,7 +191,7 @@ def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_token
     assert model.active_adapter == "one"
     for name in ("one", "two", "one"):
         model.set_adapter(name)
-        answers, logits = answer_from_prefix(
+        answers, logits, _ = answer_from_prefix(
             model,
             tiny_tokenizer,
             prefix=prefill(model, tiny_tokenizer, [visual]),
