@@ -119,7 +119,9 @@ def test_words_that_the_launcher_does_not_know_are_named(words):
 
 
 def test_the_launcher_explains_itself():
-    assert "train|evaluate CONFIG [processes] [key=value ...]" in run("bash", "scripts/launch.sh", "--help")
+    assert "train|reinforce|prefer|evaluate CONFIG [processes] [key=value ...]" in run(
+        "bash", "scripts/launch.sh", "--help"
+    )
     assert "CONFIG [processes]" in run("bash", "scripts/launch.sh", "train", ok=False)
 
 
