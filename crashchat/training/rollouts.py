@@ -10,7 +10,7 @@ A question's G answers cost its prompt G times and the video once.
 import contextlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ from crashchat.training.batches import Fetch, QuestionDataset, QuestionSampler
 from crashchat.training.policy import advantages_of
 from crashchat.training.rewards import Judged, Reward, value_of
 from crashchat.training.sharing import share_questions
-from crashchat.video.tokens import VideoSettings, VisualTokens
+from crashchat.video.tokens import VideoSettings, VisualTokens, without_pixels
 
 
 @dataclass
@@ -312,14 +312,8 @@ class Roller:
 
 def _with_features(visual: VisualTokens, features: torch.Tensor) -> VisualTokens:
     """The video as it goes through the language model again: encoded already."""
-    return VisualTokens(
-        pixel_values=visual.pixel_values[:0],
-        grid_thw=visual.grid_thw,
-        merge_sizes=visual.merge_sizes,
-        compression_mask=visual.compression_mask,
-        seconds=visual.seconds,
-        features=features.clone(),  # made in inference mode, it could not be learnt through
-    )
+    # Features that were made in inference mode could not be learnt through.
+    return replace(without_pixels(visual), features=features.clone(), cache_key=None)
 
 
 def figures_of(rollouts: Iterable[Rollout]) -> dict[str, tuple[float, int]]:

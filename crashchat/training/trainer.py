@@ -1,7 +1,8 @@
 """Training steps, validation and checkpoints: transformers' Trainer, fed with questions grouped by video."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -124,13 +125,25 @@ class QuestionTrainer(Trainer):
         )
         counted, passes = int(shares[:, 0].sum()), int(shares[:, 1].max())
         self.speed.count(*map(int, shares[:, 2:].sum(dim=0)))
-        total = torch.zeros((), device=self.args.device)
-        for index in range(passes):
+
+        def loss_of(index: int) -> Tensor:
             # All processes make the same number of passes (ZeRO-3 gathers weights in step); a surplus one
             # counts nothing. Gradients are averaged over processes, so each one's sum is scaled up to make
             # the average a sum.
             scale = self.args.world_size / counted if index < len(batches) else 0.0
-            last = index == passes - 1
+            own = min(index, len(batches) - 1)
+            return self.run_model(model, batches[own], inputs["videos"][own]) * scale
+
+        return self.run_passes(model, [partial(loss_of, index) for index in range(passes)])
+
+    def run_passes(self, model, losses: Sequence[Callable[[], Tensor]]) -> Tensor:
+        """Forward and backward of a step's passes; processes exchange gradients in the last one alone.
+
+        losses: each runs its pass and returns its loss. Returns float32[], their sum.
+        """
+        total = torch.zeros((), device=self.args.device)
+        for index, loss_of in enumerate(losses):
+            last = index == len(losses) - 1
             self.accelerator.gradient_state._set_sync_gradients(last)
             with (
                 contextlib.nullcontext()
@@ -140,8 +153,7 @@ class QuestionTrainer(Trainer):
                 if self.config.offload_activations
                 else contextlib.nullcontext(),
             ):
-                own = min(index, len(batches) - 1)
-                loss = self.run_model(model, batches[own], inputs["videos"][own]) * scale
+                loss = loss_of()
                 self.accelerator.backward(
                     loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {})
                 )
@@ -150,13 +162,9 @@ class QuestionTrainer(Trainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            trained = [
-                (name, weight)
-                for name, weight in (model or self.model).named_parameters()
-                if weight.requires_grad
-            ]
-            projector = [weight for name, weight in trained if is_projector(name)]
-            others = [weight for name, weight in trained if not is_projector(name)]
+            trained = trained_state(model or self.model)
+            projector = [weight for name, weight in trained.items() if is_projector(name)]
+            others = [weight for name, weight in trained.items() if not is_projector(name)]
             kind: Any = torch.optim.AdamW
             if self.config.optimizer == "adamw_8bit":
                 from bitsandbytes.optim import AdamW8bit as kind
@@ -221,21 +229,16 @@ class QuestionTrainer(Trainer):
         videos shared among processes, several read and asked at a time.
         """
         dataset: QuestionDataset = eval_dataset if eval_dataset is not None else self.eval_dataset
-        rank, processes = self.args.process_index, self.args.world_size
-        own = dataset.numbers[rank::processes]
-        starts = range(0, len(own), VIDEOS_AT_ONCE)
-        fetches = [sum(own[start : start + VIDEOS_AT_ONCE], []) for start in starts]
+        processes = self.args.world_size
+        fetches = self.validation_fetches(dataset.numbers)
         # Every process runs the same number of batches (ZeRO-3 gathers weights in step); the surplus counts
         # nothing.
         rounds = -(-len(dataset.numbers[::processes]) // VIDEOS_AT_ONCE)
         surplus = rounds - len(fetches)
-        loader = QuestionLoader(dataset, [*fetches, *[dataset.numbers[0]] * surplus], self.readers)
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        progress = tqdm(
-            loader, desc="validation", leave=False, disable=None if self.is_world_process_zero() else True
-        )
-        for index, inputs in enumerate(progress):
+        padded = [*fetches, *[dataset.numbers[0]] * surplus]
+        for index, inputs in enumerate(self.validation_loader(dataset, padded)):
             batches = cast(list[dict], self._prepare_input(inputs["batches"]))
             for place in range(int(self.gather_numbers([len(batches)]).max())):
                 one = min(place, len(batches) - 1)
@@ -246,8 +249,25 @@ class QuestionTrainer(Trainer):
         if processes > 1:
             dist.all_reduce(totals)
         loss_sum, count = totals.tolist()
-        metrics = {f"{metric_key_prefix}_loss": loss_sum / count}
         self.model.train()
+        return self.told({f"{metric_key_prefix}_loss": loss_sum / count})
+
+    def validation_fetches(self, numbers: list[list[int]]) -> list[list[int]]:
+        """This process's share of the question numbers of each video, those of several videos together."""
+        own = numbers[self.args.process_index :: self.args.world_size]
+        return [sum(own[start : start + VIDEOS_AT_ONCE], []) for start in range(0, len(own), VIDEOS_AT_ONCE)]
+
+    def validation_loader(self, dataset: QuestionDataset, fetches: list[list[int]]) -> tqdm:
+        """The model's inputs of these fetches, with a progress bar on the first process."""
+        return tqdm(
+            QuestionLoader(dataset, fetches, self.readers),
+            desc="validation",
+            leave=False,
+            disable=None if self.is_world_process_zero() else True,
+        )
+
+    def told(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Log what a validation found, and tell the callbacks; returns it."""
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.speed.restart()
