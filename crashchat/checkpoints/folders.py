@@ -32,7 +32,7 @@ from crashchat.model.quantized import quantize
 from crashchat.model.sequence import image_token_id
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype, print_once
-from crashchat.settings import MAX_FPS, MAX_FRAMES
+from crashchat.settings import MAX_FPS, MAX_FRAMES, Settings
 from crashchat.video.tokens import VideoSettings, VisionSettings
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -139,6 +139,20 @@ def load_video_settings(
         max_frames=max_frames or sampling.max_frames or VideoSettings.max_frames,
         vision=vision,
         token_compression=token_compression,
+    )
+
+
+def video_settings_of(folder: str | Path, config: Settings) -> VideoSettings:
+    """How a run wants its videos: its settings, and where they say nothing the checkpoint's.
+
+    Raises CheckpointError as load_video_settings does.
+    """
+    return load_video_settings(
+        folder,
+        config.fps,
+        max_frames=config.max_frames,
+        max_visual_tokens=config.max_visual_tokens,
+        token_compression=config.token_compression,
     )
 
 

@@ -18,7 +18,8 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.draws import Draw
-from crashchat.answering.generate import answer_from_prefix, decode, encode, prefill
+from crashchat.answering.generate import answer_from_prefix, decode
+from crashchat.answering.prefix import encode, prefill
 from crashchat.data.annotations import Question, VideoQAs
 from crashchat.data.truth import crash_start_of
 from crashchat.model.attention import BRANCH_ATTENTION

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings, save_checkpoint
+from crashchat.checkpoints.folders import load_model, load_tokenizer, save_checkpoint, video_settings_of
 from crashchat.checkpoints.model_card import ModelCard, write_card
 from crashchat.command import run_command
 from crashchat.config import check_share, save_config
@@ -82,13 +82,7 @@ def _train(config: TrainConfig) -> Path:
     set_seed(config.seed)
 
     tokenizer = load_tokenizer(config.base_model)
-    settings = load_video_settings(
-        config.base_model,
-        config.fps,
-        max_frames=config.max_frames,
-        max_visual_tokens=config.max_visual_tokens,
-        token_compression=config.token_compression,
-    )
+    settings = video_settings_of(config.base_model, config)
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
     warn_of_memory(config)
     card = None

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 
-from crashchat.answering.generate import answer_from_prefix, prefill
+from crashchat.answering.generate import answer_from_prefix
+from crashchat.answering.prefix import prefill
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.conversion import convert as convert_layout
 from crashchat.checkpoints.folders import (

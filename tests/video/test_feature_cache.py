@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from crashchat.answering.generate import answer_questions, encode
+from crashchat.answering.generate import answer_questions
+from crashchat.answering.prefix import encode
 from crashchat.checkpoints.folders import load_model, load_video_settings
 from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.model.lora import add_adapter

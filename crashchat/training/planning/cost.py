@@ -13,11 +13,11 @@ from statistics import mean
 
 from transformers import VideoLlama3Config
 
+from crashchat.checkpoints.folders import MERGE_SIZE
 from crashchat.checkpoints.layouts import text_and_vision
 from crashchat.model.attention import NOTHING
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.gpus import GB, NETWORK, Gpu
-from crashchat.training.planning.memory import MERGE
 from crashchat.training.planning.shapes import Pass, VideoShape
 
 FLASH_BACKWARD = 2.5
@@ -144,18 +144,18 @@ class OperationCounter:
         return 2 * self.head * video.labelled
 
     def _lora(self, video: VideoShape) -> float:
-        return 2 * self.lora * video.length + 2 * self.vision_lora * video.visual * MERGE**2
+        return 2 * self.lora * video.length + 2 * self.vision_lora * video.visual * MERGE_SIZE**2
 
     def _trained(self, video: VideoShape) -> float:
         return 2 * self.projector * video.kept + self._lora(video)
 
     def _encoder(self, video: VideoShape) -> float:
-        return 2 * self.encoder * video.visual * MERGE**2
+        return 2 * self.encoder * video.visual * MERGE_SIZE**2
 
     def _frames(self, video: VideoShape) -> float:
         """Attention within the frames."""
-        a_frame = video.rows * video.columns * MERGE**2
-        return 4 * self.wide * self.deep * video.visual * MERGE**2 * a_frame
+        a_frame = video.rows * video.columns * MERGE_SIZE**2
+        return 4 * self.wide * self.deep * video.visual * MERGE_SIZE**2 * a_frame
 
 
 @dataclass(frozen=True)

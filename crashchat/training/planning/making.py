@@ -7,11 +7,12 @@ from statistics import mean
 
 from transformers import PreTrainedTokenizerBase, VideoLlama3Config
 
-from crashchat.checkpoints.folders import load_tokenizer, load_video_settings
+from crashchat.checkpoints.folders import load_tokenizer, video_settings_of
 from crashchat.checkpoints.layouts import SO400M, native_config, read_vision_config, text_and_vision
 from crashchat.config import check_share
 from crashchat.model.packing import split_by_tokens
 from crashchat.model.sequence import image_token_id
+from crashchat.processes import GPU_READERS
 from crashchat.settings import SecondStageConfig, TrainConfig
 from crashchat.training.planning.cost import Exchange, OperationCounter, Step, time_of
 from crashchat.training.planning.fitting import Fit, Needs, fit
@@ -29,7 +30,6 @@ RELEASED_7B = {
     "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064, "rms_norm_eps": 1e-6,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
 }  # fmt: skip
-READERS = 8  # of each process beside a GPU, where num_workers does not say
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,7 @@ def base_of_run(config: TrainConfig) -> Base:
 
     Raises CheckpointError for a folder that is there and cannot be used.
     """
-    settings = load_video_settings(
-        config.base_model,
-        config.fps,
-        max_frames=config.max_frames,
-        max_visual_tokens=config.max_visual_tokens,
-        token_compression=config.token_compression,
-    )
+    settings = video_settings_of(config.base_model, config)
     if (config.base_model / "config.json").exists():
         tokenizer = load_tokenizer(config.base_model)
         vision = read_vision_config(config.vision_config)
@@ -237,7 +231,7 @@ def make_plan(
         3 * (memory.largest[FROZEN] + memory.largest[TRAINED]) * processes if zero and zero.stage == 3 else 0
     )
     exchange = Exchange(alone[1].largest[GRADIENTS], gathered, processes, nodes)
-    readers = max(1, READERS if config.num_workers is None else config.num_workers)
+    readers = max(1, GPU_READERS if config.num_workers is None else config.num_workers)
     first, later = timed(
         config, steps, counter, rate=rate, gpu=gpu, exchange=exchange, read=train.seconds_to_read / readers
     )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import VideoLlama3Config
 
+from crashchat.checkpoints.folders import MERGE_SIZE
 from crashchat.checkpoints.layouts import text_and_vision
 from crashchat.model.attention import BRANCH_ATTENTION
 from crashchat.model.lora import base_of
@@ -42,7 +43,6 @@ from crashchat.training.planning.shapes import Pass, VideoShape
 from crashchat.training.setup import prepared
 from crashchat.video.tokens import VisualTokens
 
-MERGE = 2  # patches a side that make one visual token
 TEXT_TOKEN = 0  # whichever; only the numbers of tokens count
 EIGHT_BIT_BLOCK = 256  # numbers of a moment that share a scale (bitsandbytes)
 
@@ -201,15 +201,15 @@ def batch_of(videos: Pass, image_token: int, ledger: Ledger | None = None, patch
     """A batch of such videos. ledger: for pixels that are imagined; None: for real, black ones."""
     visuals = []
     for video in videos:
-        size = (video.visual * MERGE**2, 3 * patch**2)
+        size = (video.visual * MERGE_SIZE**2, 3 * patch**2)
         pixels: Any = torch.zeros(size, dtype=torch.uint8, device="cpu" if ledger is None else "meta")
         kept = torch.zeros(video.visual, dtype=torch.bool)
         kept[: video.kept] = True
         visuals.append(
             VisualTokens(
                 pixel_values=pixels if ledger is None else ledger.imagine(pixels),
-                grid_thw=torch.tensor([[video.frames, video.rows * MERGE, video.columns * MERGE]]),
-                merge_sizes=torch.tensor([MERGE]),
+                grid_thw=torch.tensor([[video.frames, video.rows * MERGE_SIZE, video.columns * MERGE_SIZE]]),
+                merge_sizes=torch.tensor([MERGE_SIZE]),
                 compression_mask=kept,
                 seconds=[0.0] * video.frames,
             )
