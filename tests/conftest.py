@@ -1,6 +1,10 @@
 """What several test files share: the reference data beside the project, and the tiny base checkpoint."""
 
 import os
+
+# Before torch is imported: tests fork processes (helpers/forks.py), which OpenMP's threads would not outlive.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -97,11 +101,11 @@ def flash_adapters(tiny_base, once) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def trained(tiny_data, once) -> Path:
-    """The output folder of a training on one process."""
-    from tests.helpers.commands import train
+    """The output folder of a training on one process, by the script."""
+    from tests.helpers.commands import run, train_command
 
     def make(out: Path) -> None:
-        output = train(tiny_data, out, 1)
+        output = run(*train_command(tiny_data, out, 1))
         assert "trained parameters" in output and "best validation loss" in output
         assert "FutureWarning" not in output
 
@@ -110,10 +114,10 @@ def trained(tiny_data, once) -> Path:
 
 @pytest.fixture(scope="session")
 def trained_by_two(tiny_data, once) -> Path:
-    """The output folder of the same training on two processes."""
-    from tests.helpers.commands import train
+    """The output folder of the same training on two processes, by the script and torchrun."""
+    from tests.helpers.commands import run, train_command
 
-    return once("trained_by_two", lambda out: train(tiny_data, out, 2))
+    return once("trained_by_two", lambda out: run(*train_command(tiny_data, out, 2)))
 
 
 @pytest.fixture(scope="session")

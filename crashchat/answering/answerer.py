@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.constraints import Choices, constraint_for
+from crashchat.answering.draws import Draw
 from crashchat.answering.generate import answer_from_prefix, decode, yes_and_no, yes_probability
 from crashchat.answering.outputs import Answer
 from crashchat.answering.prefix import Prefix, encode, prefill
@@ -36,10 +37,13 @@ Key = TypeVar("Key")
 
 
 class Asked(NamedTuple):
-    """A question on a video. task: a name of TASKS, None for a general question."""
+    """A question on a video. task: a name of TASKS, None for a general question. draw: how its answer is
+    drawn; None: the likeliest.
+    """
 
     text: str
     task: str | None
+    draw: Draw | None = None
 
     @classmethod
     def of(cls, task: str) -> "Asked":
@@ -139,7 +143,7 @@ class Answerer:
     ) -> list[list[Answer]]:
         """The answers to each video's questions, all at once.
 
-        group: what the answers say of who gave them.
+        group: what the answers say of who gave them. Either all questions are answered by drawing or none is.
         """
         constraints = None
         if self.decode == "constrained":
@@ -153,6 +157,7 @@ class Answerer:
                 for visual, row in zip(context.visuals, questions, strict=True)
             ]
         texts = [[asked.text for asked in row] for row in questions]
+        draws = [[asked.draw for asked in row if asked.draw is not None] for row in questions]
         with self.under(context, adapter) as prefix:
             tokens, logits, _ = answer_from_prefix(
                 self.model,
@@ -161,6 +166,7 @@ class Answerer:
                 texts,
                 max_new_tokens=self.max_new_tokens,
                 constraints=constraints,
+                draws=draws if any(draws) else None,
             )
         return [
             [

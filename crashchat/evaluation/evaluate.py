@@ -28,6 +28,7 @@ from crashchat.answering.answerer import (
     tokens_at_once,
 )
 from crashchat.answering.constraints import Choices
+from crashchat.answering.draws import Draw
 from crashchat.answering.outputs import Answer
 from crashchat.checkpoints.folders import video_settings_of
 from crashchat.checkpoints.model_card import read_card, tell_cards
@@ -66,6 +67,14 @@ MAY_DIFFER = {
     "num_workers", "feature_cache", "feature_cache_gb", "output_dir", "limit", "tasks", "seed",
     "max_tokens_per_batch",
 }  # fmt: skip
+
+
+def draw_of(config: EvalConfig, question: Question) -> Draw | None:
+    """How a question's answer is drawn: by a seed of its own, whatever is asked beside it."""
+    if config.temperature is None:
+        return None
+    seed = f"{config.seed}/{question.task}/{question.data_id}"
+    return Draw(seed, config.temperature, 1.0 if config.top_p is None else config.top_p)
 
 
 class VideoReader(Dataset):
@@ -193,7 +202,8 @@ def _answer(
     """
     config, first, processes = evaluation.config, rank() == 0, process_count()
     device = local_device()
-    run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER)
+    drawn = {"seed"} if config.temperature is not None else set()  # then another one gives other answers
+    run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER - drawn)
     run["weights"] = evaluation.weights  # written anew before the run goes on, they are another model's
     expected = {
         task: [question.data_id for video in videos for question in video.questions if question.task == task]
@@ -236,7 +246,10 @@ def _answer(
         for together in in_batches(reader, config.max_tokens_per_batch or tokens_at_once(device)):
             readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
             asked = [
-                [Asked(question.text, question.task) for question in open_questions[video.name]]
+                [
+                    Asked(question.text, question.task, draw_of(config, question))
+                    for question in open_questions[video.name]
+                ]
                 for video, _ in readable
             ]
             answers = (

@@ -35,6 +35,14 @@ def weights_hashes(config: EvalConfig) -> dict[str, str]:
     return found[0]
 
 
+def choosing(config: EvalConfig) -> str:
+    """How an answer's words are chosen."""
+    if config.temperature is None:
+        return "greedy"
+    top_p = "" if config.top_p is None else f" from the top {config.top_p}"
+    return f"drawn{top_p} at temperature {config.temperature}, seed {config.seed}"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What all prediction files of a run are made from: its settings, its data set, its weights' hashes."""
@@ -62,7 +70,7 @@ class Evaluation:
                 adapter=adapter,
                 dataset=self.dataset,
                 settings=config.model_dump(mode="json"),
-                decoding=f"greedy, {config.decode}, at most {config.max_new_tokens} tokens",
+                decoding=f"{choosing(config)}, {config.decode}, at most {config.max_new_tokens} tokens",
                 versions=versions(),
                 time=now(),
                 command=command_line(),

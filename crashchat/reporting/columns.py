@@ -61,6 +61,7 @@ HIGHER = (
     "closed_set",
     "mIoU",
     "AP@",
+    "judged_",
 )
 LOWER = ("calibration_error", "start_MAE", "end_MAE", "TTA_MAE")
 
