@@ -15,6 +15,21 @@ from filelock import FileLock
 
 from crashchat.config import ROOT
 
+# The files that take longest, by their place in tests/: handed out first, so that all workers end together.
+LONGEST = (
+    "training/test_train_scripts.py", "test_faults.py", "training/test_runs.py", "training/test_nodes.py",
+    "evaluation/test_eval_scripts.py", "training/test_plan.py", "test_readme.py", "training/test_curves.py",
+    "analysis/test_recordings.py", "analysis/test_analyze.py", "reporting/test_report_page.py",
+    "serving/test_serve.py", "evaluation/test_cheats.py", "training/test_reinforce.py",
+    "answering/test_cascade.py", "video/test_video.py", "training/test_precision.py",
+    "checkpoints/test_damage.py", "serving/test_serve_page_data.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -23,9 +23,9 @@ def scored(tiny_data, tiny_base, tmp_path):
     crashchat("evaluate", f"configs/eval/{RECOGNITION}.yaml", *words, "max_new_tokens=2", "fps=1")
     path = prediction_path(tmp_path, RECOGNITION, "model")
 
-    def score(folder, *more: str) -> int:
-        words = [RECOGNITION, "--predictions", str(path), "--card", str(folder), "--data-dir", str(tiny_data)]
-        return main([*words, *more])
+    def score(folder, data=tiny_data) -> int:
+        words = [RECOGNITION, "--predictions", str(path), "--card", str(folder), "--data-dir", str(data)]
+        return main(words)
 
     return model, path, score
 
@@ -60,7 +60,7 @@ def test_no_card_takes_scores_that_are_not_its_own_or_not_sure(scored, tiny_base
     for folder, said in ((other, "name the folder that answered"), (plain, "no card to write scores into")):
         assert score(folder) == 1 and said in capsys.readouterr().err
     assert (other / CARD_FILE).read_text() == kept
-    assert score(model, "--data-dir", str(tmp_path / "nowhere")) == 1
+    assert score(model, tmp_path / "nowhere") == 1
     assert "held against their annotations" in " ".join(capsys.readouterr().err.split())
     manifest_path(path).unlink()
     assert score(model) == 1 and "no card takes its scores" in capsys.readouterr().err
