@@ -28,7 +28,6 @@ from crashchat.answering.answerer import (
     tokens_at_once,
 )
 from crashchat.answering.constraints import Choices
-from crashchat.answering.draws import Draw
 from crashchat.answering.outputs import Answer
 from crashchat.checkpoints.folders import video_settings_of
 from crashchat.checkpoints.model_card import read_card, tell_cards
@@ -40,6 +39,7 @@ from crashchat.data.journals import PredictionJournal, done_ids, find_journals, 
 from crashchat.data.manifests import manifest_path
 from crashchat.data.predictions import make_record, prediction_path
 from crashchat.data.truth import by_name, read_crash_starts
+from crashchat.evaluation.choosing import draw_of
 from crashchat.evaluation.manifest import Evaluation, model_name, weights_hashes
 from crashchat.files import held
 from crashchat.model.lora import base_of
@@ -67,14 +67,6 @@ MAY_DIFFER = {
     "num_workers", "feature_cache", "feature_cache_gb", "output_dir", "limit", "tasks", "seed",
     "max_tokens_per_batch",
 }  # fmt: skip
-
-
-def draw_of(config: EvalConfig, question: Question) -> Draw | None:
-    """How a question's answer is drawn: by a seed of its own, whatever is asked beside it."""
-    if config.temperature is None:
-        return None
-    seed = f"{config.seed}/{question.task}/{question.data_id}"
-    return Draw(seed, config.temperature, 1.0 if config.top_p is None else config.top_p)
 
 
 class VideoReader(Dataset):

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.data.datasets import DatasetUse
 from crashchat.data.manifests import FolderUse, Manifest, write_manifest
+from crashchat.evaluation.choosing import choosing
 from crashchat.processes import process_count, rank
 from crashchat.provenance import command_line, content_hash, file_hash, now, versions
 from crashchat.settings import EvalConfig
@@ -33,14 +34,6 @@ def weights_hashes(config: EvalConfig) -> dict[str, str]:
     if process_count() > 1:
         dist.broadcast_object_list(found)
     return found[0]
-
-
-def choosing(config: EvalConfig) -> str:
-    """How an answer's words are chosen."""
-    if config.temperature is None:
-        return "greedy"
-    top_p = "" if config.top_p is None else f" from the top {config.top_p}"
-    return f"drawn{top_p} at temperature {config.temperature}, seed {config.seed}"
 
 
 @dataclass(frozen=True)
