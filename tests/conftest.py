@@ -5,6 +5,7 @@ import os
 # Before torch is imported: tests fork processes (helpers/forks.py), which OpenMP's threads would not outlive.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -29,6 +30,13 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    # What has been imported stays: looking at all of it again takes half a second whenever a command, at its
+    # end, has garbage collected.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ shows: it takes seven seconds until such a process has imported what training ne
 """
 
 import atexit
+import gc
 import importlib
 import os
 import signal
@@ -110,6 +111,7 @@ def imported(command: str) -> None:
     """Import all that a command will, so that its process needs not."""
     for name in (f"crashchat.{program.COMMANDS[command][0]}", *LATER.get(command, ())):
         importlib.import_module(name)
+    gc.freeze()  # the processes then leave their shared memory as it is
 
 
 def begin(
