@@ -54,7 +54,7 @@ from crashchat.processes import (
     reader_count,
 )
 from crashchat.settings import EvalConfig
-from crashchat.tasks import TASKS
+from crashchat.tasks import TASKS, Task
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.reading import open_feature_cache, read_visual_tokens
 from crashchat.video.source import VideoError
@@ -125,16 +125,22 @@ def _task_of(question: Question) -> str:
     return question.task
 
 
+def _starts(task: Task, config: EvalConfig) -> dict[str, float]:
+    """The annotated crash starts that a task's records carry; none for one that is not scored by them."""
+    file = TASKS[task.before].annotation_file(config.split) if task.before else None
+    return read_crash_starts(config.data_dir / file, task) if file else {}
+
+
 def record_of(
     video: VideoQAs,
     question: Question,
     answer: Answer | VideoError,
-    starts: dict[str, float],
+    starts: dict[str, dict[str, float]],
     config: EvalConfig,
 ) -> dict:
     """The prediction record of one answered (or failed) question.
 
-    starts: annotated crash starts, as scoring needs them.
+    starts: {task: annotated crash starts}, as its scoring needs them.
     """
     given = None if isinstance(answer, VideoError) else answer
     task = TASKS[_task_of(question)]
@@ -147,7 +153,7 @@ def record_of(
         answer=question.answer,
         source=video.source,
         error=None if given else str(answer),
-        crash_start=starts.get(Path(video.name).name) if task.name == "pre_crash_localization" else None,
+        crash_start=starts[task.name].get(Path(video.name).name),
         crash_probability=given.crash_probability if given else None,
         model=model_name(config),
     )
@@ -221,8 +227,7 @@ def _answer(
     if left:
         answerer = load_answerer(config, device)
         print_once(f"device {device}, dtype {answerer.model.dtype}, {processes} process(es)")
-        intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
-        starts = read_crash_starts(intervals) if intervals.is_file() else {}
+        starts = {name: _starts(TASKS[name], config) for name in files}
         journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
         readers = reader_count(config.num_workers)
         reader = DataLoader(
