@@ -1,12 +1,16 @@
 """Task sets: read from YAML, checked with file and line, and named by nobody outside crashchat/tasks."""
 
 import ast
+import re
+import shutil
+from typing import get_args
 
 import pytest
 
 from crashchat.config import CONFIG_DIR, ROOT, load_config
 from crashchat.settings import EvalConfig
-from crashchat.tasks import CRASHCHAT, TASK_SET_FILE, TASKS, TaskSet, TaskSetError, read_task_set, using
+from crashchat.tasks import CRASHCHAT, TASK_SET_FILE, TASKS, Task, TaskSet, TaskSetError, read_task_set, using
+from crashchat.tasks.records import AnyKind
 
 HEAD = "name: mine\nfile_prefix: mine\ntasks:\n"
 FIRST = '  - {name: crash, title: crash, group: all, answer: {kind: yes_no}, prompt: "Is there a crash?"}\n'
@@ -110,3 +114,27 @@ def test_conditions_hold_where_the_answer_was_given():
     assert CRASHCHAT.is_asked(interval, {"crash_recognition": "Yes"})
     assert not CRASHCHAT.is_asked(interval, {"crash_recognition": "No"})
     assert not CRASHCHAT.is_asked(interval, {})
+
+
+PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+
+
+def test_the_ten_lines_of_the_page_are_a_task_set(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert len(block.splitlines()) == 9
+    shutil.copy(CONFIG_DIR / "tasks" / "crashchat.yaml", tmp_path)
+    tasks = TaskSet(written(tmp_path, block))
+    assert list(tasks) == [*CRASHCHAT, "weather"]
+    assert tasks["weather"].prompt == "What is the weather like? Answer with one of: clear, rain, snow, fog."
+    assert tasks["weather"].parse("It rains: rain.") == {"pred_choice": "rain"}
+    assert tasks["weather"].annotation_file("train") == "weather_weather_train.json"
+
+
+def test_the_page_has_every_key_and_every_kind():
+    for key in {*Task.model_fields} - {"name", "title"}:
+        assert f"| `{key}` |" in PAGE, key
+    kinds = get_args(get_args(AnyKind)[0])
+    assert len(kinds) == 10
+    for kind in kinds:
+        (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{kind.name_of()}` |")]
+        assert all(f"`{key}`" in row for key in kind.model_fields if key != "kind"), row
