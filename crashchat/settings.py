@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from crashchat.errors import abbreviate
 from crashchat.json_files import Exact
 from crashchat.tasks import TASKS
+from crashchat.tasks.quantities import Timed
 
 Decode = Literal["free", "constrained"]
 Dtype = Literal["float32", "bfloat16"]
@@ -286,7 +287,7 @@ class PreferenceConfig(SecondStageConfig):
 class ReinforceConfig(SecondStageConfig):
     """What one run of reinforcement learning does: answers are drawn, rewarded, and learnt from."""
 
-    tasks: list[str] = Field(min_length=1)
+    tasks: list[str] = Field(default_factory=lambda: TASKS.task_set.of_kind(Timed), min_length=1)
     """Tasks whose answers are drawn and rewarded."""
     supervised_tasks: list[str] = Field(default_factory=list)
     """Tasks whose annotated answers are learnt beside them, so that they are not forgotten."""
