@@ -29,7 +29,7 @@ def example(request, tmp_path_factory, tiny_base):
     for decode in ("free", "constrained"):
         crashchat("evaluate", "configs/eval/all_tasks.yaml", f"model={folder / 'merged'}", "num_workers=0",
                   f"data_dir={folder / 'data'}", f"output_dir={folder / decode}", f"decode={decode}",
-                  "max_new_tokens=40", "option_probabilities=true" if decode == "constrained" else "seed=0")  # fmt: skip
+                  "max_new_tokens=40", f"option_probabilities={decode == 'constrained'}")  # fmt: skip
     assert TASKS.task_set is CRASHCHAT, "a command leaves the set in use that was before it"
     return file, folder
 
