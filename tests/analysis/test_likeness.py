@@ -4,7 +4,7 @@ import pytest
 
 from crashchat.analysis.likeness import unlike_training
 from crashchat.analysis.results import NO_CRASH, Window
-from crashchat.answering.answerer import BASE
+from crashchat.answering.engines import BASE
 from crashchat.checkpoints.model_card import ModelCard
 from crashchat.tasks import LINGUISTIC, PERCEPTION
 from crashchat.video.measures import ClipSpreads, Spread
