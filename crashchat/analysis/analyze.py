@@ -166,7 +166,15 @@ def analyze_clips(
     if arguments.ray:
         return analyze_on_ray(arguments, paths, out, tell)
     cascade, windows = cascade_of(arguments)
-    look = partial(analyze, cascade, paths, windows, out, resume=arguments.resume, jobs=arguments.jobs)
+    look = partial(
+        analyze,
+        cascade,
+        paths,
+        windows=windows,
+        out=out,
+        resume=arguments.resume,
+        jobs=arguments.jobs,
+    )
     if not under_torchrun():
         found = look(tell=tell)
     else:

@@ -7,6 +7,7 @@
 The gate in front (guard.py) refuses in words; what is refused here is JSON.
 """
 
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -44,6 +45,7 @@ from crashchat.serving.chat import (
 )
 from crashchat.serving.clip_service import Busy, ClipService, Gone
 from crashchat.serving.jobs import JobState
+from crashchat.serving.programs import Programs
 from crashchat.video.source import VideoError
 
 BUSY = {"Retry-After": "10"}
@@ -72,7 +74,7 @@ class Detail(Exact):
 
 PLAIN: dict = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 # What the gate in front answers, in words.
-REFUSED = {
+REFUSED: dict[int | str, dict] = {
     400: {"description": "the request is damaged", **PLAIN},
     401: {"description": "a password is needed", **PLAIN},
     403: {"description": "the page of another site asks", **PLAIN},
@@ -160,7 +162,7 @@ def add_api(app: FastAPI, service: ClipService) -> None:
         return Response(service.told(), media_type=CONTENT_TYPE_LATEST)
 
 
-def add_chat(app: FastAPI, service: ClipService) -> None:
+def add_chat(app: FastAPI, programs: Programs) -> None:
     """Add the paths that OpenAI's clients use."""
 
     @app.exception_handler(ChatError)
@@ -178,70 +180,79 @@ def add_chat(app: FastAPI, service: ClipService) -> None:
         where = ".".join(map(str, first["loc"]))
         return told(request, ChatError(422, f"{where}: {first['msg']}"))
 
-    def model_names() -> dict[str, str | None]:
-        """{the name that programs use: the adapter that answers}"""
-        choices = service.cascade.adapter_choices()
-        return {"crashchat": choices[0], **{name: name for name in choices if name}}
-
     @app.get("/v1/models", responses={401: REFUSED[401]})
     def models() -> ModelList:
-        return ModelList(data=[Model(id=name) for name in model_names()])
+        return ModelList(data=[Model(id=name) for name in _model_names(programs.service)])
 
     @app.post("/v1/files", responses=ERRORS)
     def upload(file: UploadFile) -> Uploaded:
-        path, name = _taken(service, file)
+        path, name = _taken(programs.service, file)
         size = path.stat().st_size
         return Uploaded(
-            id=service.keep_file(path), bytes=size, created_at=int(time.time()), filename=name[:200]
+            id=programs.keep_file(path), bytes=size, created_at=int(time.time()), filename=name[:200]
         )
 
     @app.delete("/v1/files/{file}", responses=ERRORS)
     def delete(file: FileId) -> Deleted:
-        if not service.drop_file(file):
+        if not programs.drop_file(file):
             raise ChatError(404, "no such file")
         return Deleted(id=file)
 
     @app.post("/v1/chat/completions", responses={200: {"model": ChatCompletion, "content": {
         "text/event-stream": {"schema": {"type": "string"}}}}, **ERRORS})  # fmt: skip
     def complete(request: ChatRequest) -> Response:
-        names = model_names()
-        if request.model not in names:
-            raise ChatError(404, f"there is no model {request.model!r}; known are {', '.join(names)}")
-        text, video = question_of(request)
-        limit = request.max_completion_tokens or request.max_tokens
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(service.slot())
-                asked = service.open_video(video, stack)
-            except Busy as busy:
-                raise ChatError(503 if service.draining else 429, str(busy)) from busy
-            except Gone as gone:
-                raise ChatError(404, str(gone)) from gone
-            except VideoError as error:
-                raise ChatError(422, f"the video: {error.cause}") from error
-            say = partial(service.say, asked, text, names[request.model], limit)
-            if request.stream:
-                # What was taken is given back when the answer has ended, whether anybody listens or not.
-                held = stack.pop_all()
+        return _complete(programs, request)
 
-                def streamed(heard: Callable[[str], None]) -> bool:
-                    with held:
-                        return say(heard=heard).ended
 
-                events = chunks(service.new_name(), request.model, streamed)
-                return StreamingResponse(events, media_type="text/event-stream")
-            said = say()
-        completion = ChatCompletion(
-            id=service.new_name(),
-            created=int(time.time()),
-            model=request.model,
-            choices=[
-                Choice(message=Reply(content=said.text), finish_reason="stop" if said.ended else "length")
-            ],
-            usage=Usage(
-                prompt_tokens=said.asked,
-                completion_tokens=said.answered,
-                total_tokens=said.asked + said.answered,
-            ),
-        )
-        return JSONResponse(completion.model_dump())
+def _model_names(service: ClipService) -> dict[str, str | None]:
+    """{the name that programs use: the adapter that answers}"""
+    choices = service.cascade.adapter_choices()
+    return {"crashchat": choices[0], **{name: name for name in choices if name}}
+
+
+def _name() -> str:
+    """A name for an answer."""
+    return f"chatcmpl-{secrets.token_urlsafe(16)}"
+
+
+def _complete(programs: Programs, request: ChatRequest) -> Response:
+    """The answer to a program's question, whole or streamed. Raises ChatError."""
+    names = _model_names(programs.service)
+    if request.model not in names:
+        raise ChatError(404, f"there is no model {request.model!r}; known are {', '.join(names)}")
+    text, video = question_of(request)
+    limit = request.max_completion_tokens or request.max_tokens
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(programs.service.slot())
+            asked = programs.open_video(video, stack)
+        except Busy as busy:
+            raise ChatError(503 if programs.service.draining else 429, str(busy)) from busy
+        except Gone as gone:
+            raise ChatError(404, str(gone)) from gone
+        except VideoError as error:
+            raise ChatError(422, f"the video: {error.cause}") from error
+        say = partial(programs.say, asked, text, adapter=names[request.model], most=limit)
+        if request.stream:
+            # What was taken is given back when the answer has ended, whether anybody listens or not.
+            held = stack.pop_all()
+
+            def streamed(heard: Callable[[str], None]) -> bool:
+                with held:
+                    return say(heard=heard).ended
+
+            events = chunks(_name(), request.model, streamed)
+            return StreamingResponse(events, media_type="text/event-stream")
+        said = say()
+    completion = ChatCompletion(
+        id=_name(),
+        created=int(time.time()),
+        model=request.model,
+        choices=[Choice(message=Reply(content=said.text), finish_reason="stop" if said.ended else "length")],
+        usage=Usage(
+            prompt_tokens=said.asked,
+            completion_tokens=said.answered,
+            total_tokens=said.asked + said.answered,
+        ),
+    )
+    return JSONResponse(completion.model_dump())

@@ -26,8 +26,7 @@ WHOLE_DATA_URL = re.compile(DATA_URL)
 Url = Annotated[str, StringConstraints(pattern=DATA_URL)]
 # JSON does not tell 5.0 from 5.
 Count = Annotated[
-    int,
-    BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value),
+    int, BeforeValidator(lambda value: int(value) if isinstance(value, float) and value % 1 == 0 else value)
 ]
 FileId = Annotated[str, StringConstraints(pattern=r"^file-[\w\-]{22}$")]
 

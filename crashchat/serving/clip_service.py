@@ -8,22 +8,19 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from crashchat.analysis.clip import MEBIBYTE, Analysis, Progress, analyze_clip
 from crashchat.analysis.options import VIDEO_SUFFIXES
 from crashchat.analysis.windows import WindowSettings
 from crashchat.answering.cascade import Cascade
 from crashchat.answering.engines import VideoContext
-from crashchat.answering.generate import decode
-from crashchat.model.sequence import Branch, branch_token_ids, prefix_ids
 from crashchat.serving.jobs import Jobs, JobState
 from crashchat.video.playable import is_playable, write_playable
-from crashchat.video.reading import read_span, read_visual_tokens
-from crashchat.video.source import VideoError, probe
+from crashchat.video.reading import read_span
+from crashchat.video.source import probe
 
 
 class Busy(Exception):
@@ -53,15 +50,6 @@ class Limits:
 
 class Gone(Exception):
     """Somebody names an upload that is not here."""
-
-
-class Said(NamedTuple):
-    """An answer to a program: its text, whether it ended by itself, and tokens of question and answer."""
-
-    text: str
-    ended: bool
-    asked: int
-    answered: int
 
 
 MESSAGES = 200  # of a clip's chat that are kept
@@ -94,7 +82,6 @@ class ClipService:
         # {file: folder} of each upload that no page has claimed.
         self._waiting: OrderedDict[str, Path] = OrderedDict()
         self._copying = threading.Lock()
-        self._files: OrderedDict[str, Path] = OrderedDict()
         self.jobs, self.draining = Jobs(8 * limits.queue), False
         self.told: Callable[[], bytes] = lambda: b""  # what /metrics says
 
@@ -130,83 +117,6 @@ class ClipService:
         return self.jobs.start(
             path, lambda progress: self._look(path, name, progress, draw=False).result, self._give_slot
         )
-
-    def keep_file(self, path: Path) -> str:
-        """Keep an upload of a program under an id, which is returned; where there are too many, the longest
-        unused is deleted.
-        """
-        name = f"file-{secrets.token_urlsafe(16)}"
-        with self._lock:
-            self._files[name] = path
-            oldest = next(iter(self._files)) if len(self._files) > self.limits.kept else None
-        if oldest is not None:
-            self.drop_file(oldest)
-        return name
-
-    def drop_file(self, name: str) -> bool:
-        """Delete a program's upload; whether there was one."""
-        with self._lock:
-            path = self._files.pop(name, None)
-        if path is not None:
-            path.unlink(missing_ok=True)
-        return path is not None
-
-    def open_video(self, video: bytes | str, stack: ExitStack) -> VideoContext:
-        """A video that a program sent, or the id of its upload, as the model takes it in.
-
-        stack: what is temporary goes with it. Raises Gone for an id that is none, and VideoError.
-        """
-        if isinstance(video, bytes):
-            path = self.place("clip")
-            stack.callback(path.unlink, missing_ok=True)
-            path.write_bytes(video)
-        else:
-            with self._lock:
-                if video not in self._files:
-                    raise Gone("no such file; upload it again")
-                self._files.move_to_end(video)
-                path = self._files[video]
-        source = probe(path)
-        seconds = source.timeline.end if source.timeline else None
-        if seconds is None or seconds > self.limits.max_seconds:
-            lasts = "its frames carry no times" if seconds is None else f"lasts {seconds:.0f} s"
-            raise VideoError(path, f"{lasts}; expected a video of {self.limits.max_seconds:.0f} s at most")
-        return VideoContext([read_visual_tokens(str(path), self.cascade.answerer.settings)])
-
-    def say(
-        self,
-        context: VideoContext,
-        question: str,
-        adapter: str | None,
-        most: int | None,
-        heard: Callable[[str], None] = lambda text: None,
-    ) -> Said:
-        """The answer to a program's question on a video. most: tokens at most. heard: given all the text so
-        far, again and again.
-        """
-        answerer = self.cascade.answerer
-
-        def text(tokens: list[int]) -> str:
-            return decode(answerer.tokenizer, tokens)
-
-        tokens = self.cascade.say(
-            context,
-            question,
-            adapter,
-            most=most,
-            heard=lambda so_far: heard(text(so_far)),
-        )
-        heard(text(tokens))
-        (visual,) = context.visuals
-        asked = len(prefix_ids(answerer.tokenizer, visual.seconds, visual.kept_per_frame))
-        asked += len(branch_token_ids(answerer.tokenizer, Branch(question))[0])
-        limit = min(most or answerer.max_new_tokens, answerer.max_new_tokens)
-        return Said(text(tokens), len(tokens) < limit, asked, len(tokens))
-
-    @staticmethod
-    def new_name() -> str:
-        """A name for an answer."""
-        return f"chatcmpl-{secrets.token_urlsafe(16)}"
 
     def drain(self, seconds: float) -> None:
         """Take nothing new, and return when all that was taken is done and told, or `seconds` are over."""

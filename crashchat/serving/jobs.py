@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from crashchat.analysis.clip import Progress
 from crashchat.analysis.results import FAILED, ClipResult
@@ -110,7 +110,7 @@ class Jobs:
         """{status: jobs} of those that are told of."""
         with self._lock:
             states = [job.state.status for job in self._jobs.values()]
-        return {status: states.count(status) for status in ("queued", "running", *ENDED)}
+        return {status: states.count(status) for status in get_args(JobStatus)}
 
     def forgo(self) -> None:
         """Those that have ended by now are waited for no more, whether anybody has asked for them or not."""

@@ -40,6 +40,7 @@ from crashchat.serving.clip_service import ClipService, Limits
 from crashchat.serving.connections import Connection
 from crashchat.serving.guard import RequestGuard
 from crashchat.serving.metrics import Metrics
+from crashchat.serving.programs import Programs
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PASSWORD = "CRASHCHAT_PASSWORD"
@@ -64,7 +65,7 @@ def create_app(service: ClipService, password: str | None = None, hosts: list[st
         redoc_url=None,
     )
     add_api(app, service)
-    add_chat(app, service)
+    add_chat(app, Programs(service))
 
     @app.get("/clips/{token}", include_in_schema=False)
     def clip_of_page(token: str) -> FileResponse:
