@@ -39,7 +39,8 @@ def test_ray_with_processes_killed_gives_the_results_of_one(folder, expected, mo
     pytest.importorskip("ray", reason="Ray is not installed (requirements-ray.txt)")
     out = tmp_path / "out"
     process = start(folder[0], "--out", out, "--jsonl", tmp_path / "lines", "--ray", "local", *model)
-    killed = kill_at_random(process, ("ray::ClipAnswerer", "ray::ClipReader"), seed=5, most=3, every=8.0)
+    names = ("ray::ClipAnswerer", "ray::ClipReader")
+    killed = kill_at_random(process, names, seed=5, most=3, done=lambda: len(list(out.glob("*.json"))))
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 1, errors[-3000:]
     assert killed >= 1
@@ -88,6 +89,10 @@ def test_processes_of_one_machine_give_the_results_of_one(folder, expected, mode
 def test_evaluation_on_ray_writes_the_files_of_one_process(tiny_base, tiny_data, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed (requirements-ray.txt)")
     files = {}
+
+    def begun() -> int:  # journals are there when processes are asked
+        return 2 * any((tmp_path / "ray").rglob("*.jsonl"))
+
     for name, more in (("one", []), ("ray", ["ray=local"])):
         command = [
             sys.executable, "-m", "crashchat", "evaluate", "configs/eval/all_tasks.yaml",
@@ -99,7 +104,8 @@ def test_evaluation_on_ray_writes_the_files_of_one_process(tiny_base, tiny_data,
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         if more:
-            kill_at_random(process, ("ray::RayAnswerer", "ray::RayReader"), seed=3, most=2, every=6.0)
+            names = ("ray::RayAnswerer", "ray::RayReader")
+            kill_at_random(process, names, seed=3, most=1, done=begun)
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said[-3000:]
         found = (tmp_path / name).glob("*/*/*_predict.json")

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 FATAL = "kills who "
@@ -62,16 +63,19 @@ def descendants(pid: int) -> dict[int, str]:
     return found
 
 
-def kill_at_random(process, names: tuple[str, ...], seed: int, most: int, every: float) -> int:
+def kill_at_random(process, names: tuple[str, ...], seed: int, most: int, done: Callable[[], int]) -> int:
     """While a process runs, kill one of its descendants whose command line has one of these names now and
-    then, `most` times at most; returns how many were killed.
+    then, `most` times at most, each after some more was done; returns how many were killed.
     """
-    draw, killed = random.Random(seed), 0
+    draw, killed, enough = random.Random(seed), 0, 2
     while process.poll() is None:
-        time.sleep(every * draw.uniform(0.5, 1.5))
+        time.sleep(0.2)
+        if done() < enough:
+            continue
         below = sorted(descendants(process.pid).items())
         there = [pid for pid, line in below if any(name in line for name in names)]
         if there and killed < most:
             os.kill(draw.choice(there), signal.SIGKILL)
             killed += 1
+            enough = done() + draw.randrange(1, 6)
     return killed
