@@ -177,7 +177,11 @@ class Fleet:
             "log_to_driver": False,
             "runtime_env": {"env_vars": {"PYTHONPATH": path, "TQDM_DISABLE": "1"}},
         }
-        own = {"address": LOCAL, "num_cpus": max(2, os.cpu_count() or 2), "include_dashboard": False}
+        own: dict[str, Any] = {
+            "address": LOCAL,
+            "num_cpus": max(2, os.cpu_count() or 2),
+            "include_dashboard": False,
+        }
         try:
             ray.init(**(own if address == LOCAL else {"address": address}), **common)
         except ConnectionError as error:
@@ -199,7 +203,7 @@ class Fleet:
         return f"Ray: {self.readers} process(es) read, {self.answerers} answer"
 
     def _crew(self, kind: type, words: tuple, count: int, gpus: int = 0) -> _Crew:
-        made = self._ray.remote(kind).options(num_cpus=0 if gpus else 1, num_gpus=gpus, max_restarts=0)
+        made: Any = self._ray.remote(kind).options(num_cpus=0 if gpus else 1, num_gpus=gpus, max_restarts=0)
         return _Crew(lambda: made.remote(*words), count)
 
     def open_answerers(self, kind: type, *words: object) -> _Crew:
