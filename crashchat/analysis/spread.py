@@ -29,6 +29,7 @@ from crashchat.analysis.windows import WindowSettings
 from crashchat.answering.cascade import Cascade
 from crashchat.fleet import Fleet, Lost
 from crashchat.processes import Claims, join_processes, rank
+from crashchat.tasks import TASKS, TaskSet, read_task_set, use
 from crashchat.video.tokens import VideoSettings
 
 Clip = tuple[str, Path]  # its name and where it lies
@@ -55,7 +56,8 @@ class ClipAnswerer:
     arguments: the command line's. out: where recordings' windows are kept. draw: whether to draw strips.
     """
 
-    def __init__(self, arguments: argparse.Namespace, out: Path | None):
+    def __init__(self, arguments: argparse.Namespace, out: Path | None, task_set: Path):
+        use(TaskSet(task_set))
         self.arguments, self.out = arguments, out
         self._loaded: tuple[Cascade, WindowSettings] | None = None
 
@@ -98,8 +100,10 @@ def analyze_on_ray(
     names = name_clips(paths)
     results: list[ClipResult | None] = [None] * len(paths)
     told = 0
+    if arguments.task_set is None:
+        use(read_task_set(None, arguments.linguistic, arguments.model))
     with Fleet(arguments.ray) as fleet:
-        answerers = fleet.open_answerers(ClipAnswerer, arguments, out)
+        answerers = fleet.open_answerers(ClipAnswerer, arguments, out, TASKS.task_set.path)
         described, settings, windows = fleet.ask(answerers, "describe")
         print(fleet)
 

@@ -25,11 +25,11 @@ from crashchat.model.videollama3 import CrashChatModel
 from crashchat.provenance import OURS
 from crashchat.settings import Decode
 from crashchat.tasks import TASKS, Group
+from crashchat.tasks.task_set import CRASH
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.source import VideoError
 from crashchat.video.tokens import VideoSettings, VisualTokens
 
-RECOGNITION = "crash_recognition"
 MAX_VIDEOS = 16  # answered at once: what a killed run has to do again
 Key = TypeVar("Key")
 
@@ -43,14 +43,15 @@ class Asked(NamedTuple):
     @classmethod
     def of(cls, task: str) -> "Asked":
         """A task's own question."""
-        return cls(TASKS[task].prompt, task)
+        return cls(TASKS[task].prompt or "", task)
 
 
 class Answerer:
     """An engine, its model's tokenizer, and how answers are made. Not for several threads at once.
 
     decode: "free" or "constrained" (constraints.py); a question of no task is always answered freely.
-    choices: {task: its training answers}, for tasks limited to them.
+    choices: {task: its training answers}, for tasks limited to them. option_probabilities: say how likely
+    each answer is, of tasks whose answers are listed.
     """
 
     def __init__(
@@ -62,12 +63,17 @@ class Answerer:
         max_new_tokens: int,
         decode: Decode = "free",
         choices: dict[str, Choices] | None = None,
+        option_probabilities: bool = False,
     ):
-        """Raises EngineError for answers of a form from an engine that cannot keep to one."""
+        """Raises EngineError for what the engine cannot do: answers of a form, probabilities of options."""
         self.engine, self.tokenizer, self.settings = engine, tokenizer, settings
         self.max_new_tokens, self.decode, self.choices = max_new_tokens, decode, choices or {}
-        if decode == "constrained" and not engine.constrains:
-            raise EngineError("this engine answers freely alone; decode=constrained needs engine=torch")
+        self.option_probabilities = option_probabilities
+        if not engine.constrains and (decode == "constrained" or option_probabilities):
+            raise EngineError(
+                "this engine answers freely alone; decode=constrained and option_probabilities=true need "
+                "engine=torch"
+            )
 
     @property
     def model(self) -> nn.Module:
@@ -102,19 +108,29 @@ class Answerer:
                 for visual, row in zip(context.visuals, questions, strict=True)
             ]
         texts = [[asked.text for asked in row] for row in questions]
-        said = self.engine.answer(context, texts, adapter, constraints)
+        listed = [[self._candidates(asked) for asked in row] for row in questions]
+        said = self.engine.answer(context, texts, adapter, constraints, listed=listed)
         return [
             [
                 Answer(
                     asked.task,
                     group,
                     decode(self.tokenizer, answer.tokens),
-                    answer.yes if asked.task == RECOGNITION else None,
+                    answer.yes if _tells_crash(asked.task) else None,
+                    dict(zip(options, answer.likely, strict=True)) or None,
                 )
-                for asked, answer in zip(row, answers, strict=True)
+                for asked, options, answer in zip(row, candidates, answers, strict=True)
             ]
-            for row, answers in zip(questions, said, strict=True)
+            for row, candidates, answers in zip(questions, listed, said, strict=True)
         ]
+
+    def _candidates(self, asked: Asked) -> tuple[str, ...]:
+        """A question's possible answers; none where they are not to be held against each other."""
+        return TASKS[asked.task].answer.candidates if asked.task and self.option_probabilities else ()
+
+
+def _tells_crash(task: str | None) -> bool:
+    return task is not None and TASKS[task].fact == CRASH
 
 
 def open_engine(

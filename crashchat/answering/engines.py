@@ -5,7 +5,7 @@
 TorchEngine computes in this process; VllmEngine (vllm.py) asks a server that batches all that it is asked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedTokenizerBase
 
+from crashchat.answering.candidates import Question, candidate_probabilities
 from crashchat.answering.constraints import Constraint
 from crashchat.answering.generate import Heard, answer_from_prefix, unheard, yes_probability
 from crashchat.answering.prefix import (
@@ -58,11 +59,12 @@ class Said(NamedTuple):
     """An engine's answer to one question.
 
     tokens: ids without the closing `<|im_end|>`. yes: probability of the first of two tokens against the
-    second, as the answer's first.
+    second, as the answer's first. likely: of the listed answers, where they were asked for.
     """
 
     tokens: list[int]
     yes: float
+    likely: Sequence[float] = ()
 
 
 class Engine(Protocol):
@@ -88,13 +90,14 @@ class Engine(Protocol):
         constraints: list[list[Constraint | None]] | None,
         most: int | None = None,
         heard: Heard = unheard,
+        listed: list[list[tuple[str, ...]]] | None = None,
     ) -> list[list[Said]]:
         """The answers to each video's questions, all at once.
 
         adapter: whose answers; None: whatever the model is, BASE: the base alone. constraints: what each
         answer may be, for an engine that constrains. most: tokens of an answer at most, where that is less
         than the engine's own. heard: called with the first answer's tokens so far, as they come, by an engine
-        that can.
+        that can. listed: answers whose probabilities are told, for an engine that constrains.
         """
 
     def likelihoods(
@@ -169,6 +172,7 @@ class TorchEngine:
         constraints: list[list[Constraint | None]] | None,
         most: int | None = None,
         heard: Heard = unheard,
+        listed: list[list[tuple[str, ...]]] | None = None,
     ) -> list[list[Said]]:
         """See Engine."""
         with self.under(context, adapter) as prefix:
@@ -181,9 +185,19 @@ class TorchEngine:
                 constraints=constraints,
                 heard=heard,
             )
+            candidates = listed or [[()] * len(row) for row in questions]
+            likely = candidate_probabilities(
+                self.model,
+                self.tokenizer,
+                prefix,
+                [list(map(Question, *both)) for both in zip(questions, candidates, strict=True)],
+            )
         return [
-            [Said(ids, yes_probability(first, self.yes_no)) for ids, first in zip(row, firsts, strict=True)]
-            for row, firsts in zip(tokens, logits, strict=True)
+            [
+                Said(ids, yes_probability(first, self.yes_no), shares)
+                for ids, first, shares in zip(*row, strict=True)
+            ]
+            for row in zip(tokens, logits, likely, strict=True)
         ]
 
     @torch.inference_mode()

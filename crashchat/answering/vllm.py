@@ -128,10 +128,11 @@ class VllmEngine:
         constraints: list[list[Constraint | None]] | None,
         most: int | None = None,
         heard: Heard = unheard,
+        listed: list[list[tuple[str, ...]]] | None = None,
     ) -> list[list[Said]]:
         """See Engine. Raises EngineError."""
         assert adapter is None and constraints is None, "open_engine and Answerer refuse both"
-        del heard  # the server is asked for whole answers
+        del heard, listed  # the server is asked for whole answers; Answerer refuses lists
         at_most = min(most or self.max_new_tokens, self.max_new_tokens)
         ask = partial(self._complete, told=self.yes_no, most=at_most)
         with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,7 @@ from crashchat.processes import (
     reader_count,
 )
 from crashchat.settings import EvalConfig
+from crashchat.tasks import TASKS, TaskSet, use
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.reading import open_feature_cache, read_visual_tokens
 from crashchat.video.source import VideoError
@@ -110,6 +112,7 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
         max_new_tokens=config.max_new_tokens,
         decode=config.decode,
         choices=choices,
+        option_probabilities=config.option_probabilities,
     )
 
 
@@ -164,7 +167,8 @@ class RayAnswerer:
     needed.
     """
 
-    def __init__(self, config: EvalConfig):
+    def __init__(self, config: EvalConfig, task_set: Path):
+        use(TaskSet(task_set))
         self.config = config
         self._loaded: Answerer | None = None
 
@@ -192,7 +196,7 @@ def answers_on_ray(config: EvalConfig, asking: Asking) -> Iterator[Answered]:
     """
     assert config.ray is not None
     with Fleet(config.ray) as fleet:
-        answerers = fleet.open_answerers(RayAnswerer, config)
+        answerers = fleet.open_answerers(RayAnswerer, config, TASKS.task_set.path)
         limit = fleet.ask(answerers, "limit")
         print(fleet)
         rounds = fleet.spread(

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from crashchat.answering.answerer import open_engine
+from crashchat.answering.answerer import Asked, open_engine
 from crashchat.answering.engines import Engine, VideoContext
 from crashchat.answering.vllm import EngineError
 from crashchat.checkpoints.folders import load_video_settings
@@ -55,21 +55,22 @@ def differences(
     closing: the token that ends an answer.
     """
     visual = read_visual_tokens(str(path), settings)
-    questions = [[task.prompt for task in TASKS.values()]]
+    questions = [[Asked.of(task).text for task in TASKS]]
     # Each its own: what one has seen the other must see by itself.
     seen, shown = VideoContext([visual]), VideoContext([visual])
     (expected,), (found,) = (
         engine.answer(context, questions, adapter=None, constraints=None)
         for engine, context in ((ours, seen), (theirs, shown))
     )
-    for task, (one, _), (other, _) in zip(TASKS.values(), expected, found, strict=True):
+    for task, us, them in zip(TASKS.values(), expected, found, strict=True):
+        one, other = us.tokens, them.tokens
         if one == other:
             continue
         pairs = enumerate(zip(one, other, strict=False))
         at = next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))
         tokens = tuple((answer[at:] or [closing])[0] for answer in (one, other))
         left, right = (
-            engine.likelihoods(context, task.prompt, begun=one[:at], tokens=list(tokens))
+            engine.likelihoods(context, task.prompt or "", begun=one[:at], tokens=list(tokens))
             for engine, context in ((ours, seen), (theirs, shown))
         )
         yield Difference(task.name, one[:at], (tokens[0], tokens[1]), ours=left, theirs=right)

@@ -33,7 +33,7 @@ from crashchat.files import held
 from crashchat.fleet import FleetError
 from crashchat.processes import join_processes, print_once, process_count, rank
 from crashchat.settings import EvalConfig
-from crashchat.tasks import TASKS
+from crashchat.tasks import TASKS, Task
 
 RESOLVED_CONFIG = "eval_config.yaml"
 # Settings that may differ when a run goes on: they change what is asked first and how fast, not the answers.
@@ -49,16 +49,22 @@ def _task_of(question: Question) -> str:
     return question.task
 
 
+def _starts(task: Task, config: EvalConfig) -> dict[str, float]:
+    """The annotated crash starts that a task's records carry; none for one that is not scored by them."""
+    file = TASKS[task.before].annotation_file(config.split) if task.before else None
+    return read_crash_starts(config.data_dir / file, task) if file else {}
+
+
 def record_of(
     video: VideoQAs,
     question: Question,
     answer: Answer | CrashChatError,
-    starts: dict[str, float],
+    starts: dict[str, dict[str, float]],
     config: EvalConfig,
 ) -> dict:
     """The prediction record of one answered (or failed) question.
 
-    starts: annotated crash starts, as scoring needs them.
+    starts: {task: annotated crash starts}, as its scoring needs them.
     """
     given = None if isinstance(answer, CrashChatError) else answer
     task = TASKS[_task_of(question)]
@@ -71,8 +77,9 @@ def record_of(
         answer=question.answer,
         source=video.source,
         error=None if given else str(answer),
-        crash_start=starts.get(Path(video.name).name) if task.name == "pre_crash_localization" else None,
+        crash_start=starts[task.name].get(Path(video.name).name),
         crash_probability=given.crash_probability if given else None,
+        option_probabilities=given.option_probabilities if given else None,
         model=model_name(config),
     )
 
@@ -144,8 +151,7 @@ def _answer(
         )
 
     if left:
-        intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
-        starts = read_crash_starts(intervals) if intervals.is_file() else {}
+        starts = {name: _starts(TASKS[name], config) for name in files}
         journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
         asked = Asking(left, open_questions)
         rounds = answers_on_ray(config, asked) if config.ray else answers_here(config, asked, store)

@@ -33,7 +33,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 import crashchat
 from crashchat.analysis.clip import MEBIBYTE
 from crashchat.analysis.options import AnalyzeError, add_model_options, cascade_of
-from crashchat.command import make_parser
+from crashchat.command import make_parser, with_task_set
 from crashchat.errors import CrashChatError, error_line
 from crashchat.serving.api import add_api, add_chat
 from crashchat.serving.clip_service import ClipService, Limits
@@ -139,7 +139,8 @@ def read_password(arguments: argparse.Namespace) -> str | None:
     return password or None
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("serve", __doc__)
     add_arguments(parser)
