@@ -117,7 +117,7 @@ class Answerer:
                     group,
                     decode(self.tokenizer, answer.tokens),
                     answer.yes if _tells_crash(asked.task) else None,
-                    dict(zip(options, answer.likely, strict=True)) or None,
+                    option_probabilities=dict(zip(options, answer.likely, strict=True)) or None,
                 )
                 for asked, options, answer in zip(row, candidates, answers, strict=True)
             ]
