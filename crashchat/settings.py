@@ -16,6 +16,8 @@ from crashchat.tasks.quantities import Timed
 
 Decode = Literal["free", "constrained"]
 Dtype = Literal["float32", "bfloat16"]
+EngineName = Literal["torch", "vllm"]
+ENGINE_ADDRESS = "http://127.0.0.1:8000"  # where scripts/engine.sh starts one
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Logger = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
 
@@ -392,6 +394,16 @@ class EvalConfig(Settings):
     """constrained: recognition says Yes or No, times have the annotations' form
     and lie within the video (constraints.py).
     """
+    ray: str | None = Field(default=None, min_length=1)
+    """Share the videos among the processes of the Ray cluster at this address; auto: the one that runs here,
+    else one made now (docs/fleet.md).
+    """
+    engine: EngineName = "torch"
+    """What answers: torch, the model in this process; vllm, a server with what `crashchat convert --to vllm`
+    wrote (docs/fleet.md).
+    """
+    engine_address: str = Field(default=ENGINE_ADDRESS, pattern="^https?://")
+    """Where that server is."""
     training_answers: list[str] = Field(default_factory=list)
     """Tasks whose answer must be one of the training split's, word for word; needs decode=constrained."""
     option_probabilities: bool = False
@@ -403,6 +415,8 @@ class EvalConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self):
+        if self.ray and self.feature_cache:
+            raise ValueError("feature_cache= is a folder of one machine's readers; leave it out with ray=")
         if self.training_answers and self.decode == "free":
             raise ValueError(f"training_answers={self.training_answers} needs decode=constrained")
         return self

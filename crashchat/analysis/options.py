@@ -20,7 +20,7 @@ from crashchat.checkpoints.adapters import CONFIG_FILE
 from crashchat.command import add_task_set
 from crashchat.config import ROOT
 from crashchat.errors import CrashChatError
-from crashchat.settings import Decode
+from crashchat.settings import ENGINE_ADDRESS, Decode, EngineName
 from crashchat.tasks import read_task_set, use
 
 VIDEO_SUFFIXES = set(
@@ -69,6 +69,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="the vision encoder's settings, where the model has none",
+    )
+    group.add_argument(
+        "--engine",
+        choices=get_args(EngineName),
+        default="torch",
+        help="what answers: the model in this process, or a vLLM server with what `crashchat convert --to "
+        "vllm` wrote (default %(default)s)",
+    )
+    group.add_argument(
+        "--engine-address", metavar="URL", default=ENGINE_ADDRESS, help="where that is (default %(default)s)"
     )
     group = parser.add_argument_group("frames and answers")
     group.add_argument("--fps", type=float, help="frames a second (default: what the model's folder says)")
@@ -132,6 +142,7 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
         max_new_tokens=arguments.max_new_tokens,
         decode=arguments.decode,
         vision_config=arguments.vision_config,
+        engine_address=arguments.engine_address if arguments.engine == "vllm" else None,
     )
     gaps = {"whole_up_to": arguments.whole_up_to, "merge_gap": arguments.merge_gap}
     return cascade, window_settings(cascade, arguments.window, arguments.stride, **gaps)

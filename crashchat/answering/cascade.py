@@ -17,7 +17,9 @@ from pathlib import Path
 
 import torch
 
-from crashchat.answering.answerer import BASE, Answerer, Asked, VideoContext, load_with_adapters
+from crashchat.answering.answerer import Answerer, Asked, open_engine
+from crashchat.answering.engines import BASE, VideoContext
+from crashchat.answering.generate import Heard
 from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE
 from crashchat.checkpoints.folders import load_video_settings
@@ -97,6 +99,16 @@ class Cascade:
         with self._lock:
             return self.answerer.answer(context, [[Asked(question, None)]], adapter)[0][0].raw_response
 
+    def say(
+        self, context: VideoContext, question: str, adapter: str | None, most: int | None, heard: Heard
+    ) -> list[int]:
+        """The same as tokens. most, heard: see Engine."""
+        with self._lock:
+            ((said,),) = self.answerer.engine.answer(
+                context, [[question]], adapter, constraints=None, most=most, heard=heard
+            )
+        return said.tokens
+
 
 def _adapters(folders: dict[str, Path]) -> dict[str, str]:
     """{group of tasks: the name of its adapter} of two folders, or of one twice. Raises CheckpointError."""
@@ -144,8 +156,10 @@ def load_cascade(
     decode: Decode = "free",
     vision_config: Path | None = None,
     device: torch.device | None = None,
+    engine_address: str | None = None,
 ) -> Cascade:
-    """A model folder of any layout, with two adapters, one (the same folder twice) or none.
+    """A model folder of any layout, with two adapters, one (the same folder twice) or none; or, with the
+    address of a vLLM server, what was exported for it.
 
     What the models learnt on is printed first. The content hashes are computed beside the loading;
     `Cascade.identity` waits for them. Raises CheckpointError for what does not load, and for one adapter
@@ -169,8 +183,15 @@ def load_cascade(
         token_compression=token_compression,
     )
     own = {name: folder for name, folder in folders.items() if name in adapters.values()}
-    model, tokenizer = load_with_adapters(model_folder, own, device, vision_config)
-    answerer = Answerer(model, tokenizer, settings, max_new_tokens=max_new_tokens, decode=decode)
+    engine, tokenizer = open_engine(
+        model_folder,
+        own,
+        max_new_tokens=max_new_tokens,
+        address=engine_address,
+        device=device,
+        vision_config=vision_config,
+    )
+    answerer = Answerer(engine, tokenizer, settings, max_new_tokens=max_new_tokens, decode=decode)
 
     def identify() -> dict:
         found: dict[str, dict | None] = dict.fromkeys((BASE, LINGUISTIC, PERCEPTION))

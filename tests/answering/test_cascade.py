@@ -24,8 +24,8 @@ from crashchat.analysis.windows import (
     status_of,
     window_of,
 )
-from crashchat.answering.answerer import BASE, VideoContext
 from crashchat.answering.cascade import LINGUISTIC, PERCEPTION, Cascade, load_cascade
+from crashchat.answering.engines import BASE, VideoContext
 from crashchat.answering.generate import answer_questions, decode
 from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.checkpoints.adapters import load_adapter
