@@ -26,6 +26,7 @@ COMMANDS = {
         "evaluation.evaluate",
         "ask a model about a split: a config, and settings that differ from it",
     ),
+    "conform": ("evaluation.conform", "hold an engine's answers against ours, token by token"),
     "score": ("evaluation.score", "score a prediction file"),
     "compare": ("reporting.compare", "score several runs side by side, as tables and a page"),
     "analyze": ("analysis.analyze", "clips in, crash reports out"),

@@ -178,8 +178,9 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         made = scratch / folder.name
         made.mkdir()
         yield made
-        for path in made.iterdir():  # safetensors makes files private; a model is shared like any other file
-            os.chmod(path, 0o644)
+        for path in made.rglob("*"):  # safetensors makes files private; a model is shared like any other file
+            if path.is_file():
+                os.chmod(path, 0o644)
         sync_tree(made)
         check_new(folder)
         if folder.exists():

@@ -17,6 +17,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
+from crashchat.errors import CrashChatError
 from crashchat.settings import Dtype
 
 LAUNCHER = "CRASHCHAT_LAUNCHER"  # scripts/launch.sh's process id, which is torchrun's
@@ -24,6 +25,10 @@ GPU_READERS = 8  # processes that read videos for one beside a GPU
 READ_AHEAD = 2  # fetches of each reader that may wait
 VIDEO_BYTES = 10240 * 4 * 588  # of a video of the recipe's size, before compression
 PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
+
+
+class ProcessesError(CrashChatError):
+    """Processes that cannot be started as they were asked for."""
 
 
 def rank() -> int:
@@ -39,6 +44,25 @@ def process_count() -> int:
 def under_torchrun() -> bool:
     """Whether torchrun started this process, be it as the only one."""
     return "WORLD_SIZE" in os.environ
+
+
+def start_processes(count: int) -> NoReturn:
+    """Become torchrun, which starts this command anew as `count` processes of this machine.
+
+    Raises ProcessesError for a number of processes that cannot be.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
+    if count < 1 or (gpus is not None and count > gpus):
+        raise ProcessesError(
+            f"--gpus {count}: expected 1 or more" + (f", and {gpus} at most are here" if gpus else "")
+        )
+    if gpus is None:  # they share the cores rather than fight for them
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ[LAUNCHER] = str(os.getpid())
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    words = [sys.executable, *torchrun, "-m", "crashchat", *sys.argv[1:]]
+    sys.stdout.flush()
+    os.execv(sys.executable, words)
 
 
 def join_processes() -> dist.Store | None:

@@ -16,6 +16,7 @@ PACKAGES = ("torch", "transformers", "peft")
 # What makes a model's answers: its weights, settings and words; pictures and cards beside them do not.
 WEIGHTS_AND_SETTINGS = {".safetensors", ".bin", ".json", ".txt"}
 CARD_FILE = "crashchat_card.json"  # describes a folder's content, and is no part of it
+OURS = "crashchat"  # the part of a model exported for an engine that stays on our side
 
 
 def file_hash(path: Path) -> str:
@@ -31,18 +32,21 @@ def text_hash(lines: list[str]) -> str:
 
 def content_hash(folder: Path, names: list[str] | None = None) -> str:
     """SHA-256 over the names and contents of a folder's own files
-    (or of those `names` that are there), as hex; its card is left out.
+    (or of those `names` that are there), as hex; its card is left out. Of a model exported for an engine,
+    the part on our side counts too.
     """
     paths = sorted(
         path
-        for path in folder.iterdir()
+        for path in (*folder.iterdir(), *(folder / OURS).glob("*"))
         if path.is_file()
         and path.name != CARD_FILE
         and (path.name in names if names else path.suffix in WEIGHTS_AND_SETTINGS)
     )
     with ThreadPoolExecutor() as pool:  # shards of gigabytes: hashlib lets other threads work meanwhile
         hashes = list(pool.map(file_hash, paths))
-    return text_hash([f"{path.name} {found}" for path, found in zip(paths, hashes, strict=True)])
+    return text_hash(
+        [f"{path.relative_to(folder)} {found}" for path, found in zip(paths, hashes, strict=True)]
+    )
 
 
 def versions() -> dict[str, str]:

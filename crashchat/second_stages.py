@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from crashchat.settings import TrainConfig
+from crashchat.tasks import TASKS
+from crashchat.tasks.quantities import Timed
 
 
 class SecondStageConfig(TrainConfig):
@@ -56,7 +58,7 @@ class PreferenceConfig(SecondStageConfig):
 class ReinforceConfig(SecondStageConfig):
     """What one run of reinforcement learning does: answers are drawn, rewarded, and learnt from."""
 
-    tasks: list[str] = Field(default=["crash_localization", "pre_crash_localization"], min_length=1)
+    tasks: list[str] = Field(default_factory=lambda: TASKS.task_set.of_kind(Timed), min_length=1)
     """Tasks whose answers are drawn and rewarded."""
     supervised_tasks: list[str] = Field(default_factory=list)
     """Tasks whose annotated answers are learnt beside them, so that they are not forgotten."""

@@ -15,6 +15,8 @@ from crashchat.tasks import TASKS
 
 Decode = Literal["free", "constrained"]
 Dtype = Literal["float32", "bfloat16"]
+EngineName = Literal["torch", "vllm"]
+ENGINE_ADDRESS = "http://127.0.0.1:8000"  # where scripts/engine.sh starts one
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Logger = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
 
@@ -31,8 +33,14 @@ class Settings(Exact):
 
     data_dir: Path = Path("data")
     """Folder of the annotation files; the videos' annotated paths start from it."""
+    task_set: Path | None = None
+    """File of the task set, in configs/tasks/; none: that of the model's folder, where it has one, else
+    CrashChat's six tasks.
+    """
     tasks: list[str] = Field(default_factory=lambda: list(TASKS))
-    """Tasks to learn or ask, by name; with annotations of general questions, an empty list takes all."""
+    """Tasks of the set to learn or ask, by name; with annotations of general questions, an empty list takes
+    all.
+    """
     annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
     """Annotation files by split, e.g. the released multi-task ones; empty: those of `tasks` in data_dir."""
     vision_config: Path | None = None
@@ -267,15 +275,35 @@ class EvalConfig(Settings):
     """constrained: recognition says Yes or No, times have the annotations' form
     and lie within the video (constraints.py).
     """
+    ray: str | None = Field(default=None, min_length=1)
+    """Share the videos among the processes of the Ray cluster at this address; auto: the one that runs here,
+    else one made now (docs/fleet.md).
+    """
+    engine: EngineName = "torch"
+    """What answers: torch, the model in this process; vllm, a server with what `crashchat convert --to vllm`
+    wrote (docs/fleet.md).
+    """
+    engine_address: str = Field(default=ENGINE_ADDRESS, pattern="^https?://")
+    """Where that server is."""
     training_answers: list[str] = Field(default_factory=list)
     """Tasks whose answer must be one of the training split's, word for word; needs decode=constrained."""
+    option_probabilities: bool = False
+    """Also say how likely each answer is, of tasks whose answers can be listed: each is a branch of its
+    own.
+    """
     limit: int | None = Field(default=None, gt=0, le=10**9)
     """Ask only about the first so many videos."""
 
     @model_validator(mode="after")
     def _consistent(self):
+        if self.ray and self.feature_cache:
+            raise ValueError("feature_cache= is a folder of one machine's readers; leave it out with ray=")
         if self.training_answers and self.decode == "free":
             raise ValueError(f"training_answers={self.training_answers} needs decode=constrained")
+        if self.temperature is not None and self.engine != "torch":
+            raise ValueError(
+                f"temperature={self.temperature} needs engine=torch: another draws by other seeds"
+            )
         if self.top_p is not None and self.temperature is None:
             raise ValueError(f"top_p={self.top_p} needs temperature: without one no answer is drawn")
         return self

@@ -11,6 +11,7 @@ import pytest
 
 from crashchat.__main__ import COMMANDS, main
 from crashchat.config import ROOT
+from crashchat.tasks import TASKS
 from tests.helpers.commands import SETTINGS, forked
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -68,7 +69,9 @@ def test_shown_commands_and_options_exist(page, capsys):
         first, *words = shlex.split(line)
         if first == "crashchat":
             assert words[0] in COMMANDS, line
-            asked = words[:2] if words[0] == "score" else words[:1]
+            asked = words[:1]
+            if words[0] == "score":  # docs/tasks.md scores a task of its own making
+                asked = words[:2] if words[1] in TASKS else ["score", next(iter(TASKS))]
             with pytest.raises(SystemExit):
                 main([*asked, "--help"])
             told = capsys.readouterr().out

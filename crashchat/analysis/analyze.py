@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
@@ -28,12 +28,14 @@ from tqdm import tqdm
 
 from crashchat.analysis.clip import analyze_clip, as_text, blank_result
 from crashchat.analysis.options import VIDEO_SUFFIXES, add_model_options, cascade_of
-from crashchat.analysis.result_files import finished, journal_path, name_clips, write_report, write_result
+from crashchat.analysis.result_files import finished, kept, name_clips, write_report
 from crashchat.analysis.results import FAILED, ClipResult
+from crashchat.analysis.spread import analyze_on_ray, share_clips
 from crashchat.analysis.windows import WindowSettings
 from crashchat.answering.cascade import Cascade
-from crashchat.command import make_parser
+from crashchat.command import make_parser, with_task_set
 from crashchat.errors import error_line, exit_code
+from crashchat.processes import rank, start_processes, under_torchrun
 
 
 def find_clips(words: Iterable[str]) -> tuple[list[Path], list[Path]]:
@@ -76,20 +78,25 @@ def analyze(
     out: Path | None,
     resume: bool = False,
     jobs: int = 2,
-    tell: Callable[[ClipResult], None] = lambda result: None,
-) -> list[ClipResult]:
-    """Look at all clips and write their files to `out` (None: nothing is written). tell: given each result.
+    tell: Callable[[ClipResult], None] | None = None,
+    claims: Iterable[int] | None = None,
+) -> dict[int, ClipResult]:
+    """Look at clips and write their files to `out` (None: nothing is written); {clip's number: result}.
 
     jobs: clips in work at a time: one is read while the model looks at another. resume: take over what an
-    earlier run has done. A clip that cannot be read, or whose files cannot be written, fails alone.
+    earlier run has done. tell: given each result, in order. claims: the numbers of the clips to look at, each
+    asked for when its turn comes; None: all. A clip that cannot be read, or whose files cannot be written,
+    fails alone.
     """
     names = name_clips(paths)
     # A recording is one clip for a long time, so that parts of clips count.
     layout = "{desc}: {percentage:3.0f}%|{bar:20}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
-    bar = tqdm(total=len(paths), desc="clips", file=sys.stderr, bar_format=layout)
+    bar = tqdm(total=len(paths), desc="clips", file=sys.stderr, bar_format=layout, disable=rank() > 0)
     shares: dict[str, float] = {}
 
     def show(name: str, share: float, step: str) -> None:
+        if bar.disable:
+            return
         shares[name] = share
         bar.n = sum(shares.values())
         bar.set_postfix_str(f"{name}: {step}"[:70], refresh=False)
@@ -102,11 +109,10 @@ def analyze(
         blank = blank_result(name, path, cascade, windows)
         if out and resume and (done := finished(out, blank)):
             return done
-        journal = journal_path(out, name) if out else None
-        try:
-            if journal and not resume:
-                journal.unlink(missing_ok=True)
-            analysis = analyze_clip(
+        return kept(
+            out,
+            blank,
+            lambda journal: analyze_clip(
                 cascade,
                 path,
                 windows,
@@ -114,27 +120,34 @@ def analyze(
                 journal=journal,
                 progress=partial(show, name),
                 draw=out is not None,
-            )
-            if out:
-                write_result(out, analysis)
-        except OSError as error:
-            file = error.filename2 or error.filename or out
-            blank.error = as_text(f"its results can't be written: {file}: {error.strerror}")
-            return blank
-        return analysis.result
+            ),
+            resume=resume,
+        )
 
     def one(path: Path) -> ClipResult:
         result = look_at(path)
         show(result.name, 1.0, "done")
         return result
 
-    results = []
+    results: dict[int, ClipResult] = {}
+    waited_for = [0]  # the first clip that is not told of
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        futures = [pool.submit(one, path) for path in paths]
+        pending: dict[Future[ClipResult], int] = {}
+
+        def settle(most: int) -> None:
+            """Wait until at most so many clips are in work, and tell of those that are done, in order."""
+            while len(pending) > most:
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    results[pending.pop(future)] = future.result()
+                while tell and waited_for[0] in results:
+                    tell(results[waited_for[0]])
+                    waited_for[0] += 1
+
         try:
-            for future in futures:
-                results.append(future.result())
-                tell(results[-1])
+            for number in claims or range(len(paths)):
+                pending[pool.submit(one, paths[number])] = number
+                settle(jobs)
+            settle(0)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -142,6 +155,36 @@ def analyze(
     bar.refresh()
     bar.close()
     return results
+
+
+def analyze_clips(
+    arguments: argparse.Namespace, paths: list[Path], out: Path | None, tell: Callable[[ClipResult], None]
+) -> list[ClipResult] | None:
+    """The results of all clips, by the processes that the command line asks for; None in those that torchrun
+    started besides the first.
+    """
+    if arguments.ray:
+        return analyze_on_ray(arguments, paths, out, tell)
+    cascade, windows = cascade_of(arguments)
+    look = partial(
+        analyze,
+        cascade,
+        paths,
+        windows=windows,
+        out=out,
+        resume=arguments.resume,
+        jobs=arguments.jobs,
+    )
+    if not under_torchrun():
+        found = look(tell=tell)
+    else:
+        shared = share_clips(lambda claims: look(claims=claims), len(paths))
+        if shared is None:
+            return None
+        found = shared
+        for number in range(len(paths)):
+            tell(found[number])
+    return [found[number] for number in range(len(paths))]
 
 
 def summary(results: list[ClipResult], passed_over: list[Path]) -> list[str]:
@@ -197,11 +240,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on after a kill: keep what --out has of the same model and settings",
     )
+    group = parser.add_argument_group("many processes (docs/fleet.md)")
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="share the clips among the processes of a Ray cluster; auto: the one here, else one made now",
+    )
+    group.add_argument(
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="share the clips among N processes of this machine, each with a GPU where there are any",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="clips in work at a time (default %(default)s)")
     add_model_options(parser)
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("analyze", __doc__)
     add_arguments(parser)
@@ -210,6 +266,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit code."""
+    if arguments.gpus is not None and not under_torchrun():
+        return exit_code(lambda: start_processes(arguments.gpus), failed=2)
     return exit_code(lambda: _run(arguments), failed=2)
 
 
@@ -233,12 +291,11 @@ def _run(arguments: argparse.Namespace) -> int:
                     print(json.dumps(result.as_json(), ensure_ascii=False), file=lines, flush=True)
 
             paths, passed_over = find_clips(arguments.paths)
-            cascade, windows = cascade_of(arguments)
             if out:
                 out.mkdir(parents=True, exist_ok=True)
-            results = analyze(
-                cascade, paths, windows, out, resume=arguments.resume, jobs=arguments.jobs, tell=tell
-            )
+            results = analyze_clips(arguments, paths, out, tell)
+            if results is None:  # the first process has them
+                return 0
         except BrokenPipeError:  # the reader of the stream has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would stumble over it once more at exit
             return 1

@@ -22,8 +22,9 @@ from torch.nn.functional import interpolate, pad
 from crashchat.analysis.likeness import unlike_training
 from crashchat.analysis.results import FAILED, ClipResult, ModelIdentity, Sampling, Window
 from crashchat.analysis.windows import WindowSettings, failed_window, find_events, plan, status_of, window_of
-from crashchat.answering.answerer import MAX_VIDEOS, VideoContext, in_batches, tokens_at_once
+from crashchat.answering.answerer import MAX_VIDEOS, in_batches, tokens_at_once
 from crashchat.answering.cascade import Cascade
+from crashchat.answering.engines import VideoContext
 from crashchat.answering.outputs import CascadeOutput
 from crashchat.checkpoints.model_card import warnings_of
 from crashchat.data.journals import PredictionJournal
@@ -87,7 +88,8 @@ def as_text(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _size(path: Path) -> int | None:
+def size_on_disk(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
     try:
         return os.path.getsize(path) if os.path.isfile(path) else None
     except OSError:
@@ -99,12 +101,48 @@ def blank_result(name: str, path: Path, cascade: Cascade, windows: WindowSetting
     return ClipResult(
         name=name,
         path=as_text(path),
-        bytes=_size(path),
+        bytes=size_on_disk(path),
         warnings=warnings_of(cascade.cards.values()),
         model=ModelIdentity.model_validate(cascade.identity),
         sampling=_sampling(cascade, windows),
         versions=versions(),
     )
+
+
+@dataclass
+class Reading:
+    """A clip that was read before the model is free for it.
+
+    shown: what read_and_show gives; None of a recording, which is read window by window. error: why it
+    cannot be read.
+    """
+
+    source: Source | None = None
+    shown: tuple[VisualTokens, Tensor] | None = None
+    error: VideoError | None = None
+
+
+def read_before(path: Path, settings: VideoSettings, windows: WindowSettings) -> Reading:
+    """Read a clip; never raises a VideoError."""
+    reading = Reading()
+    try:
+        reading.source = probe(path)
+        if len(_spans(reading.source, windows)) == 1:
+            reading.shown = read_and_show(path, settings, reading.source)
+    except VideoError as error:
+        reading.error = error
+    return reading
+
+
+def _spans(source: Source, windows: WindowSettings) -> list[tuple[float, float]]:
+    """The windows of a clip; one where it is not cut."""
+    seconds = _seconds(source)
+    frames = source.timeline.pts if source.timeline else []
+    return [(0.0, 0.0)] if seconds is None else plan(round(seconds, 3), windows, frames)
+
+
+def _seconds(source: Source) -> float | None:
+    return source.timeline.end if source.timeline else source.promised_seconds
 
 
 def analyze_clip(
@@ -116,11 +154,12 @@ def analyze_clip(
     progress: Progress = lambda share, step: None,
     draw: bool = True,
     max_seconds: float | None = None,
+    reading: Reading | None = None,
 ) -> Analysis:
     """Look at one clip, or at a recording window by window; only a few windows are in memory at a time.
 
     journal: windows that are done are kept there as they are made, and taken from there. draw: whether to
-    draw film strips.
+    draw film strips. reading: what read_before gave, where the clip was read already.
     Never raises: status `failed` and `error` tell of a clip that cannot be read, of a journal that cannot be
     written or is of another run, and an unexpected fault is printed with its trace besides. A clip longer
     than max_seconds fails.
@@ -130,14 +169,16 @@ def analyze_clip(
     analysis = Analysis(result)
     try:
         progress(0.0, "reading the file")
-        source = probe(path)
-        seconds = source.timeline.end if source.timeline else source.promised_seconds
+        if reading and reading.error:
+            raise reading.error
+        source = reading.source if reading and reading.source else probe(path)
+        seconds = _seconds(source)
         if seconds is not None and max_seconds is not None and seconds > max_seconds:
             raise VideoError(path, f"lasts {seconds:.0f} s, the limit is {max_seconds:.0f} s")
         if source.timeline is None and (max_seconds is not None or (seconds or 0) > windows.whole_up_to):
             raise VideoError(path, f"its frames carry no times; {REMEDY}")
-        frames = source.timeline.pts if source.timeline else []
-        if seconds is not None and len(spans := plan(round(seconds, 3), windows, frames)) > 1:
+        spans = _spans(source, windows)
+        if seconds is not None and len(spans) > 1:
             result.seconds = round(seconds, 3)
             settings = result.model_dump(mode="json", include={"path", "bytes", "model", "sampling"})
             with PredictionJournal(journal, settings) if journal else contextlib.nullcontext() as kept:
@@ -145,7 +186,8 @@ def analyze_clip(
                     cascade, path, source=source, spans=spans, journal=kept, progress=progress
                 )
         else:
-            visual, pictures = read_and_show(path, cascade.answerer.settings, source)
+            shown = reading.shown if reading else None
+            visual, pictures = shown or read_and_show(path, cascade.answerer.settings, source)
             result.seconds = round(seconds or cascade.answerer.settings.end_of(visual), 3)
             analysis.context = VideoContext([visual])
             (output,) = cascade.run(analysis.context, lambda step: progress(0.1, step))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from crashchat.analysis.results import Window
-from crashchat.answering.answerer import BASE
+from crashchat.answering.engines import BASE
 from crashchat.checkpoints.model_card import ModelCard
 from crashchat.video.measures import ClipSpreads, measures_of, unlike
 from crashchat.video.source import Source

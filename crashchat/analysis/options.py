@@ -8,12 +8,20 @@ from typing import get_args
 
 from crashchat.analysis.clip import window_settings
 from crashchat.analysis.windows import WindowSettings
-from crashchat.answering.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
+from crashchat.answering.cascade import (
+    LINGUISTIC,
+    MAX_NEW_TOKENS,
+    MAX_VISUAL_TOKENS,
+    PERCEPTION,
+    Cascade,
+    load_cascade,
+)
 from crashchat.checkpoints.adapters import CONFIG_FILE
+from crashchat.command import add_task_set
 from crashchat.config import ROOT
 from crashchat.errors import CrashChatError
-from crashchat.settings import Decode
-from crashchat.tasks import LINGUISTIC, PERCEPTION
+from crashchat.settings import ENGINE_ADDRESS, Decode, EngineName
+from crashchat.tasks import read_task_set, use
 
 VIDEO_SUFFIXES = set(
     ".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv .gif".split()
@@ -55,11 +63,22 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="adapter that localizes (the same folder: one for all six)",
     )
+    add_task_set(group)
     group.add_argument(
         "--vision-config",
         type=Path,
         metavar="FILE",
         help="the vision encoder's settings, where the model has none",
+    )
+    group.add_argument(
+        "--engine",
+        choices=get_args(EngineName),
+        default="torch",
+        help="what answers: the model in this process, or a vLLM server with what `crashchat convert --to "
+        "vllm` wrote (default %(default)s)",
+    )
+    group.add_argument(
+        "--engine-address", metavar="URL", default=ENGINE_ADDRESS, help="where that is (default %(default)s)"
     )
     group = parser.add_argument_group("frames and answers")
     group.add_argument("--fps", type=float, help="frames a second (default: what the model's folder says)")
@@ -110,6 +129,8 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise AnalyzeError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
+    if arguments.task_set is None:
+        use(read_task_set(None, linguistic, model))
     cascade = load_cascade(
         model,
         linguistic,
@@ -121,6 +142,7 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
         max_new_tokens=arguments.max_new_tokens,
         decode=arguments.decode,
         vision_config=arguments.vision_config,
+        engine_address=arguments.engine_address if arguments.engine == "vllm" else None,
     )
     gaps = {"whole_up_to": arguments.whole_up_to, "merge_gap": arguments.merge_gap}
     return cascade, window_settings(cascade, arguments.window, arguments.stride, **gaps)

@@ -12,6 +12,7 @@ A name is the clip's own as far as file systems allow (name_clips).
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -95,6 +96,28 @@ def write_result(out: Path, analysis: Analysis) -> None:
     write_json_atomic(result_path(out, result.name), result.as_json())
     if result.windows:
         journal_path(out, result.name).unlink(missing_ok=True)
+
+
+def kept(
+    out: Path | None, blank: ClipResult, look: Callable[[Path | None], Analysis], resume: bool
+) -> ClipResult:
+    """The result of a clip, written to `out` (None: nothing is).
+
+    blank: the result before anything is known. look: makes the analysis, given where windows may be kept.
+    resume: windows that an earlier run has kept are taken over. What cannot be written fails.
+    """
+    journal = journal_path(out, blank.name) if out else None
+    try:
+        if journal and not resume:
+            journal.unlink(missing_ok=True)
+        analysis = look(journal)
+        if out:
+            write_result(out, analysis)
+    except OSError as error:
+        file = error.filename2 or error.filename or out
+        blank.error = as_text(f"its results can't be written: {file}: {error.strerror}")
+        return blank
+    return analysis.result
 
 
 def write_report(out: Path, paths: list[Path], results: list[ClipResult]) -> Path:

@@ -1,37 +1,36 @@
 """A loaded model that answers questions on videos; evaluation and the cascade ask the same one.
 
-visuals -> encode, once (or from the feature cache) -> prefill, once an adapter -> all questions, side by side
+What answers is an engine (engines.py): the model in this process, or a server of vLLM.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.constraints import Choices, constraint_for
 from crashchat.answering.draws import Draw
-from crashchat.answering.generate import answer_from_prefix, decode, yes_and_no, yes_probability
+from crashchat.answering.engines import Engine, TorchEngine, VideoContext, device_of
+from crashchat.answering.generate import decode, yes_and_no
 from crashchat.answering.outputs import Answer
-from crashchat.answering.prefix import Prefix, encode, prefill
+from crashchat.answering.vllm import EngineError, VllmEngine
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model, load_tokenizer
 from crashchat.checkpoints.layouts import CheckpointError, read_vision_config
 from crashchat.model.lora import base_of
 from crashchat.model.videollama3 import CrashChatModel
+from crashchat.provenance import OURS
 from crashchat.settings import Decode
 from crashchat.tasks import TASKS, Group
+from crashchat.tasks.task_set import CRASH
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.source import VideoError
 from crashchat.video.tokens import VideoSettings, VisualTokens
 
-BASE = "base"  # the base model without any adapter, as free questions may be put to it
-RECOGNITION = "crash_recognition"
 MAX_VIDEOS = 16  # answered at once: what a killed run has to do again
 Key = TypeVar("Key")
 
@@ -48,91 +47,47 @@ class Asked(NamedTuple):
     @classmethod
     def of(cls, task: str) -> "Asked":
         """A task's own question."""
-        return cls(TASKS[task].prompt, task)
-
-
-@dataclass
-class VideoContext:
-    """Videos in front of the model together: tokens, vision features,
-    and prefixes under the adapter that read them last.
-    """
-
-    visuals: list[VisualTokens]
-    features: Tensor | None = None
-    prefix: Prefix | None = None
-    adapter: str | None = None
-
-    def only(self, rows: list[int]) -> "VideoContext":
-        """Some of the videos, with their features; this context itself where they are all of them."""
-        if len(rows) == len(self.visuals):
-            return self
-        if self.features is None:
-            return VideoContext([self.visuals[row] for row in rows])
-        pieces = self.features.split([visual.num_kept for visual in self.visuals])
-        return VideoContext([self.visuals[row] for row in rows], torch.cat([pieces[row] for row in rows]))
+        return cls(TASKS[task].prompt or "", task)
 
 
 class Answerer:
-    """A model, its tokenizer, and how answers are made. Not for several threads at once.
+    """An engine, its model's tokenizer, and how answers are made. Not for several threads at once.
 
     decode: "free" or "constrained" (constraints.py); a question of no task is always answered freely.
-    choices: {task: its training answers}, for tasks limited to them. feature_cache: where what had to be
-    encoded is kept.
+    choices: {task: its training answers}, for tasks limited to them. option_probabilities: say how likely
+    each answer is, of tasks whose answers are listed.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        engine: Engine,
         tokenizer: PreTrainedTokenizerBase,
         settings: VideoSettings,
         *,
         max_new_tokens: int,
         decode: Decode = "free",
         choices: dict[str, Choices] | None = None,
-        feature_cache: FeatureCache | None = None,
+        option_probabilities: bool = False,
     ):
-        """Raises CheckpointError for a tokenizer that begins 'Yes' and 'No' alike."""
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.max_new_tokens, self.decode = max_new_tokens, decode
-        self.choices, self.feature_cache = choices or {}, feature_cache
-        # A released adapter may hold LoRA on the vision encoder too; then each has features of its own.
-        self._one_vision = not any(
-            "vision_model" in name and "lora_" in name for name, _ in model.named_parameters()
-        )
-        try:
-            self._yes_no = yes_and_no(tokenizer)
-        except ValueError as error:
-            raise CheckpointError(str(error)) from error
+        """Raises EngineError for what the engine cannot do: answers of a form, probabilities of options."""
+        self.engine, self.tokenizer, self.settings = engine, tokenizer, settings
+        self.max_new_tokens, self.decode, self.choices = max_new_tokens, decode, choices or {}
+        self.option_probabilities = option_probabilities
+        if not engine.constrains and (decode == "constrained" or option_probabilities):
+            raise EngineError(
+                "this engine answers freely alone; decode=constrained and option_probabilities=true need "
+                "engine=torch"
+            )
+
+    @property
+    def model(self) -> nn.Module:
+        """What encodes the videos, and with engine=torch answers too."""
+        return self.engine.model
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
-        return base_of(self.model).device
-
-    @contextmanager
-    def under(self, context: VideoContext, adapter: str | None) -> Iterator[Prefix]:
-        """The prefixes of a context under an adapter (None: whatever the model is,
-        BASE: the base alone), made where needed.
-        """
-        mode: AbstractContextManager = torch.no_grad()
-        if isinstance(self.model, PeftModel) and adapter == BASE:
-            mode = self.model.disable_adapter()
-        elif isinstance(self.model, PeftModel) and adapter is not None:
-            self.model.set_adapter(adapter)
-        with mode:
-            if context.prefix is None or context.adapter != adapter:
-                context.prefix = None  # the old one's memory is free before the new one is made
-                if context.features is None or not self._one_vision:
-                    context.features = encode(self.model, context.visuals)
-                    if self.feature_cache:
-                        self.feature_cache.store_new(context.visuals, context.features)
-                context.prefix = prefill(self.model, self.tokenizer, context.visuals, context.features)
-                context.adapter = adapter
-            try:
-                yield context.prefix
-            except BaseException:
-                context.prefix = None  # half an answer may stand in its cache
-                raise
+        """Where videos are encoded."""
+        return device_of(self.engine)
 
     def answer(
         self,
@@ -158,28 +113,88 @@ class Answerer:
             ]
         texts = [[asked.text for asked in row] for row in questions]
         draws = [[asked.draw for asked in row if asked.draw is not None] for row in questions]
-        with self.under(context, adapter) as prefix:
-            tokens, logits, _ = answer_from_prefix(
-                self.model,
-                self.tokenizer,
-                prefix,
-                texts,
-                max_new_tokens=self.max_new_tokens,
-                constraints=constraints,
-                draws=draws if any(draws) else None,
-            )
+        listed = [[self._candidates(asked) for asked in row] for row in questions]
+        said = self.engine.answer(
+            context, texts, adapter, constraints, listed=listed, draws=draws if any(draws) else None
+        )
         return [
             [
                 Answer(
                     asked.task,
                     group,
-                    decode(self.tokenizer, ids),
-                    yes_probability(first, self._yes_no) if asked.task == RECOGNITION else None,
+                    decode(self.tokenizer, answer.tokens),
+                    answer.yes if _tells_crash(asked.task) else None,
+                    option_probabilities=dict(zip(options, answer.likely, strict=True)) or None,
                 )
-                for asked, ids, first in zip(row, row_tokens, row_logits, strict=True)
+                for asked, options, answer in zip(row, candidates, answers, strict=True)
             ]
-            for row, row_tokens, row_logits in zip(questions, tokens, logits, strict=True)
+            for row, candidates, answers in zip(questions, listed, said, strict=True)
         ]
+
+    def _candidates(self, asked: Asked) -> tuple[str, ...]:
+        """A question's possible answers; none where they are not to be held against each other."""
+        return TASKS[asked.task].answer.candidates if asked.task and self.option_probabilities else ()
+
+
+def _tells_crash(task: str | None) -> bool:
+    return task is not None and TASKS[task].fact == CRASH
+
+
+def open_engine(
+    folder: Path,
+    adapters: dict[str, Path],
+    *,
+    max_new_tokens: int,
+    address: str | None = None,
+    device: torch.device | None = None,
+    vision_config: Path | None = None,
+    dtype: torch.dtype | None = None,
+    cache: Callable[[CrashChatModel], FeatureCache | None] = lambda model: None,
+) -> tuple[Engine, PreTrainedTokenizerBase]:
+    """What answers with a model folder: itself, with adapters on it, {name: folder}; or the vLLM server at
+    `address`, for what `crashchat convert --to vllm` wrote. And its tokenizer.
+
+    cache: the model -> where its vision features are kept. Raises CheckpointError, among others for a
+    tokenizer that begins 'Yes' and 'No' alike, and EngineError.
+    """
+    if address is None:
+        model, tokenizer = load_with_adapters(folder, adapters, device, vision_config, dtype=dtype)
+        return TorchEngine(
+            model,
+            tokenizer,
+            yes_no=_yes_and_no(tokenizer),
+            max_new_tokens=max_new_tokens,
+            feature_cache=cache(base_of(model)),
+        ), tokenizer
+    if not (folder / OURS / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder}: no {OURS}/config.json in it; expected what crashchat convert MODEL {folder} --to "
+            "vllm writes"
+        )
+    if adapters:
+        named = ", ".join(str(path) for path in adapters.values())
+        raise EngineError(
+            f"engine=vllm takes a merged model, found the adapters {named}; crashchat merge, then crashchat "
+            "convert --to vllm"
+        )
+    tokenizer = load_tokenizer(folder / OURS)
+    ours = load_model(folder / OURS, tokenizer, device, dtype, vision=read_vision_config(vision_config))
+    return VllmEngine(
+        ours,
+        tokenizer,
+        address=address,
+        folder=folder,
+        yes_no=_yes_and_no(tokenizer),
+        max_new_tokens=max_new_tokens,
+        feature_cache=cache(ours),
+    ), tokenizer
+
+
+def _yes_and_no(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    try:
+        return yes_and_no(tokenizer)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_with_adapters(
@@ -209,22 +224,27 @@ def tokens_at_once(device: torch.device) -> int:
     return 131072 if device.type == "cuda" else 32768
 
 
+def fits_at_once(sizes: list[int], limit: int) -> bool:
+    """Whether videos of so many visual tokens each are answered at once: at most MAX_VIDEOS, of at most
+    `limit` tokens, padding included; one alone always is.
+    """
+    return len(sizes) == 1 or (len(sizes) <= MAX_VIDEOS and len(sizes) * max(sizes) <= limit)
+
+
+def size_of(visual: VisualTokens | VideoError) -> int:
+    """Its visual tokens; a video that could not be read counts nothing."""
+    return visual.num_kept if isinstance(visual, VisualTokens) else 0
+
+
 def in_batches(
     reader: Iterable[tuple[Key, VisualTokens | VideoError]], limit: int
 ) -> Iterator[list[tuple[Key, VisualTokens | VideoError]]]:
-    """Videos that are answered at once, in order: at most MAX_VIDEOS,
-    of at most `limit` visual tokens, padding included.
-
-    Those that could not be read count nothing.
-    """
+    """Videos that are answered at once (fits_at_once), in order."""
     waiting: list[tuple[Key, VisualTokens | VideoError]] = []
-    longest = 0
     for key, visual in reader:
-        own = visual.num_kept if isinstance(visual, VisualTokens) else 0
-        if waiting and ((len(waiting) + 1) * max(longest, own) > limit or len(waiting) == MAX_VIDEOS):
+        if waiting and not fits_at_once([size_of(one) for _, one in waiting] + [size_of(visual)], limit):
             yield waiting
-            waiting, longest = [], 0
+            waiting = []
         waiting.append((key, visual))
-        longest = max(longest, own)
     if waiting:
         yield waiting

@@ -16,7 +16,7 @@ take, so that kernels and their plans are the same in every step. The likeliest 
 drawn (draws.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -26,7 +26,13 @@ from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.constraints import Constraint
 from crashchat.answering.draws import Draw, draw_tokens
-from crashchat.answering.prefix import PreallocatedLayer, Prefix, prefill, run_language_model
+from crashchat.answering.prefix import (
+    PreallocatedLayer,
+    Prefix,
+    keep_prefix,
+    prefill,
+    run_language_model,
+)
 from crashchat.model.attention import Segment
 from crashchat.model.lora import base_of
 from crashchat.model.sequence import Branch, branch_token_ids
@@ -136,6 +142,13 @@ class _Rows:
         )
 
 
+Heard = Callable[[list[int]], None]  # given an answer's tokens so far
+
+
+def unheard(tokens: list[int]) -> None:
+    """Who does not listen to an answer while it is made."""
+
+
 class Generated(NamedTuple):
     """Answers to each video's questions.
 
@@ -159,13 +172,14 @@ def answer_from_prefix(
     constraints: Sequence[Sequence[Constraint | None]] | None = None,
     draws: Sequence[Sequence[Draw]] | None = None,
     constant_shapes: bool | None = None,
+    heard: Heard = unheard,
 ) -> Generated:
     """Answers to each video's questions.
 
     prefix: what prefill gave, under the adapter that is active now; it can be asked again. max_new_tokens:
     tokens of an answer at most. constraints: what the answer to each question may be; None for any. draws:
     how each answer's tokens are drawn; without, the likeliest are taken. constant_shapes: see the module's
-    head; None: on a GPU.
+    head; None: on a GPU. heard: called with the first answer's tokens so far after each step.
     """
     model = base_of(model)
     rows = _Rows(model, prefix, tokenizer.pad_token_id)
@@ -207,14 +221,13 @@ def answer_from_prefix(
             added[branch.row].append((tokenizer.pad_token_id if branch.ended else token, branch.position))
             numbers[branch.row].append(-1 if branch.ended else branch.number)
             branch.position += 1
+        heard(answers[0][0])
         if not constant:
             branches = [branch for branch in branches if not branch.ended]
         if all(branch.ended for branch in branches) or step == max_new_tokens - 1:
             break
         logits = _logits_at(model, rows.step(added, numbers), places)
-    for layer in layers:
-        layer.whole = False
-        layer.keep(cached)
+    keep_prefix(prefix)
     return Generated(answers, first_logits, log_probs)
 
 

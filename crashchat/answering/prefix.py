@@ -2,7 +2,7 @@
 make.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer
 
 from crashchat.model.attention import Segment
 from crashchat.model.lora import base_of
-from crashchat.model.sequence import prefix_ids
+from crashchat.model.sequence import Branch, branch_token_ids, prefix_ids
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.video.tokens import VisualTokens
 
@@ -101,6 +101,49 @@ def encode(model: nn.Module, visuals: Sequence[VisualTokens]) -> Tensor:
 
 
 @torch.inference_mode()
+def embed_prefixes(
+    model: CrashChatModel,
+    tokenizer: PreTrainedTokenizerBase,
+    visuals: Sequence[VisualTokens],
+    features: Tensor,
+) -> tuple[Tensor, list[int]]:
+    """(float[V, L, hidden], int[V]): what the language model takes in of some videos, those of shorter ones
+    padded at their ends, and how long each is.
+
+    features: what encode gave for these videos.
+    """
+    prefixes = [prefix_ids(tokenizer, visual.seconds, visual.kept_per_frame) for visual in visuals]
+    lengths = [len(ids) for ids in prefixes]
+    ids = torch.full((len(prefixes), max(lengths)), tokenizer.pad_token_id)
+    for row, own in zip(ids, prefixes, strict=True):
+        row[: len(own)] = torch.tensor(own)
+    places = (ids.flatten() == model.config.video_token_id).nonzero()[:, 0]
+    return model.embed(ids.to(model.device), features, places.to(model.device)), lengths
+
+
+@torch.inference_mode()
+def embed_prompts(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    visuals: Sequence[VisualTokens],
+    features: Tensor,
+    questions: Sequence[Sequence[str]],
+) -> Iterator[Tensor]:
+    """float[L, hidden] of each question behind its video, row by row: all that its answer follows from."""
+    model = base_of(model)
+    prefixes, lengths = embed_prefixes(model, tokenizer, visuals, features)
+    for prefix, length, texts in zip(prefixes, lengths, questions, strict=True):
+        for text in texts:
+            ids, _ = branch_token_ids(tokenizer, Branch(text))
+            yield torch.cat([prefix[:length], embed_tokens(model, ids)])
+
+
+def embed_tokens(model: CrashChatModel, ids: list[int]) -> Tensor:
+    """float[n, hidden] of some tokens' words."""
+    return model.model.language_model.embed_tokens(torch.tensor(ids, device=model.device, dtype=torch.int64))
+
+
+@torch.inference_mode()
 def prefill(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -113,13 +156,7 @@ def prefill(
     """
     model = base_of(model)
     features = encode(model, visuals) if features is None else features
-    prefixes = [prefix_ids(tokenizer, visual.seconds, visual.kept_per_frame) for visual in visuals]
-    lengths = [len(ids) for ids in prefixes]
-    ids = torch.full((len(prefixes), max(lengths)), tokenizer.pad_token_id)
-    for row, own in zip(ids, prefixes, strict=True):
-        row[: len(own)] = torch.tensor(own)
-    places = (ids.flatten() == model.config.video_token_id).nonzero()[:, 0]
-    embeddings = model.embed(ids.to(model.device), features, places.to(model.device))
+    embeddings, lengths = embed_prefixes(model, tokenizer, visuals, features)
     cache = Cache(layer_class_to_replicate=PreallocatedLayer)
     # Without a mask SDPA is causal and builds nothing of size L x L; no token sees the padding behind it.
     run_language_model(
@@ -130,6 +167,14 @@ def prefill(
         cache=cache,
     )
     return Prefix(cache, lengths)
+
+
+def keep_prefix(prefix: Prefix) -> None:
+    """Forget what was asked behind the prefixes."""
+    for layer in prefix.cache.layers:
+        assert isinstance(layer, PreallocatedLayer), "prefill made them"
+        layer.whole = False
+        layer.keep(max(prefix.lengths))
 
 
 def run_language_model(

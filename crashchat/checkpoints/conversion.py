@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
+from transformers import VideoLlama3Config
 
 from crashchat.checkpoints.folders import (
     PROCESSOR_FILE,
@@ -73,8 +74,39 @@ def convert(
     for weights that are not finite, and for files beside them that are damaged or links out of the folder;
     FolderError where `out` is not new.
     """
-    load_video_settings(source)
     card = read_card(source)
+    config, table, layout = checked_source(source, vision)
+    if dtype:
+        config.dtype = dtype
+    names = {own: rename_key(own, layout, to) for own in table}
+    with new_folder(out) as temporary, writing(out):
+        write_shards(
+            temporary,
+            table,
+            names=names,
+            dtype=dtype,
+            limit=shard_bytes,
+            told=f"{layout} -> {to}",
+        )
+        if to == "native":
+            values = config.to_dict() | {"architectures": ["VideoLlama3ForConditionalGeneration"]}
+        else:
+            values = released_config(config)
+        write_json_atomic(temporary / "config.json", values)
+        copy_beside(source, temporary)
+        if card:
+            write_card(temporary, card)
+    return layout
+
+
+def checked_source(
+    source: Path, vision: VisionFields | None = None
+) -> tuple[VideoLlama3Config, dict[str, tuple[Path, tuple[int, ...], int]], str]:
+    """(config in transformers' form, table of weights, layout) of a checkpoint that can be written anew.
+
+    Raises CheckpointError as `convert` does.
+    """
+    load_video_settings(source)
     if file_in(source, GENERATION_FILE).exists():
         read_json(source / GENERATION_FILE, CheckpointError, "generation settings")
     tokenizer = load_tokenizer(source)
@@ -90,22 +122,38 @@ def convert(
     ):  # the head is the embedding: a file need not hold it twice
         shapes.setdefault("lm_head.weight", shapes[embeddings])
     check_shapes(shapes, config, source)
-    if dtype:
-        config.dtype = dtype
+    return config, table, layout
 
+
+def copy_beside(source: Path, out: Path) -> None:
+    """Copy what belongs to a checkpoint beside its weights and its config.json."""
+    for name in COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+
+
+def write_shards(
+    folder: Path,
+    table: dict[str, tuple[Path, tuple[int, ...], int]],
+    names: dict[str, str],
+    dtype: torch.dtype | None = None,
+    limit: int = SHARD_BYTES,
+    told: str = "weights",
+) -> None:
+    """Write some of a checkpoint's weights to `folder` under other names, at most one shard in memory.
+
+    table: from weight_table. names: {a key of the table: the name that it is written under}; weights that it
+    does not hold are left out. limit: bytes of a shard. told: what the progress bar says. Raises
+    CheckpointError for weights that are not finite.
+    """
     sizes = {
-        own: torch.Size(shape).numel() * dtype.itemsize if dtype else size
-        for own, (_, shape, size) in table.items()
+        own: torch.Size(table[own][1]).numel() * dtype.itemsize if dtype else table[own][2] for own in names
     }
-    shards = plan_shards(sizes, shard_bytes)
-    with (
-        new_folder(out) as temporary,
-        writing(out),
-        tqdm(total=len(table), desc=f"{layout} -> {to}", unit="weights") as progress,
-    ):
-        weight_map: dict[str, str] = {}
+    shards = plan_shards(sizes, limit)
+    weight_map: dict[str, str] = {}
+    with tqdm(total=len(names), desc=told, unit="weights") as progress:
         for number, keys in enumerate(shards, start=1):
-            name = (
+            file = (
                 f"model-{number:05d}-of-{len(shards):05d}.safetensors"
                 if len(shards) > 1
                 else "model.safetensors"
@@ -120,21 +168,10 @@ def convert(
                         tensor = tensor.to(dtype or tensor.dtype).clone(memory_format=torch.contiguous_format)
                         # As it is written: float16 holds less than the others.
                         check_finite(key, tensor, f"{path}, as {tensor.dtype}" if dtype else path)
-                        shard[rename_key(key, layout, to)] = tensor
+                        shard[names[key]] = tensor
                         progress.update()
-            save_file(shard, temporary / name, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(shard, name)
-        if len(shards) > 1:
-            index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-            write_json_atomic(temporary / "model.safetensors.index.json", index)
-        if to == "native":
-            values = config.to_dict() | {"architectures": ["VideoLlama3ForConditionalGeneration"]}
-        else:
-            values = released_config(config)
-        write_json_atomic(temporary / "config.json", values)
-        for name in COPIED:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, temporary / name)
-        if card:
-            write_card(temporary, card)
-    return layout
+            save_file(shard, folder / file, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(shard, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        write_json_atomic(folder / "model.safetensors.index.json", index)

@@ -3,6 +3,7 @@ and local (the reference's own).
 
     crashchat convert ckpt/videollama3_baseline ckpt/native                 to transformers' layout
     crashchat convert ckpt/crashchat ckpt/for_the_reference --to local
+    crashchat convert ckpt/crashchat ckpt/crashchat_vllm --to vllm          for engine=vllm (docs/fleet.md)
 
 The source's layout is detected. Weights are streamed: at most one shard of the result is in memory. An
 adapter folder is converted between the released form (--to local) and this project's (--to native).
@@ -12,10 +13,14 @@ from pathlib import Path
 
 from crashchat.checkpoints.adapters import CONFIG_FILE, write_adapter, write_released_adapter
 from crashchat.checkpoints.conversion import convert
+from crashchat.checkpoints.engine_export import export_for_engine
 from crashchat.checkpoints.layouts import LAYOUTS, CheckpointError, read_vision_config
 from crashchat.checkpoints.weights import DTYPES
 from crashchat.command import make_parser
 from crashchat.errors import exit_code
+from crashchat.tasks import keep_task_set, read_task_set
+
+VLLM = "vllm"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
         "source", type=Path, help="folder of a checkpoint in any layout, or of an adapter in either form"
     )
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--to", choices=LAYOUTS, default="native", help="layout to write (default native)")
+    parser.add_argument(
+        "--to", choices=(*LAYOUTS, VLLM), default="native", help="layout to write (default native)"
+    )
     parser.add_argument(
         "--vision-config", type=Path, help="JSON of the vision encoder, where the source's config has none"
     )
@@ -34,17 +41,23 @@ def main(argv: list[str] | None = None) -> int:
 
     def converted() -> None:
         if (arguments.source / CONFIG_FILE).is_file():
-            if arguments.to == "hub":
+            if arguments.to in ("hub", VLLM):
                 raise CheckpointError(
                     "an adapter has two forms: --to native (this project's) or --to local (the released one)"
                 )
             write = write_adapter if arguments.to == "native" else write_released_adapter
             write(arguments.source, arguments.out)
+            keep_task_set(arguments.out, read_task_set(None, arguments.source))
             print(f"{arguments.out}: adapter written")
             return
         vision = read_vision_config(arguments.vision_config)
         dtype = DTYPES[arguments.dtype] if arguments.dtype else None
+        if arguments.to == VLLM:
+            layout = export_for_engine(arguments.source, arguments.out, vision=vision, dtype=dtype)
+            print(f"{arguments.out}: for engine=vllm, converted from {layout}")
+            return
         layout = convert(arguments.source, arguments.out, to=arguments.to, vision=vision, dtype=dtype)
+        keep_task_set(arguments.out, read_task_set(None, arguments.source))
         print(f"{arguments.out}: {arguments.to} layout, converted from {layout}")
 
     return exit_code(converted)

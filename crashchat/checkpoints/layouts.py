@@ -78,7 +78,7 @@ class TextFields(Lenient):
     vocab_size: Width
     hidden_size: Width
     intermediate_size: Width
-    num_hidden_layers: Layers
+    num_hidden_layers: Annotated[int, Field(ge=0, le=1024)]  # 0: an engine has them (engine_export.py)
     num_attention_heads: Layers
     num_key_value_heads: Layers
     hidden_act: str

@@ -153,7 +153,7 @@ def load_annotations(
                 if task is None:
                     problems.append(
                         f"{where}: the question {text[:60]!r}… matches no task's prompt "
-                        "(crashchat/tasks.py has them); tasks=[] takes other questions too"
+                        f"({TASKS.task_set.path} has them); tasks=[] takes other questions too"
                     )
                 continue
             video = videos.setdefault(name, VideoQAs(name, Path(data_dir) / name, source))

@@ -14,23 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from crashchat.answering.answerer import (
-    Answerer,
-    Asked,
-    VideoContext,
-    in_batches,
-    load_with_adapters,
-    tokens_at_once,
-)
-from crashchat.answering.constraints import Choices
 from crashchat.answering.outputs import Answer
-from crashchat.checkpoints.folders import video_settings_of
-from crashchat.checkpoints.model_card import read_card, tell_cards
 from crashchat.command import run_command
 from crashchat.config import save_config
 from crashchat.data.annotations import Question, VideoQAs, annotation_paths, load_annotations
@@ -39,86 +26,22 @@ from crashchat.data.journals import PredictionJournal, done_ids, find_journals, 
 from crashchat.data.manifests import manifest_path
 from crashchat.data.predictions import make_record, prediction_path
 from crashchat.data.truth import by_name, read_crash_starts
-from crashchat.evaluation.choosing import draw_of
+from crashchat.errors import CrashChatError
+from crashchat.evaluation.asking import Asking, answers_here, answers_on_ray
 from crashchat.evaluation.manifest import Evaluation, model_name, weights_hashes
 from crashchat.files import held
-from crashchat.model.lora import base_of
-from crashchat.processes import (
-    READ_AHEAD,
-    Claims,
-    choose_dtype,
-    join_processes,
-    local_device,
-    print_once,
-    process_count,
-    rank,
-    reader_count,
-)
+from crashchat.fleet import FleetError
+from crashchat.processes import join_processes, print_once, process_count, rank
 from crashchat.settings import EvalConfig
-from crashchat.tasks import TASKS
-from crashchat.video.feature_cache import FeatureCache
-from crashchat.video.reading import open_feature_cache, read_visual_tokens
-from crashchat.video.source import VideoError
-from crashchat.video.tokens import VideoSettings, VisualTokens
+from crashchat.tasks import TASKS, Task
 
 RESOLVED_CONFIG = "eval_config.yaml"
 # Settings that may differ when a run goes on: they change what is asked first and how fast, not the answers.
 MAY_DIFFER = {
     "num_workers", "feature_cache", "feature_cache_gb", "output_dir", "limit", "tasks", "seed",
-    "max_tokens_per_batch",
+    "max_tokens_per_batch", "engine_address",
+    "ray",
 }  # fmt: skip
-
-
-class VideoReader(Dataset):
-    """Videos, read ahead of the model; one that cannot be read is handed on as its VideoError,
-    to be recorded.
-    """
-
-    def __init__(
-        self, videos: list[VideoQAs], settings: VideoSettings, feature_cache: FeatureCache | None = None
-    ):
-        self.videos = videos
-        self.settings = settings
-        self.feature_cache = feature_cache
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, index: int) -> tuple[VideoQAs, VisualTokens | VideoError]:
-        video = self.videos[index]
-        try:
-            return video, read_visual_tokens(str(video.path), self.settings, self.feature_cache)
-        except VideoError as error:
-            return video, error
-
-
-def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
-    """Everything it takes to ask the configured model.
-
-    Raises CheckpointError, ConfigError and AnnotationError.
-    """
-    settings = video_settings_of(config.model, config)
-    tell_cards({folder: read_card(folder) for folder in filter(None, (config.model, config.adapter))})
-    adapters = {"default": config.adapter} if config.adapter else {}
-    model, tokenizer = load_with_adapters(
-        config.model, adapters, device, config.vision_config, dtype=choose_dtype(device, config.dtype)
-    )
-    choices: dict[str, Choices] = {}
-    for task in config.training_answers:
-        paths = annotation_paths(config.data_dir, [task], "train")
-        answers = {video.answer_of(task) or "" for video in load_annotations(paths, config.data_dir, [task])}
-        choices[task] = Choices(tokenizer, sorted(answers))
-    return Answerer(
-        model,
-        tokenizer,
-        settings,
-        max_new_tokens=config.max_new_tokens,
-        decode=config.decode,
-        choices=choices,
-        feature_cache=open_feature_cache(
-            config.feature_cache, config.feature_cache_gb, base_of(model).model.vision_model, settings
-        ),
-    )
 
 
 def _task_of(question: Question) -> str:
@@ -126,18 +49,24 @@ def _task_of(question: Question) -> str:
     return question.task
 
 
+def _starts(task: Task, config: EvalConfig) -> dict[str, float]:
+    """The annotated crash starts that a task's records carry; none for one that is not scored by them."""
+    file = TASKS[task.before].annotation_file(config.split) if task.before else None
+    return read_crash_starts(config.data_dir / file, task) if file else {}
+
+
 def record_of(
     video: VideoQAs,
     question: Question,
-    answer: Answer | VideoError,
-    starts: dict[str, float],
+    answer: Answer | CrashChatError,
+    starts: dict[str, dict[str, float]],
     config: EvalConfig,
 ) -> dict:
     """The prediction record of one answered (or failed) question.
 
-    starts: annotated crash starts, as scoring needs them.
+    starts: {task: annotated crash starts}, as its scoring needs them.
     """
-    given = None if isinstance(answer, VideoError) else answer
+    given = None if isinstance(answer, CrashChatError) else answer
     task = TASKS[_task_of(question)]
     return make_record(
         task,
@@ -148,8 +77,9 @@ def record_of(
         answer=question.answer,
         source=video.source,
         error=None if given else str(answer),
-        crash_start=starts.get(Path(video.name).name) if task.name == "pre_crash_localization" else None,
+        crash_start=starts[task.name].get(Path(video.name).name),
         crash_probability=given.crash_probability if given else None,
+        option_probabilities=given.option_probabilities if given else None,
         model=model_name(config),
     )
 
@@ -160,6 +90,8 @@ def evaluate(config: EvalConfig) -> list[Path]:
     Raises FolderError where another run answers one of the tasks with a model of this name; AnnotationError
     for annotations that cannot be used, two videos of one file name among them.
     """
+    if config.ray and process_count() > 1:
+        raise FleetError(f"ray={config.ray} shares the work by itself; start one process, without torchrun")
     store = join_processes()
     paths = config.annotation_files.get(config.split) or annotation_paths(
         config.data_dir, config.tasks, config.split
@@ -193,7 +125,6 @@ def _answer(
     store: where processes take the next video from.
     """
     config, first, processes = evaluation.config, rank() == 0, process_count()
-    device = local_device()
     drawn = {"seed"} if config.temperature is not None else set()  # then another one gives other answers
     run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER - drawn)
     run["weights"] = evaluation.weights  # written anew before the run goes on, they are another model's
@@ -221,45 +152,24 @@ def _answer(
         )
 
     if left:
-        answerer = load_answerer(config, device)
-        print_once(f"device {device}, dtype {answerer.model.dtype}, {processes} process(es)")
-        intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
-        starts = read_crash_starts(intervals) if intervals.is_file() else {}
+        starts = {name: _starts(TASKS[name], config) for name in files}
         journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
-        readers = reader_count(config.num_workers)
-        reader = DataLoader(
-            VideoReader(left, answerer.settings, answerer.feature_cache),
-            batch_size=None,
-            sampler=Claims(len(left), store),
-            num_workers=readers,
-            prefetch_factor=READ_AHEAD if readers else None,
-        )
+        asked = Asking(config, left, open_questions)
+        rounds = answers_on_ray(config, asked) if config.ray else answers_here(config, asked, store)
         progress = tqdm(total=-(-len(left) // processes), desc="videos", disable=None if first else True)
-        for together in in_batches(reader, config.max_tokens_per_batch or tokens_at_once(device)):
-            readable = [(video, visual) for video, visual in together if isinstance(visual, VisualTokens)]
-            asked = [
-                [
-                    Asked(question.text, question.task, draw_of(config, question))
-                    for question in open_questions[video.name]
-                ]
-                for video, _ in readable
-            ]
-            answers = (
-                answerer.answer(VideoContext([visual for _, visual in readable]), asked) if readable else []
-            )
-            answers_on: dict[str, Sequence[Answer | VideoError]] = {
-                video.name: given for (video, _), given in zip(readable, answers, strict=True)
-            }
-            for video, visual in together:
-                questions = open_questions[video.name]
-                if isinstance(visual, VideoError):
-                    print(f"\nwarning: {visual}", file=sys.stderr)
-                    answers_on[video.name] = [visual] * len(questions)
-                for question, given in zip(questions, answers_on[video.name], strict=True):
-                    journals[_task_of(question)].append(
-                        record_of(video, question, answer=given, starts=starts, config=config)
-                    )
-                progress.update()
+        for video, answers in rounds:
+            questions = open_questions[video.name]
+            each: Sequence[Answer | CrashChatError]
+            if isinstance(answers, CrashChatError):
+                print(f"\nwarning: {answers}", file=sys.stderr)
+                each = [answers] * len(questions)
+            else:
+                each = answers
+            for question, given in zip(questions, each, strict=True):
+                journals[_task_of(question)].append(
+                    record_of(video, question, answer=given, starts=starts, config=config)
+                )
+            progress.update()
         progress.close()
         for journal in journals.values():
             journal.close()

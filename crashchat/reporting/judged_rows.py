@@ -9,7 +9,6 @@ from crashchat.data.prediction_files import PredictionFile
 from crashchat.evaluation.score import metrics_path
 from crashchat.json_files import read_json
 from crashchat.provenance import file_hash
-from crashchat.reporting.columns import TITLES
 from crashchat.reporting.runs import ReportError, Run
 from crashchat.reporting.tables import Scores, Table, filled
 from crashchat.tasks import TASKS
@@ -31,15 +30,15 @@ def read_verdicts(runs: Mapping[str, Sequence[Run]]) -> tuple[Verdicts, list[str
             judged, stale = _verdict(file)
             if stale:
                 notes.append(
-                    f"{name}, {TITLES[task]}: a judge's figures in {metrics_path(file.path)} are not shown: "
-                    "the prediction file is another one since; score it again."
+                    f"{name}, {TASKS[task].title}: a judge's figures in {metrics_path(file.path)} are not "
+                    "shown: the prediction file is another one since; score it again."
                 )
             elif judged:
                 found[file.path] = judged
                 passing = [control for control, row in judged["controls"].items() if row["passes"]]
                 if passing:
                     notes.append(
-                        f"{name}, {TITLES[task]}: the judge lets pass what must not score well "
+                        f"{name}, {TASKS[task].title}: the judge lets pass what must not score well "
                         f"({', '.join(passing)})."
                     )
     return found, notes
@@ -70,7 +69,7 @@ def judged_tables(runs: Mapping[str, Sequence[Run]], verdicts: Verdicts) -> list
     tables = []
     for judge, scores in by_judge.items():
         columns = [
-            (TITLES[task], heading, task, metric)
+            (TASKS[task].title, heading, task, metric)
             for task in TASKS
             if any(task in row for row in scores.values())
             for metric, heading in COLUMNS

@@ -13,9 +13,8 @@ from itertools import combinations
 
 from crashchat.data.prediction_files import PredictionFile
 from crashchat.data.predictions import video_name
-from crashchat.evaluation.score import per_question_score
+from crashchat.metrics.by_kind import per_question_score
 from crashchat.metrics.sums import Sums
-from crashchat.reporting.columns import TITLES
 from crashchat.reporting.runs import Run
 from crashchat.reporting.tables import Table, filled
 from crashchat.tasks import TASKS
@@ -46,7 +45,7 @@ Stability = dict[str, dict[str, list[Steadiness]]]  # {row: {task: its questions
 def steadiness(task: str, files: Sequence[PredictionFile], sums: Sums) -> list[Steadiness]:
     """The questions of a task in the runs of one row. sums: of the same runs, joined."""
     scores: dict[str, list[float]] = {}
-    for video, score in zip(sums.videos, per_question_score(task, sums), strict=True):
+    for video, score in zip(sums.videos, per_question_score(TASKS[task], sums), strict=True):
         scores.setdefault(video, []).append(float(score))
     fields = TASKS[task].pred_fields
     given: dict[str, list[tuple]] = {}
@@ -102,7 +101,7 @@ def stability_tables(stability: Stability) -> list[Table]:
         name: {task: figures(questions) for task, questions in row.items()} for name, row in stability.items()
     }
     columns = [
-        (TITLES[task], heading, task, metric)
+        (TASKS[task].title, heading, task, metric)
         for task in TASKS
         if any(task in row for row in found.values())
         for metric, heading in COLUMNS

@@ -5,8 +5,9 @@ keeps what pages have open; no HTTP here.
 import secrets
 import shutil
 import threading
+import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,9 @@ from pathlib import Path
 from crashchat.analysis.clip import MEBIBYTE, Analysis, Progress, analyze_clip
 from crashchat.analysis.options import VIDEO_SUFFIXES
 from crashchat.analysis.windows import WindowSettings
-from crashchat.answering.answerer import VideoContext
 from crashchat.answering.cascade import Cascade
+from crashchat.answering.engines import VideoContext
+from crashchat.serving.jobs import Jobs, JobState
 from crashchat.video.playable import is_playable, write_playable
 from crashchat.video.reading import read_span
 from crashchat.video.source import probe
@@ -47,7 +49,7 @@ class Limits:
 
 
 class Gone(Exception):
-    """A page names an upload that is not waiting here."""
+    """Somebody names an upload that is not here."""
 
 
 MESSAGES = 200  # of a clip's chat that are kept
@@ -80,19 +82,49 @@ class ClipService:
         # {file: folder} of each upload that no page has claimed.
         self._waiting: OrderedDict[str, Path] = OrderedDict()
         self._copying = threading.Lock()
+        self.jobs, self.draining = Jobs(8 * limits.queue), False
+        self.told: Callable[[], bytes] = lambda: b""  # what /metrics says
+
+    @property
+    def inside(self) -> int:
+        """Clips and questions waiting or in work."""
+        return self._inside
 
     @contextmanager
     def slot(self) -> Iterator[None]:
         """A place in the queue; the model itself takes one clip at a time. Raises Busy where none is left."""
-        with self._lock:
-            if self._inside >= self.limits.queue:
-                raise Busy(f"{self._inside} clips are waiting already; try again later")
-            self._inside += 1
+        self._take_slot()
         try:
             yield
         finally:
-            with self._lock:
-                self._inside -= 1
+            self._give_slot()
+
+    def _take_slot(self) -> None:
+        with self._lock:
+            if self.draining:
+                raise Busy("the server is being stopped; ask another, or try again later")
+            if self._inside >= self.limits.queue:
+                raise Busy(f"{self._inside} clips are waiting already; try again later")
+            self._inside += 1
+
+    def _give_slot(self) -> None:
+        with self._lock:
+            self._inside -= 1
+
+    def start_job(self, path: Path, name: str) -> JobState:
+        """Have an upload looked at while nobody waits; its file is deleted afterwards. Raises Busy."""
+        self._take_slot()
+        return self.jobs.start(
+            path, lambda progress: self._look(path, name, progress, draw=False).result, self._give_slot
+        )
+
+    def drain(self, seconds: float) -> None:
+        """Take nothing new, and return when all that was taken is done and told, or `seconds` are over."""
+        self.draining = True
+        self.jobs.forgo()
+        end = time.monotonic() + seconds
+        while (self._inside or not self.jobs.settled()) and time.monotonic() < end:
+            time.sleep(0.05)
 
     def place(self, name: str) -> Path:
         """A new file in the private folder for an upload of this name."""
@@ -142,16 +174,19 @@ class ClipService:
     ) -> Analysis:
         """Analyze an upload under the name it came with. Raises Busy."""
         with self.slot():
-            analysis = analyze_clip(
-                self.cascade,
-                path,
-                windows=self.windows,
-                name=Path(name).stem[:200] or "clip",
-                journal=None,
-                progress=progress,
-                draw=draw,
-                max_seconds=self.limits.max_seconds,
-            )
+            return self._look(path, name, progress, draw)
+
+    def _look(self, path: Path, name: str, progress: Progress, draw: bool) -> Analysis:
+        analysis = analyze_clip(
+            self.cascade,
+            path,
+            windows=self.windows,
+            name=Path(name).stem[:200] or "clip",
+            journal=None,
+            progress=progress,
+            draw=draw,
+            max_seconds=self.limits.max_seconds,
+        )
         analysis.result.path = Path(name).name[:200]  # where it lies here is nobody's business
         return analysis
 

@@ -28,10 +28,13 @@ POLICY = (
 )
 # What there is. Gradio has some eighty more: files by their path, a proxy, logs, an editor.
 READ = re.compile(
-    r"/|/api/health|/clips/[\w-]+|/(assets|static)/[\w@./-]+|/theme\.css|/favicon\.ico"
+    r"/|/api/(health|openapi\.json|jobs/[\w-]+)|/metrics|/v1/models|/clips/[\w-]+|/(assets|static)/[\w@./-]+|/theme\.css|/favicon\.ico"
     r"|/gradio_api/(heartbeat/\w+|upload_progress|queue/data|startup-events)"
 )
-TAKES_CLIPS = ("/api/analyze", "/gradio_api/upload")
+DELETED = re.compile(r"/api/jobs/[\w-]+|/v1/files/[\w-]+")
+TAKES_CLIPS = ("/api/analyze", "/api/jobs", "/v1/files", "/gradio_api/upload")
+CHAT = "/v1/chat/completions"
+MOST_IN_JSON = 32 * MEBIBYTE  # of a clip inside a chat request, which is in memory as a whole
 JOIN = "/gradio_api/queue/join"
 MOST_OF_A_JOIN = 2**16  # bytes
 FORM = MEBIBYTE  # what a form adds to its file at most
@@ -85,7 +88,7 @@ class RequestGuard:
 
     def __init__(self, app, limits: Limits, password: str | None):
         self.app, self.limits, self.password = app, limits, password
-        self.guesses = Guesses()
+        self.guesses, self._chats = Guesses(), 0
 
     async def __call__(self, scope, receive, send):
         """Let the request through, or answer it with what is wrong."""
@@ -102,6 +105,10 @@ class RequestGuard:
         )
         if refusal:
             return await refusal(scope, receive, send)
+        if scope["path"] == CHAT and self._chats >= self.limits.queue:
+            return await _refuse(429, "too many questions at once", **{"Retry-After": "10"})(
+                scope, receive, send
+            )
         body, started = _Body(receive, self.limits), False
 
         async def send_with_policy(message):
@@ -115,6 +122,7 @@ class RequestGuard:
                 }
             await send(message)
 
+        self._chats += scope["path"] == CHAT  # their bodies are in memory
         try:
             await self.app(scope, body.receive, send_with_policy)
         except asyncio.CancelledError:  # the server stops, and has waited for some seconds
@@ -122,6 +130,8 @@ class RequestGuard:
                 await _refuse(503, "the server is being stopped", Connection="close")(scope, receive, send)
         except ClientDisconnect:  # in the middle of its body; or it was too slow
             pass
+        finally:
+            self._chats -= scope["path"] == CHAT
         if body.too_slow and not started:
             await _refuse(408, "the body came too slowly", Connection="close")(scope, receive, send)
 
@@ -141,10 +151,13 @@ class RequestGuard:
         )
 
     def _what(self, method: str, path: str, headers: dict[str, str]) -> PlainTextResponse | None:
-        if method in ("GET", "HEAD"):
-            return None if READ.fullmatch(path) else _refuse(404, "there is nothing here")
-        if method != "POST" or path not in (*TAKES_CLIPS, JOIN):
+        allowed = _allowed(path)
+        if not allowed:
             return _refuse(404, "there is nothing here")
+        if method not in allowed:
+            return _refuse(405, "this path is asked in another way", Allow=", ".join(allowed))
+        if method in ("GET", "HEAD"):
+            return None
         # Another site's page must not use the server through its reader's browser.
         try:
             origin = urlsplit(headers.get("origin", ""))
@@ -152,9 +165,17 @@ class RequestGuard:
             return _refuse(400, "the Origin is no address")
         if "origin" in headers and origin.netloc != headers.get("host"):
             return _refuse(403, "requests from other sites' pages are refused")
+        if method == "DELETE":
+            return None
         if "transfer-encoding" in headers or "content-length" not in headers:
             return _refuse(411, "send the body with a Content-Length")
         length, most = int(headers["content-length"]), self.limits.max_bytes
+        if path == CHAT and length > (in_json := min(most, MOST_IN_JSON)) * 4 // 3 + FORM:
+            return _refuse(
+                413,
+                f"the request has {length / MEBIBYTE:.0f} MiB, a clip inside it may have "
+                f"{in_json / MEBIBYTE:.0f} MiB; upload it to /v1/files first",
+            )
         if path == JOIN and length > MOST_OF_A_JOIN:
             return _refuse(413, f"the event has {length} bytes, the limit is {MOST_OF_A_JOIN}")
         if length > most + FORM:
@@ -164,9 +185,20 @@ class RequestGuard:
         return None
 
 
+def _allowed(path: str) -> list[str]:
+    """The methods that a path is asked with; none where there is nothing."""
+    found = ["GET", "HEAD"] if READ.fullmatch(path) else []
+    found += ["POST"] if path in (*TAKES_CLIPS, CHAT, JOIN) else []
+    return found + (["DELETE"] if DELETED.fullmatch(path) else [])
+
+
 def _gives(authorization: str, password: str) -> bool:
-    """Whether an Authorization header holds this password."""
+    """Whether an Authorization header holds this password; as a bearer's token, as OpenAI's clients send it,
+    or as the basic scheme's password.
+    """
     scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return secrets.compare_digest(value.encode("utf-8", "surrogatepass"), password.encode())
     try:
         given = base64.b64decode(value, validate=True).partition(b":")[2]
     except ValueError:

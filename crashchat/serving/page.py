@@ -20,10 +20,10 @@ from gradio.routes import file_upload_statuses
 from crashchat.analysis.cards import banner_html, card_html, clock
 from crashchat.analysis.options import VIDEO_SUFFIXES
 from crashchat.analysis.results import FAILED, ModelIdentity
-from crashchat.answering.answerer import BASE
+from crashchat.answering.cascade import LINGUISTIC, PERCEPTION
+from crashchat.answering.engines import BASE
 from crashchat.checkpoints.model_card import warnings_of
 from crashchat.serving.clip_service import ClipService
-from crashchat.tasks import LINGUISTIC, PERCEPTION
 
 TEMPLATES = files("crashchat") / "templates"
 CSS = (

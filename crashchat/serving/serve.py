@@ -17,25 +17,30 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
-from fastapi import FastAPI, HTTPException, UploadFile
+import uvicorn
+from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 from filelock import FileLock, Timeout
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+import crashchat
 from crashchat.analysis.clip import MEBIBYTE
 from crashchat.analysis.options import AnalyzeError, add_model_options, cascade_of
-from crashchat.analysis.results import FAILED, ClipResult
-from crashchat.checkpoints.model_card import warnings_of
-from crashchat.command import make_parser
+from crashchat.command import make_parser, with_task_set
 from crashchat.errors import CrashChatError, error_line
-from crashchat.serving.clip_service import Busy, ClipService, Limits
+from crashchat.serving.api import add_api, add_chat
+from crashchat.serving.clip_service import ClipService, Limits
 from crashchat.serving.connections import Connection
 from crashchat.serving.guard import RequestGuard
+from crashchat.serving.metrics import Metrics
+from crashchat.serving.programs import Programs
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PASSWORD = "CRASHCHAT_PASSWORD"
@@ -52,31 +57,17 @@ def create_app(service: ClipService, password: str | None = None, hosts: list[st
     """
     from crashchat.serving.page import build_page, mount
 
-    app = FastAPI(title="CrashChat", openapi_url=None)
+    app = FastAPI(
+        title="CrashChat",
+        version=crashchat.__version__,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    add_api(app, service)
+    add_chat(app, Programs(service))
 
-    @app.get("/api/health")
-    def health() -> dict:
-        warnings = warnings_of(service.cascade.cards.values())
-        return {"status": "ok", "warnings": warnings, "model": service.cascade.identity}
-
-    @app.post("/api/analyze")
-    def analyze_upload(file: UploadFile) -> ClipResult:
-        name = file.filename or "clip"
-        path = service.place(name)
-        try:
-            with open(path, "wb") as target:
-                while block := file.file.read(MEBIBYTE):
-                    target.write(block)
-            result = service.look_at(path, name, draw=False).result
-        except Busy as busy:
-            raise HTTPException(503, str(busy), {"Retry-After": "10"}) from busy
-        finally:
-            path.unlink(missing_ok=True)
-        if result.status == FAILED:
-            raise HTTPException(422, result.as_json())
-        return result
-
-    @app.get("/clips/{token}")
+    @app.get("/clips/{token}", include_in_schema=False)
     def clip_of_page(token: str) -> FileResponse:
         path = service.playable(token)
         if path is None:
@@ -84,6 +75,7 @@ def create_app(service: ClipService, password: str | None = None, hosts: list[st
         return FileResponse(path)
 
     app = mount(app, build_page(service), service)
+    app.add_middleware(Metrics, service=service)
     app.add_middleware(RequestGuard, limits=service.limits, password=password)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
@@ -118,6 +110,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=limits.queue,
         help="clips waiting or in work at most (default %(default)s)",
     )
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=30.0,
+        help="told to end by SIGTERM, finish what was taken in for so long (default %(default)s)",
+    )
     add_model_options(parser)
 
 
@@ -141,7 +139,8 @@ def read_password(arguments: argparse.Namespace) -> str | None:
     return password or None
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("serve", __doc__)
     add_arguments(parser)
@@ -150,8 +149,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until stopped; returns the exit code."""
-    import uvicorn
-
     try:
         password = read_password(arguments)
         cascade, windows = cascade_of(arguments)
@@ -161,14 +158,35 @@ def run(arguments: argparse.Namespace) -> int:
     limits = Limits(int(arguments.max_mebibytes * MEBIBYTE), arguments.max_seconds, arguments.queue)
     with private_folder() as folder:
         hosts = list(LOOPBACK) if arguments.host in LOOPBACK else None
-        app = create_app(ClipService(cascade, windows, folder, limits), password, hosts)
+        service = ClipService(cascade, windows, folder, limits)
+        app = create_app(service, password, hosts)
         # Uvicorn ends by the signal that stopped it; as an exception it lets the private folder be deleted.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops)", flush=True)
-        uvicorn.run(
+        config = uvicorn.Config(
             app, host=arguments.host, port=arguments.port, log_level="warning", **connection_settings(limits)
         )
+        DrainingServer(config, service, arguments.drain_seconds).run()
     return 0
+
+
+class DrainingServer(uvicorn.Server):
+    """Uvicorn's; told to end (SIGTERM), it first answers what it has taken in, and takes nothing new."""
+
+    def __init__(self, config: uvicorn.Config, service: ClipService, seconds: float):
+        super().__init__(config)
+        self.service, self.seconds = service, seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """At the first SIGTERM begin to drain; at a second one, or Ctrl-C, end."""
+        if sig != signal.SIGTERM or self.service.draining:
+            return super().handle_exit(sig, frame)
+
+        def drain() -> None:
+            self.service.drain(self.seconds)
+            super(DrainingServer, self).handle_exit(sig, None)
+
+        threading.Thread(target=drain, daemon=True).start()
 
 
 def connection_settings(limits: Limits) -> dict:

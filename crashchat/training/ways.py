@@ -15,6 +15,7 @@ from crashchat.json_files import read_json
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.second_stages import PreferenceConfig, ReinforceConfig, SecondStageConfig
 from crashchat.settings import TrainConfig
+from crashchat.tasks import TASKS
 from crashchat.training.batches import QuestionDataset, QuestionSampler, StepSampler
 from crashchat.training.preferences import PairDataset, PreferenceTrainer
 from crashchat.training.reinforce_trainer import SOLVED, ReinforceTrainer, make_roller, rewards_of
@@ -68,6 +69,8 @@ def make_sampler(config: TrainConfig, dataset: QuestionDataset, args: TrainingAr
         **place,
         group_by_video=config.group_by_video,
         seed=config.seed,
+        shares={name: task.share for name, task in TASKS.items() if task.share < 1},
+        tasks=dataset.tasks,
     )
 
 
