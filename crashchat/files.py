@@ -32,7 +32,7 @@ class FolderError(CrashChatError):
     everywhere = True
 
 
-def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+def write_bytes_atomic(path: str | Path, data: bytes | memoryview) -> None:
     """Write `data` to `path`, creating its folder; `path` is either its old self or complete,
     never in between.
 

@@ -33,12 +33,12 @@ from crashchat.checkpoints.folders import video_settings_of
 from crashchat.checkpoints.model_card import read_card, tell_cards
 from crashchat.command import run_command
 from crashchat.config import save_config
-from crashchat.data.annotations import Question, VideoQAs, annotation_paths, load_annotations
-from crashchat.data.datasets import describe_use
+from crashchat.data.annotations import Question, VideoQAs
 from crashchat.data.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
 from crashchat.data.manifests import manifest_path
 from crashchat.data.predictions import make_record, prediction_path
-from crashchat.data.truth import by_name, read_crash_starts
+from crashchat.data.sources import describe_questions, load_questions
+from crashchat.data.truth import INTERVALS, SIGNS, by_name, crash_starts, read_crash_starts
 from crashchat.evaluation.manifest import Evaluation, model_name, weights_hashes
 from crashchat.files import held
 from crashchat.model.lora import base_of
@@ -104,8 +104,7 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
     )
     choices: dict[str, Choices] = {}
     for task in config.training_answers:
-        paths = annotation_paths(config.data_dir, [task], "train")
-        answers = {video.answer_of(task) or "" for video in load_annotations(paths, config.data_dir, [task])}
+        answers = {video.answer_of(task) or "" for video in load_questions(config, "train", [task])}
         choices[task] = Choices(tokenizer, sorted(answers))
     return Answerer(
         model,
@@ -141,7 +140,7 @@ def record_of(
     return make_record(
         task,
         question.data_id,
-        video_path=str(config.data_dir / video.name),
+        video_path=str(video.path),
         prompt=question.text,
         raw_response=given.raw_response if given else "",
         answer=question.answer,
@@ -153,6 +152,17 @@ def record_of(
     )
 
 
+def annotated_starts(config: EvalConfig) -> dict[str, float]:
+    """{video file name: annotated crash start in seconds}; empty where nothing says it.
+
+    Raises AnnotationError for annotations that cannot be used.
+    """
+    if config.data:
+        return crash_starts(load_questions(config, config.split, []))
+    intervals = config.data_dir / TASKS[INTERVALS].annotation_file(config.split)
+    return read_crash_starts(intervals) if intervals.is_file() else {}
+
+
 def evaluate(config: EvalConfig) -> list[Path]:
     """Ask all configured tasks of a split; returns the prediction files. Resumes what a killed run left.
 
@@ -160,10 +170,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
     for annotations that cannot be used, two videos of one file name among them.
     """
     store = join_processes()
-    paths = config.annotation_files.get(config.split) or annotation_paths(
-        config.data_dir, config.tasks, config.split
-    )
-    annotated = load_annotations(paths, config.data_dir, config.tasks)
+    annotated = load_questions(config, config.split, config.tasks)
     by_name(annotated)  # answers to two videos of one name could not be scored
     videos = annotated[: config.limit]
     if len(videos) < len(annotated):
@@ -179,7 +186,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
         if rank() == 0:  # has the journals for all processes
             for path in files.values():
                 stack.enter_context(held(path.with_name(f".{path.name}.lock"), str(path)))
-        dataset = describe_use(config.data_dir, paths, videos, config.split)
+        dataset = describe_questions(config, config.split, config.tasks, videos)
         _answer(Evaluation(config, dataset, weights_hashes(config)), videos, files, store)
     return list(files.values())
 
@@ -221,8 +228,7 @@ def _answer(
     if left:
         answerer = load_answerer(config, device)
         print_once(f"device {device}, dtype {answerer.model.dtype}, {processes} process(es)")
-        intervals = config.data_dir / TASKS["crash_localization"].annotation_file(config.split)
-        starts = read_crash_starts(intervals) if intervals.is_file() else {}
+        starts = annotated_starts(config) if SIGNS in files else {}
         journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
         readers = reader_count(config.num_workers)
         reader = DataLoader(
