@@ -19,6 +19,10 @@ Kept = tuple[tuple[str, str], ...]
 Row = tuple[int, str, str | None, str, str | None, str | None, Kept]
 
 
+class NoQuestions(AnnotationError):
+    """Files that hold no question of those that are wanted."""
+
+
 @dataclass(frozen=True, slots=True)  # there may be millions
 class Question:
     """One question on a video and its annotated answer.
@@ -177,7 +181,7 @@ def join(parts: Iterable[Part], tasks: Iterable[str] | None, where: str) -> list
     for video in videos.values():
         video.questions.sort(key=lambda question: order.get(question.task, len(order)))
     if not videos:
-        raise AnnotationError(f"no question of the tasks {sorted(wanted or [])} in {where}")
+        raise NoQuestions(f"no question of the tasks {sorted(wanted or [])} in {where}")
     return list(videos.values())
 
 

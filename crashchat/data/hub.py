@@ -37,7 +37,7 @@ def read_hub(source: DataSource) -> list[tuple[str, Rows]]:
                 table = table.cast_column(name, type(feature)(decode=False))
         place = _Place(source, str(split))
         collector = Collector(f"{source.hub}, split {split}", "parquet")
-        collect_table(place.named(table), source.columns, collector)
+        collect_table(enumerate(place.named(table)), source.columns, collector)
         rows = collector.rows()
         tables.append((str(split), rows if place.folder is None else rows.within(place.folder)))
     return tables

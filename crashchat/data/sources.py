@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -81,7 +82,6 @@ def load_sources(
 def _parts(sources: Sequence[DataSource], split: SplitName, data_dir: Path) -> Iterator[Part]:
     first_id = 0
     for source in sources:
-        folder = source.videos or data_dir
         tables: Iterable[tuple[str | None, Rows]]
         if source.hub is not None:
             from crashchat.data.hub import read_hub  # here: the datasets package takes a second to import
@@ -90,19 +90,29 @@ def _parts(sources: Sequence[DataSource], split: SplitName, data_dir: Path) -> I
         else:
             tables = ((None, read_rows(path, source.form_of(path), source.columns)) for path in source.path)
         for hub_split, rows in tables:
-            columns = source.columns
-            yield Part(
-                rows,
-                folder if rows.folder is None else rows.folder,
-                chosen=_chosen(source, rows, split, hub_split),
-                task=_optional(rows, columns.task, "task" in columns.model_fields_set),
-                source=_optional(rows, columns.source, "source" in columns.model_fields_set),
-                keep=tuple(name for name in columns.keep if _column(source, rows, name) is not None),
-                first_id=first_id,
-                weight=source.weight,
-            )
+            part = part_of(source, rows, split, hub_split)
+            yield replace(part, folder=rows.folder or source.videos or data_dir, first_id=first_id)
             if len(rows.places):
                 first_id += rows.places[-1] + 1
+
+
+def part_of(source: DataSource, rows: Rows, split: SplitName, hub_split: str | None = None) -> Part:
+    """Of a source's table the rows of a split.
+
+    hub_split: the hub's name of the split that the table is. Raises AnnotationError (see load_sources).
+    """
+    columns = source.columns
+    for name in columns.keep:
+        _column(source, rows, name)
+    return Part(
+        rows,
+        Path(),
+        chosen=_chosen(source, rows, split, hub_split),
+        task=_optional(rows, columns.task, "task" in columns.model_fields_set),
+        source=_optional(rows, columns.source, "source" in columns.model_fields_set),
+        keep=tuple(columns.keep),
+        weight=source.weight,
+    )
 
 
 def _optional(rows: Rows, name: str | None, asked: bool) -> str | None:

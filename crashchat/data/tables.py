@@ -182,7 +182,7 @@ def read_rows(path: Path, form: Form, columns: Columns | None = None) -> Rows:
     elif form == "messages":
         _collect_messages(path, columns, collector)
     else:
-        collect_table(_cells(path, form), columns, collector)
+        collect_table(enumerate(table_rows(path, form)), columns, collector)
     if not collector.places and not collector.problems:
         raise AnnotationError(f"{path}: holds no rows")
     rows = collector.rows()
@@ -217,12 +217,16 @@ def _collect_messages(path: Path, columns: Columns, collector: Collector) -> Non
         collector.add(place, video=video, question=question, answer=answer, others=others)
 
 
-def collect_table(rows: Iterable[dict], columns: Columns, collector: Collector) -> None:
-    """Take the rows of a table. Raises AnnotationError where it lacks a column that is read."""
+def collect_table(rows: Iterable[tuple[int, dict]], columns: Columns, collector: Collector) -> None:
+    """Take the rows of a table, each with its place in it. Raises AnnotationError where it lacks a column
+    that is read.
+    """
     own = {columns.video, columns.question, columns.answer}
-    for place, row in enumerate(rows):
-        if not place:
-            _check_columns(list(row), columns, collector.name)
+    names: list[str] = []
+    for place, row in rows:
+        if not names:
+            names = list(row)
+            _check_columns(names, columns, collector.name)
         try:
             video = _cell(row, columns.video)
             check_video(video, f"column {columns.video!r}")
@@ -267,7 +271,7 @@ def _cell(row: dict, name: str) -> str:
     return text.strip()
 
 
-def _cells(path: Path, form: Form) -> Iterator[dict]:
+def table_rows(path: Path, form: str) -> Iterator[dict]:
     """The rows of a CSV or Parquet file, some thousands in memory at a time."""
     if not path.is_file():
         raise AnnotationError(f"{path}: cannot be read: there is no such file; expected a table of questions")
