@@ -52,6 +52,11 @@ class Columns(Exact):
     keep: list[str] = Field(default_factory=list)
     """Further columns that are kept with each question, for figures by their values."""
 
+    def named(self, role: str) -> str | None:
+        """The column of a role that it must have, as it is called otherwise; None for the usual name."""
+        name = getattr(self, role)
+        return None if name == type(self).model_fields[role].default else name
+
 
 class DataSource(Exact):
     """One source of questions: files of one form, or a data set of the hub."""

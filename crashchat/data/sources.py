@@ -67,6 +67,13 @@ def questions_hash(videos: Sequence[VideoQAs]) -> str:
     )
 
 
+def with_columns(source: DataSource, names: Iterable[str]) -> DataSource:
+    """A source that keeps these columns as well, but for that of the source of a clip, which it has."""
+    more = [name for name in names if name not in (*source.columns.keep, source.columns.source)]
+    columns = source.columns.model_copy(update={"keep": [*source.columns.keep, *more]})
+    return source.model_copy(update={"columns": columns})
+
+
 def load_sources(
     sources: Sequence[DataSource], split: SplitName, data_dir: Path, tasks: Iterable[str] | None
 ) -> list[VideoQAs]:
@@ -102,24 +109,18 @@ def part_of(source: DataSource, rows: Rows, split: SplitName, hub_split: str | N
     hub_split: the hub's name of the split that the table is. Raises AnnotationError (see load_sources).
     """
     columns = source.columns
-    for name in columns.keep:
-        _column(source, rows, name)
+    for name in (*columns.keep, columns.named("task"), columns.named("source")):
+        if name is not None:
+            _column(source, rows, name)
     return Part(
         rows,
         Path(),
         chosen=_chosen(source, rows, split, hub_split),
-        task=_optional(rows, columns.task, "task" in columns.model_fields_set),
-        source=_optional(rows, columns.source, "source" in columns.model_fields_set),
+        task=columns.task,
+        source=columns.source,
         keep=tuple(columns.keep),
         weight=source.weight,
     )
-
-
-def _optional(rows: Rows, name: str | None, asked: bool) -> str | None:
-    """A column that a table may lack, where nobody asked for it by name."""
-    if name and asked and rows.extra(name) is None:
-        raise AnnotationError(no_column(rows.name, name, rows.extras))
-    return name
 
 
 def _column(source: DataSource, rows: Rows, name: str) -> list:

@@ -243,9 +243,7 @@ def collect_table(rows: Iterable[tuple[int, dict]], columns: Columns, collector:
 
 
 def _check_columns(found: list[str], columns: Columns, where: str) -> None:
-    wanted = [columns.video, columns.answer]
-    if columns.question and "question" in columns.model_fields_set:
-        wanted.append(columns.question)
+    wanted = [columns.video, columns.answer, *filter(None, [columns.named("question")])]
     missing = [name for name in wanted if name not in found]
     if missing:
         raise AnnotationError(no_column(where, missing[0], found))
