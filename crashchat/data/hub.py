@@ -12,6 +12,7 @@ from crashchat.data_settings import DataSource
 from crashchat.errors import opening
 from crashchat.files import write_bytes_atomic
 
+AT_ONCE = 64  # rows in memory at a time: each may hold its video
 SNAPSHOTS = "snapshots"  # the folder of a data set's versions in the hub's cache
 
 
@@ -37,7 +38,9 @@ def read_hub(source: DataSource) -> list[tuple[str, Rows]]:
                 table = table.cast_column(name, type(feature)(decode=False))
         place = _Place(source, str(split))
         collector = Collector(f"{source.hub}, split {split}", "parquet")
-        collect_table(enumerate(place.named(table)), source.columns, collector)
+        batches = table.with_format("arrow").iter(batch_size=AT_ONCE)
+        cells = (row for batch in batches for row in batch.to_pylist())
+        collect_table(enumerate(place.named(cells)), source.columns, collector)
         rows = collector.rows()
         tables.append((str(split), rows if place.folder is None else rows.within(place.folder)))
     return tables

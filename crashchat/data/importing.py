@@ -157,6 +157,10 @@ def imported(arguments: argparse.Namespace) -> None:
         for split, part in parts.items()
         if part.chosen or rows.problems
     }
+    for videos in found.values():
+        for one in videos:
+            if not Path(one.name).suffix and (arguments.videos / f"{one.name}.mp4").is_file():
+                one.name += ".mp4"
     missing = [
         one.name for videos in found.values() for one in videos if not (arguments.videos / one.name).is_file()
     ]

@@ -124,7 +124,7 @@ CHOICES = {
 @pytest.mark.parametrize("kind", CHOICES)
 def test_multiple_choice_in_the_forms_that_benchmarks_have(tmp_path, clips, kind):
     changes, options = CHOICES[kind]
-    row = {"video": "a.mp4", "question": "Who is hit?", "topic": "user", **changes}
+    row = {"video": "a", "question": "Who is hit?", "topic": "user", **changes}
     table, out = tmp_path / "bench.json", tmp_path / "bench"
     table.write_text(json.dumps([row]))
     words = ("choices", table, "--videos", clips, "--split", "test", "--keep", "topic", *options)
