@@ -12,7 +12,7 @@ from statistics import mean
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.data.annotations import VideoQAs
-from crashchat.data.sources import load_questions
+from crashchat.data.sources import load_questions, weighted
 from crashchat.data_settings import SplitName
 from crashchat.model.packing import split_by_tokens
 from crashchat.model.sequence import IGNORED, Branch, branch_token_ids, prefix_ids
@@ -166,6 +166,8 @@ def shapes_of(
             videos, reading, [f"the released set's numbers of videos and questions, each on {assumed}"]
         )
     annotated = load_questions(config, split, config.tasks)
+    if split == "train":
+        annotated = weighted(annotated, config.seed)
     count = _counter(tokenizer)
     branches = [tuple(count(q.text, q.answer) for q in video.questions) for video in annotated]
     shapes, seconds = _measured(annotated, settings, tokenizer, measured)
