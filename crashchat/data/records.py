@@ -102,6 +102,13 @@ def check_video(video: str, what: str = "'video'") -> None:
         raise ValueError(f"{what} is {abbreviate(video)}, expected a path below the data folder")
 
 
+def check_text(*texts: str | None) -> None:
+    """Raises ValueError for a text that no file and no tokenizer can hold: half of a character, say."""
+    for text in texts:
+        if text and not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise ValueError(f"the text {abbreviate(text)} holds half of a character, expected whole ones")
+
+
 def parse_record(record: object) -> tuple[str, str, str, str | None]:
     """(video name, question, answer, source) of one released record; ValueError says what is wrong."""
     if not isinstance(record, dict):
@@ -126,6 +133,7 @@ def parse_record(record: object) -> tuple[str, str, str, str | None]:
     source = record.get("source")
     if source is not None and not isinstance(source, str):
         raise ValueError(f"'source' is {abbreviate(source)}, expected a text")
+    check_text(question, answer, source)
     return video, question, answer, source
 
 
@@ -167,6 +175,7 @@ def parse_messages(record: object, video_key: str = "video") -> tuple[str, str, 
     question, answer = question_text(question), answer.strip()
     if not question or not answer:
         raise ValueError("the question or the answer is empty")
+    check_text(question, answer)
     return videos[0], question, answer
 
 

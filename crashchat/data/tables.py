@@ -104,7 +104,7 @@ def as_text(value: object) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int | float):
-        return str(value)
+        return str(value).encode("utf-8", "replace").decode()  # JSON can write half a character
     raise ValueError(f"found a {type(value).__name__}, expected a text or a number")
 
 
@@ -129,7 +129,7 @@ class Collector:
                 text = as_text(value)
             except ValueError:
                 continue
-            column = self.columns.setdefault(f"{EXTRA}{key}", [])
+            column = self.columns.setdefault(f"{EXTRA}{as_text(key)}", [])
             column += [None] * (len(self.places) - len(column))
             column.append(known.setdefault(text, text))
         self.places.append(place)
@@ -277,7 +277,7 @@ def table_rows(path: Path, form: str) -> Iterator[dict]:
         raise AnnotationError(f"{path}: is empty (0 bytes), expected a table of questions")
     try:
         yield from _csv_rows(path) if form == "csv" else _parquet_rows(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise AnnotationError(
             f"{path}: cannot be read as {form}: {opening(error)}; expected a table of questions"
         ) from error
@@ -325,8 +325,9 @@ def _read_kept(path: Path) -> pa.Table | None:
     try:
         with pa.memory_map(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
+            table.validate(full=True)
         os.utime(path)  # it was used now
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowException):
         return None
     return table
 

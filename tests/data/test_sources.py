@@ -286,7 +286,14 @@ def test_a_broken_table_is_named(tmp_path, content, message):
     with pytest.raises(AnnotationError, match=message) as caught:
         load(source(path))
     assert str(path) in str(caught.value)
-    (tmp_path / "rows.parquet").write_text("no Parquet")
+
+
+@pytest.mark.parametrize("damage", ["no Parquet", "a text that is none"])
+def test_a_damaged_parquet_file_is_named(tmp_path, damage):
+    data = parquet(tmp_path).read_bytes()
+    damaged = data.replace(b"1.0 - 2.5", b"1.0 \xff 2.5") if damage != "no Parquet" else damage.encode()
+    assert damaged != data
+    (tmp_path / "rows.parquet").write_bytes(damaged)
     with pytest.raises(AnnotationError, match="rows.parquet: cannot be read as parquet"):
         load(source(tmp_path / "rows.parquet"))
 
