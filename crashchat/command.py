@@ -10,11 +10,13 @@ them.
 import argparse
 import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import TypeVar
 
 from crashchat.config import check_share, describe, load_config
 from crashchat.errors import exit_code, writing
 from crashchat.settings import EvalConfig, PreferenceConfig, ReinforceConfig, TrainConfig
+from crashchat.tasks import TASKS, read_task_set, using
 
 KINDS: dict[str, type[TrainConfig] | type[EvalConfig]] = {
     "train": TrainConfig,
@@ -51,6 +53,35 @@ def make_parser(command: str, description: str | None, epilog: str | None = None
     return parser
 
 
+def add_task_set(parser: argparse._ActionsContainer) -> None:
+    """The option that `with_task_set` reads."""
+    parser.add_argument(
+        "--task-set",
+        metavar="FILE",
+        help="the tasks that were asked, a file as in configs/tasks (default: that of the "
+        "model's folder, else the six of CrashChat)",
+    )
+
+
+def with_task_set(main: Callable[[list[str]], int]) -> Callable[[list[str] | None], int]:
+    """A command that works on the task set of its option --task-set, and leaves the one before in use."""
+
+    @wraps(main)
+    def within(argv: list[str] | None = None) -> int:
+        words = sys.argv[1:] if argv is None else argv
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        early.add_argument("--task-set")
+
+        def run() -> int:
+            # Before the command's own parser is made: which options there are depends on the tasks.
+            with using(read_task_set(early.parse_known_args(words)[0].task_set)):
+                return main(words)
+
+        return exit_code(run)
+
+    return within
+
+
 def run_command(
     command: str,
     description: str | None,
@@ -75,9 +106,10 @@ def run_command(
     arguments = parser.parse_args(argv)
 
     def configured() -> None:
-        config = load_config(kind, arguments.config, arguments.overrides)
-        with writing(config.output_dir):
-            work(config)
+        with using(TASKS.task_set):  # and after it the one before: load_config may take another
+            config = load_config(kind, arguments.config, arguments.overrides)
+            with writing(config.output_dir):
+                work(config)
 
     try:
         return exit_code(configured)

@@ -11,6 +11,8 @@ from crashchat.errors import CrashChatError, abbreviate
 from crashchat.files import write_text_atomic
 from crashchat.json_files import problems
 from crashchat.settings import Settings, TrainConfig
+from crashchat.tasks import TaskSet, read_task_set, use
+from crashchat.yaml_files import parse_yaml, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "configs"
@@ -30,41 +32,9 @@ class ConfigError(CrashChatError):
 Config = TypeVar("Config", bound=Settings)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as SafeLoader reads it, but a key that is there twice is an error instead of the last one's."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for index, key in enumerate(keys) if key in keys[:index]]
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {abbreviate(twice[0])} is there twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-def _yaml(text: str | bytes, where: str) -> object:
-    try:
-        return yaml.load(text, _Loader)
-    # ValueError: what looks like a date or a number and is none, or isn't UTF-8.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise ConfigError(f"{where}: not YAML: {said[:300]}") from error
-
-
-def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict:
+def _read_values(path: Path, above: tuple[Path, ...] = ()) -> dict:
     """A file's values, those of its base below them; above: the files that it is the base of."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); configs are in {CONFIG_DIR}"
-        ) from error
-    values = _yaml(data, str(path))
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: found a {type(values).__name__}, expected `key: value` lines")
+    values, _ = read_yaml(path, ConfigError, hint=f"; configs are in {CONFIG_DIR}")
     base = values.pop("base", None)
     if base is None:
         return values
@@ -74,7 +44,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict:
     if (path.parent / base).resolve() in above:
         raise ConfigError(f"{path}: base: {base!r} is based on this file itself; expected a file that is not")
     # A file says only what differs from its base, a file beside it.
-    return {**_read_yaml(path.parent / base, above), **values}
+    return {**_read_values(path.parent / base, above), **values}
 
 
 def parse_overrides(overrides: list[str]) -> dict:
@@ -87,7 +57,7 @@ def parse_overrides(overrides: list[str]) -> dict:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"{abbreviate(word)} is not key=value, e.g. epochs=2")
-        values[key] = _yaml(text, abbreviate(word))
+        values[key] = parse_yaml(text, abbreviate(word), ConfigError)
     return values
 
 
@@ -95,17 +65,19 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: list[str
     """Settings of a YAML file (with its `base:` file below it) and `key=value` overrides on top; between
     them those of another file, where an override is `with=FILE`.
 
-    Raises ConfigError naming the file and every key that is unknown, of the wrong type, out of bounds, or
-    contradicts another.
+    The task set that they name is in use from then on. Raises ConfigError naming the file and every key that
+    is unknown, of the wrong type, out of bounds, or contradicts another; TaskSetError for a task set that
+    cannot be used.
     """
-    values = _read_yaml(Path(path)) if path else {}
+    values = _read_values(Path(path)) if path else {}
     words = parse_overrides(overrides or [])
     if WITH in words:
         file = words.pop(WITH)
         if not isinstance(file, str) or not file or "\0" in file:
             raise ConfigError(f"{WITH}={abbreviate(file)}: expected a YAML file of settings")
-        values |= _read_yaml(Path(file))
+        values |= _read_values(Path(file))
     values |= words
+    use(_task_set_of(values, path or "overrides"))
     unknown = [abbreviate(key) for key in values if key not in kind.model_fields]
     if unknown:
         known = ", ".join(sorted(kind.model_fields))
@@ -114,6 +86,16 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: list[str
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{path or 'overrides'}: {'; '.join(problems(error))}") from error
+
+
+def _task_set_of(values: dict, where: str | Path) -> TaskSet:
+    """The task set that settings name, or a model that they name."""
+    named = {key: values.get(key) for key in ("task_set", "adapter", "model", "base_model")}
+    for key, value in named.items():
+        if value is not None and (not isinstance(value, str | Path) or "\0" in str(value)):
+            raise ConfigError(f"{where}: {key}: found {abbreviate(value)}, expected a path")
+    file, *folders = (None if value is None else Path(value) for value in named.values())
+    return read_task_set(file, *folders)
 
 
 def save_config(config: Settings, path: str | Path) -> None:

@@ -32,8 +32,14 @@ class Settings(Exact):
 
     data_dir: Path = Path("data")
     """Folder of the annotation files; the videos' annotated paths start from it."""
+    task_set: Path | None = None
+    """File of the task set, in configs/tasks/; none: that of the model's folder, where it has one, else
+    CrashChat's six tasks.
+    """
     tasks: list[str] = Field(default_factory=lambda: list(TASKS))
-    """Tasks to learn or ask, by name; with annotations of general questions, an empty list takes all."""
+    """Tasks of the set to learn or ask, by name; with annotations of general questions, an empty list takes
+    all.
+    """
     annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
     """Annotation files by split, e.g. the released multi-task ones; empty: those of `tasks` in data_dir."""
     data: list[DataSource] = Field(default_factory=list)
@@ -293,7 +299,7 @@ class PreferenceConfig(SecondStageConfig):
 class ReinforceConfig(SecondStageConfig):
     """What one run of reinforcement learning does: answers are drawn, rewarded, and learnt from."""
 
-    tasks: list[str] = Field(default=["crash_localization", "pre_crash_localization"], min_length=1)
+    tasks: list[str] = Field(min_length=1)
     """Tasks whose answers are drawn and rewarded."""
     supervised_tasks: list[str] = Field(default_factory=list)
     """Tasks whose annotated answers are learnt beside them, so that they are not forgotten."""

@@ -9,7 +9,7 @@ import pytest
 from crashchat.config import CONFIG_DIR, ROOT, ConfigError, check_share, describe, load_config, save_config
 from crashchat.reporting.published import read_published
 from crashchat.settings import EvalConfig, PreferenceConfig, ReinforceConfig, TrainConfig
-from crashchat.tasks import GROUPS, TASKS
+from crashchat.tasks import TASKS
 from tool.lock import requirements
 
 RECIPE, TINY = CONFIG_DIR / "train" / "recipe.yaml", CONFIG_DIR / "train" / "tiny_model.yaml"
@@ -27,6 +27,7 @@ def test_no_config_is_left_out():
         *EVAL,
         *OVER,
         *(CONFIG_DIR / "deepspeed").glob("zero[123].json"),
+        *(CONFIG_DIR / "tasks").glob("*.yaml"),  # test_task_sets.py loads them
     }
 
 
@@ -42,7 +43,7 @@ def test_train_configs(path):
     strategy, _, rest = path.stem.partition("_")
     expected = {
         "independent": [rest],
-        "homogeneous": list(GROUPS.get(rest, [])),
+        "homogeneous": list(TASKS.groups.get(rest, [])),
         "heterogeneous": list(TASKS),
     }[strategy]
     assert config.tasks == expected
@@ -54,7 +55,7 @@ def test_a_file_of_settings_lies_over_the_strategys_and_below_the_words(tmp_path
     strategy = CONFIG_DIR / "train" / "homogeneous_perception.yaml"
     config = load_config(TrainConfig, strategy, ["epochs=2", f"with={TINY}"])
     assert config.base_model == Path("ckpt/tiny_base") and config.learning_rate == 3e-3
-    assert config.epochs == 2 and config.tasks == list(GROUPS["perception"])
+    assert config.epochs == 2 and config.tasks == list(TASKS.groups["perception"])
     with pytest.raises(ConfigError, match="nowhere.yaml: cannot be read"):
         load_config(TrainConfig, strategy, ["with=nowhere.yaml"])
     with pytest.raises(ConfigError, match="with=3: expected a YAML file of settings"):
@@ -66,8 +67,8 @@ def test_a_file_of_settings_lies_over_the_strategys_and_below_the_words(tmp_path
 
 def test_the_second_stages():
     config = load_config(ReinforceConfig, REINFORCE)
-    assert config.tasks == list(GROUPS["perception"]) and config.supervised_tasks == list(
-        GROUPS["linguistic"]
+    assert config.tasks == list(TASKS.groups["perception"]) and config.supervised_tasks == list(
+        TASKS.groups["linguistic"]
     )
     assert config.learning_rate == 1e-5 and config.global_batch_size == 24 and config.adapter is None
     config = load_config(PreferenceConfig, PREFER)

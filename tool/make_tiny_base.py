@@ -134,7 +134,7 @@ def make(annotations: list[Path], out: Path, vocabulary: int, seed: int) -> None
         text for video in videos for question in video.questions for text in (question.text, question.answer)
     ]
     # Each prompt many times over: its words become single tokens, so that six questions stay short.
-    texts += [task.prompt for task in TASKS.values()] * 50 + [",Time 0.1s:"] * 500
+    texts += [task.prompt or "" for task in TASKS.values()] * 50 + [",Time 0.1s:"] * 500
     tokenizer = train_tokenizer(texts, vocabulary)
     model = CrashChatModel(tiny_config(tokenizer))
     initialise(model, seed)

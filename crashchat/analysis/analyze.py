@@ -32,7 +32,7 @@ from crashchat.analysis.result_files import finished, journal_path, name_clips, 
 from crashchat.analysis.results import FAILED, ClipResult
 from crashchat.analysis.windows import WindowSettings
 from crashchat.answering.cascade import Cascade
-from crashchat.command import make_parser
+from crashchat.command import make_parser, with_task_set
 from crashchat.errors import error_line, exit_code
 
 
@@ -201,7 +201,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("analyze", __doc__)
     add_arguments(parser)

@@ -7,6 +7,7 @@ browser fetches them as they come into view. Videos are linked in both.
 from dataclasses import dataclass
 
 from crashchat.analysis.results import (
+    ANSWERED,
     CONTRADICTION,
     CRASH,
     FAILED,
@@ -18,9 +19,10 @@ from crashchat.analysis.results import (
 )
 from crashchat.html import TEMPLATES, data_uri, link
 from crashchat.tasks import TASKS
+from crashchat.tasks.quantities import Timed
 
 PAGE = 50  # cards that the page shows at a time
-STATUSES = (CRASH, CONTRADICTION, NO_CRASH, UNDECIDED, FAILED)
+STATUSES = (CRASH, CONTRADICTION, NO_CRASH, UNDECIDED, ANSWERED, FAILED)
 
 
 @dataclass
@@ -91,7 +93,8 @@ def sureness(result: ClipResult) -> float:
 def _values(result: ClipResult, images: list[str | None], video: str | None) -> dict:
     """What card.html is given. images, video: addresses, as they stand in the page."""
     first = result.windows[0] if len(result.windows) == 1 else None
-    texts = {answer.task: answer.raw_response for answer in first.answers} if first else {}
+    shown = [name for name in TASKS if name not in TASKS.task_set.of_kind(Timed)]  # times are on the strip
+    said = {answer.task: answer.raw_response for answer in first.answers} if first else {}
     notes = [note for window in result.windows for note in window.notes] if first else []
     lost = [window for window in result.windows if window.error]
     contradicting = [window for window in result.windows if window.status == CONTRADICTION]
@@ -101,11 +104,10 @@ def _values(result: ClipResult, images: list[str | None], video: str | None) -> 
         "curve": curve(result) if result.is_recording else "",
         "sureness": sureness(result),
         "video": video,
-        "texts": texts,
+        "texts": [(TASKS[name].title, said[name]) for name in shown if said.get(name)],
         "notes": notes,
         "lost": lost,
         "contradicting": contradicting if result.is_recording else [],
-        "tasks": TASKS,
         "clock": clock,
         "ticks": ticks,
     }

@@ -8,12 +8,20 @@ from typing import get_args
 
 from crashchat.analysis.clip import window_settings
 from crashchat.analysis.windows import WindowSettings
-from crashchat.answering.cascade import MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, Cascade, load_cascade
+from crashchat.answering.cascade import (
+    LINGUISTIC,
+    MAX_NEW_TOKENS,
+    MAX_VISUAL_TOKENS,
+    PERCEPTION,
+    Cascade,
+    load_cascade,
+)
 from crashchat.checkpoints.adapters import CONFIG_FILE
+from crashchat.command import add_task_set
 from crashchat.config import ROOT
 from crashchat.errors import CrashChatError
 from crashchat.settings import Decode
-from crashchat.tasks import LINGUISTIC, PERCEPTION
+from crashchat.tasks import read_task_set, use
 
 VIDEO_SUFFIXES = set(
     ".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv .gif".split()
@@ -55,6 +63,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="adapter that localizes (the same folder: one for all six)",
     )
+    add_task_set(group)
     group.add_argument(
         "--vision-config",
         type=Path,
@@ -110,6 +119,8 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise AnalyzeError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
+    if arguments.task_set is None:
+        use(read_task_set(None, linguistic, model))
     cascade = load_cascade(
         model,
         linguistic,

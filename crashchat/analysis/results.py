@@ -7,20 +7,23 @@ window's start.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from crashchat.checkpoints.model_card import TrainingSet, learnt_on
 from crashchat.json_files import Exact
-from crashchat.tasks import Group
+from crashchat.tasks import TASKS, Group
+from crashchat.tasks.reading import read_label
+from crashchat.tasks.task_set import CRASH as TELLS_CRASH
 
 FORMAT: Literal["crashchat.analysis.clip/2"] = "crashchat.analysis.clip/2"
 CRASH: Literal["crash"] = "crash"
 NO_CRASH: Literal["no crash"] = "no crash"
 CONTRADICTION: Literal["contradiction"] = "contradiction"
 UNDECIDED: Literal["undecided"] = "undecided"
+ANSWERED: Literal["answered"] = "answered"
 FAILED: Literal["failed"] = "failed"
 
-Status = Literal["crash", "contradiction", "no crash", "undecided", "failed"]
+Status = Literal["crash", "contradiction", "no crash", "undecided", "answered", "failed"]
 Seconds = Annotated[float, Field(ge=0, description="seconds from the clip's start")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -34,7 +37,7 @@ class TaskAnswer(Exact):
     """Which adapter answered; none: one model for all tasks."""
     raw_response: str
     """The model's words."""
-    values: dict[str, float | str] | None
+    values: dict[str, JsonValue] | None
     """What they parse to, under the names of a prediction file; none where they do not."""
     parsed: bool
     """Whether they parse."""
@@ -69,8 +72,9 @@ class Window(Exact):
     @property
     def saw_crash(self) -> bool:
         """Whether recognition answered 'Yes', whatever else was said."""
-        labels = [(answer.values or {}).get("pred_label") for answer in self.answers]
-        return self.status == CRASH or "Yes" in labels
+        task = TASKS.of_fact(TELLS_CRASH)
+        labels = [answer.raw_response for answer in self.answers if task and answer.task == task.name]
+        return self.status == CRASH or "Yes" in map(read_label, labels)
 
 
 class Event(Exact):
@@ -165,7 +169,9 @@ class ClipResult(Exact):
     status: Status = FAILED
     """crash: recognition answered 'Yes', in some window at least; contradiction: in some window it answered
     'No' beside a described crash, or 'Yes' beside 'no collision', and in none plainly 'Yes'; undecided:
-    neither 'Yes' nor 'No'; failed: nothing could be looked at."""
+    neither 'Yes' nor 'No'; answered: no task asks whether there is a crash; failed: nothing could be looked
+    at.
+    """
     warnings: list[str] = []
     """What nobody must overlook of the model, in sentences: that it learnt on drawings."""
     unlike_training: list[str] = []

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from crashchat.analysis.results import (
+    ANSWERED,
     CONTRADICTION,
     CRASH,
     FAILED,
@@ -28,7 +29,8 @@ from crashchat.analysis.results import (
 )
 from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.errors import CrashChatError
-from crashchat.tasks import TASKS
+from crashchat.tasks import TASKS, Fact
+from crashchat.tasks.task_set import CAUSE, CRASH_INTERVAL, DESCRIPTION, FIRST_SIGN, PREVENTION
 
 LEAD = 2.0  # seconds shown before and after an event of a long recording
 
@@ -114,19 +116,23 @@ def window_of(output: CascadeOutput, span: tuple[float, float]) -> Window:
     Where recognition and description contradict each other, that is the status.
     """
     start, end = span
-    status = UNDECIDED if output.crash is None else CRASH if output.crash else NO_CRASH
+    status: Status = UNDECIDED if output.crash is None else CRASH if output.crash else NO_CRASH
+    if output.probability is None:
+        status = ANSWERED
     answers = [_task_answer(answer) for answer in output.answers]
     window = Window(
-        start=start, end=end, status=status, crash_probability=round(output.probability, 6), answers=answers
+        start=start,
+        end=end,
+        status=status,
+        crash_probability=None if output.probability is None else round(output.probability, 6),
+        answers=answers,
     )
     notes = window.notes
-    if output.crash is None:
+    if status == UNDECIDED:
         notes.append("recognition answered neither 'Yes' nor 'No'")
-    described = output.value("crash_description").get("pred_caption", "")
-    calm = (
-        described.strip(" .").lower()
-        == (TASKS["crash_description"].negative_answer or "").strip(" .").lower()
-    )
+    (described,) = output.values(DESCRIPTION) or [""]
+    task = TASKS.of_fact(DESCRIPTION)
+    calm = task is not None and task.says_nothing(described)
     if output.crash is not None and described and output.crash == calm:
         window.status = CONTRADICTION
         notes.append(
@@ -135,25 +141,40 @@ def window_of(output: CascadeOutput, span: tuple[float, float]) -> Window:
     if not output.crash:
         return window
 
-    interval, sign = output.value("crash_localization"), output.value("pre_crash_localization")
-    if not interval:
+    def asked(fact: Fact) -> bool:
+        task = TASKS.of_fact(fact)
+        return task is not None and any(answer.task == task.name for answer in answers)
+
+    if asked(CRASH_INTERVAL):
+        _place_crash(window, output.values(CRASH_INTERVAL))
+    if asked(FIRST_SIGN):
+        _place_sign(window, output.values(FIRST_SIGN))
+    return window
+
+
+def _place_crash(window: Window, interval: list | None) -> None:
+    start, end, notes = window.start, window.end, window.notes
+    if interval is None:
         notes.append("the crash interval does not parse")
-    elif interval["pred_start"] >= end - start:
+    elif interval[0] >= end - start:
         notes.append(f"the crash interval lies behind the end of what was shown ({end - start:.1f} s)")
     else:
-        first, last = start + interval["pred_start"], start + interval["pred_end"]
+        first, last = start + interval[0], start + interval[1]
         if last > end + 0.5:
             notes.append(f"the crash interval ends behind the end of what was shown ({end - start:.1f} s)")
         window.crash = Interval(start=round(first, 3), end=round(min(last, end), 3))
-    if not sign:
+
+
+def _place_sign(window: Window, sign: list | None) -> None:
+    start, end, notes = window.start, window.end, window.notes
+    if sign is None:
         notes.append("the first sign does not parse")
-    elif sign["pred_time"] >= end - start:
+    elif sign[0] >= end - start:
         notes.append(f"the first sign lies behind the end of what was shown ({end - start:.1f} s)")
     else:
-        window.first_sign = round(start + sign["pred_time"], 3)
+        window.first_sign = round(start + sign[0], 3)
         if window.crash and window.first_sign > window.crash.start:
             notes.append("the first sign comes after the crash's beginning")
-    return window
 
 
 def find_events(windows: list[Window], seconds: float, settings: WindowSettings) -> list[Event]:
@@ -207,7 +228,12 @@ def _event(
 ) -> Event:
     best = max(group, key=sureness)
     window = windows[best]
-    texts = {answer.task: answer.raw_response for answer in window.answers}
+
+    def said(fact: Fact) -> str:
+        task = TASKS.of_fact(fact)
+        words = (answer.raw_response for answer in window.answers if task and answer.task == task.name)
+        return next(words, "")
+
     span = window.crash or Interval(start=window.start, end=window.end)
     first = min(span.start, window.first_sign if window.first_sign is not None else span.start)
     whole = len(windows) == 1
@@ -217,9 +243,9 @@ def _event(
         localized=window.crash is not None,
         first_sign=window.first_sign,
         crash_probability=window.crash_probability,
-        description=texts.get("crash_description", ""),
-        cause=texts.get("causal_reasoning", ""),
-        prevention=texts.get("prevention_reasoning", ""),
+        description=said(DESCRIPTION),
+        cause=said(CAUSE),
+        prevention=said(PREVENTION),
         window=best,
         windows=sorted(group),
         shown=(0.0, seconds)
@@ -231,5 +257,5 @@ def _event(
 def status_of(windows: list[Window]) -> Status:
     """A whole clip's status from its windows': failed only where nothing could be looked at."""
     kinds = {window.status for window in windows}
-    order = (CRASH, CONTRADICTION, UNDECIDED, NO_CRASH)
+    order = (CRASH, CONTRADICTION, UNDECIDED, NO_CRASH, ANSWERED)
     return next((status for status in order if status in kinds), FAILED)

@@ -25,12 +25,12 @@ from crashchat.model.lora import base_of
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.settings import Decode
 from crashchat.tasks import TASKS, Group
+from crashchat.tasks.task_set import CRASH
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.source import VideoError
 from crashchat.video.tokens import VideoSettings, VisualTokens
 
 BASE = "base"  # the base model without any adapter, as free questions may be put to it
-RECOGNITION = "crash_recognition"
 MAX_VIDEOS = 16  # answered at once: what a killed run has to do again
 Key = TypeVar("Key")
 
@@ -44,7 +44,7 @@ class Asked(NamedTuple):
     @classmethod
     def of(cls, task: str) -> "Asked":
         """A task's own question."""
-        return cls(TASKS[task].prompt, task)
+        return cls(TASKS[task].prompt or "", task)
 
 
 @dataclass
@@ -168,12 +168,16 @@ class Answerer:
                     asked.task,
                     group,
                     decode(self.tokenizer, ids),
-                    yes_probability(first, self._yes_no) if asked.task == RECOGNITION else None,
+                    yes_probability(first, self._yes_no) if _tells_crash(asked.task) else None,
                 )
                 for asked, ids, first in zip(row, row_tokens, row_logits, strict=True)
             ]
             for row, row_tokens, row_logits in zip(questions, tokens, logits, strict=True)
         ]
+
+
+def _tells_crash(task: str | None) -> bool:
+    return task is not None and TASKS[task].fact == CRASH
 
 
 def load_with_adapters(

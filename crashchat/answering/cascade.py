@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from crashchat.answering.answerer import BASE, RECOGNITION, Answerer, Asked, VideoContext, load_with_adapters
+from crashchat.answering.answerer import BASE, Answerer, Asked, VideoContext, load_with_adapters
 from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE
 from crashchat.checkpoints.folders import load_video_settings
@@ -25,8 +25,11 @@ from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.checkpoints.model_card import ModelCard, read_card, tell_cards
 from crashchat.provenance import content_hash
 from crashchat.settings import Decode, EvalConfig
-from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, Group
+from crashchat.tasks import TASKS, Group, Task
+from crashchat.tasks.task_set import CRASH
 
+# The groups of tasks that have an adapter each where there are two.
+LINGUISTIC, PERCEPTION = "linguistic", "perception"
 MAX_VISUAL_TOKENS = EvalConfig.model_fields["max_visual_tokens"].default
 MAX_NEW_TOKENS = EvalConfig.model_fields["max_new_tokens"].default
 
@@ -55,9 +58,9 @@ class Cascade:
         """
         return self._identity.result()
 
-    def _ask(self, context: VideoContext, group: Group) -> list[list[Answer]]:
-        """The answers to a group's tasks on each video."""
-        questions = [[Asked.of(task) for task in GROUPS[group]]] * len(context.visuals)
+    def _ask(self, context: VideoContext, group: Group, tasks: list[list[Task]]) -> list[list[Answer]]:
+        """The answers to some tasks of a group on each video."""
+        questions = [[Asked.of(task.name) for task in row] for row in tasks]
         return self.answerer.answer(
             context, questions, self.adapters.get(group), group if self.adapters else None
         )
@@ -65,22 +68,24 @@ class Cascade:
     def run(
         self, context: VideoContext, progress: Callable[[str], None] = lambda step: None
     ) -> list[CascadeOutput]:
-        """Run the cascade on some stretches of video, all at once. progress: called with what comes next."""
-        place = GROUPS[LINGUISTIC].index(RECOGNITION)
+        """Run the cascade on some stretches of video, all at once. progress: called with what comes next.
+
+        Groups of tasks are asked one after the other, and in each first what is always asked, then what hangs
+        on answers that are there by then.
+        """
+        answers: list[list[Answer]] = [[] for _ in context.visuals]
         with self._lock:
-            progress("is there a crash, what happens, and why?")
-            answers = self._ask(context, LINGUISTIC)
-            labels = [row[place].values for row in answers]
-            crashes = [None if label is None else label["pred_label"] == "Yes" for label in labels]
-            if rows := [row for row, crash in enumerate(crashes) if crash]:
-                progress("when does it happen?")
-                for row, more in zip(rows, self._ask(context.only(rows), PERCEPTION), strict=True):
-                    answers[row] += more
-        probabilities = [row[place].crash_probability or 0.0 for row in answers]
-        return [
-            CascadeOutput(crash, probability, tuple(row))
-            for crash, probability, row in zip(crashes, probabilities, answers, strict=True)
-        ]
+            for group, names in TASKS.groups.items():
+                left = [[TASKS[name] for name in names if TASKS[name].prompt] for _ in context.visuals]
+                while rows := [row for row, tasks in enumerate(left) if _askable(tasks, answers[row])]:
+                    asked = [_askable(left[row], answers[row]) for row in rows]
+                    progress(_told(asked))
+                    for row, tasks, more in zip(
+                        rows, asked, self._ask(context.only(rows), group, asked), strict=True
+                    ):
+                        answers[row] += more
+                        left[row] = [task for task in left[row] if task not in tasks]
+        return [_output(row) for row in answers]
 
     def adapter_choices(self) -> list[str | None]:
         """Who can be asked free questions: the adapters and the base under them, or the one model (None)."""
@@ -91,6 +96,40 @@ class Cascade:
         """The answer to a person's question on one video; the prefix stays in `context` for the next."""
         with self._lock:
             return self.answerer.answer(context, [[Asked(question, None)]], adapter)[0][0].raw_response
+
+
+def _adapters(folders: dict[str, Path]) -> dict[str, str]:
+    """{group of tasks: the name of its adapter} of two folders, or of one twice. Raises CheckpointError."""
+    if len({folder.resolve() for folder in folders.values()}) == 1:
+        return dict.fromkeys(TASKS.groups, LINGUISTIC)
+    if folders and (others := sorted(TASKS.groups.keys() - folders.keys())):
+        raise CheckpointError(
+            f"a linguistic and a perception adapter answer no tasks of the groups {', '.join(others)}; name "
+            "one folder twice if it answers all tasks"
+        )
+    return {group: group for group in folders}
+
+
+def _askable(tasks: list[Task], answers: list[Answer]) -> list[Task]:
+    """Those tasks whose conditions hold after some answers."""
+    said = {
+        answer.task: next(iter(answer.values.values())) for answer in answers if answer.task and answer.values
+    }
+    return [task for task in tasks if TASKS.task_set.is_asked(task, said)]
+
+
+def _told(asked: list[list[Task]]) -> str:
+    """What is asked next, in words."""
+    titles = dict.fromkeys(task.title for tasks in asked for task in tasks)
+    return f"asking about {', '.join(titles)}"
+
+
+def _output(answers: list[Answer]) -> CascadeOutput:
+    task = TASKS.of_fact(CRASH)
+    found = next((answer for answer in answers if task and answer.task == task.name), None)
+    label = next(iter(found.values.values())) if found and found.values else None
+    probability = (found.crash_probability or 0.0) if found else None
+    return CascadeOutput(None if label is None else label == "Yes", probability, tuple(answers))
 
 
 def load_cascade(
@@ -121,10 +160,7 @@ def load_cascade(
     parts = {BASE: model_folder, **folders}
     cards = {part: read_card(folder) for part, folder in parts.items()}
     tell_cards({folder: cards[part] for part, folder in parts.items()})
-    adapters: dict[str, str] = {}
-    for group, folder in folders.items():
-        same = (name for known, name in adapters.items() if folders[known].resolve() == folder.resolve())
-        adapters[group] = next(same, group)
+    adapters = _adapters(folders)
     settings = load_video_settings(
         model_folder,
         fps,
@@ -132,12 +168,12 @@ def load_cascade(
         max_visual_tokens=max_visual_tokens,
         token_compression=token_compression,
     )
-    own = {name: folders[name] for name in dict.fromkeys(adapters.values())}
+    own = {name: folder for name, folder in folders.items() if name in adapters.values()}
     model, tokenizer = load_with_adapters(model_folder, own, device, vision_config)
     answerer = Answerer(model, tokenizer, settings, max_new_tokens=max_new_tokens, decode=decode)
 
     def identify() -> dict:
-        found: dict[str, dict | None] = dict.fromkeys((BASE, *GROUPS))
+        found: dict[str, dict | None] = dict.fromkeys((BASE, LINGUISTIC, PERCEPTION))
         for part, folder in parts.items():
             names = None if part == BASE else [CONFIG_FILE, LORA_FILE, PROJECTOR_FILE]
             card = cards[part]

@@ -1,10 +1,11 @@
 """Answers that always parse: which tokens may come next,
-for tasks whose answers have a form (decode=constrained).
+for kinds of answers that have a form (decode=constrained).
 
-    crash_recognition        Yes | No
-    crash_localization       start - end seconds      one decimal, 0 <= start <= end <= the video's end
-    pre_crash_localization   time seconds             likewise
-    any other task           one of the training answers, where that is asked for; else free
+    Yes | No, options        one of them
+    start - end seconds      one decimal, 0 <= start <= end <= the video's end
+    time seconds             likewise
+    a pattern                numbers, several options, several intervals, records of such
+    any other text           one of the training answers, where that is asked for; else free
 
 Greedy decoding takes the likeliest token among those that can still lead to an answer of the form.
 """
@@ -14,14 +15,14 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Protocol
 
+import regex
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.tasks import TASKS
+from crashchat.tasks.quantities import GAP, UNIT, Timed
 
-RECOGNITION_ANSWERS = ("Yes", "No")
-_UNIT = " seconds"
-_GAP = " - "
-_LETTERS = set("0123456789." + _GAP + _UNIT)
+_LETTERS = frozenset("0123456789." + GAP + UNIT)
+_UNIT, _GAP = UNIT, GAP
 
 
 class Constraint(Protocol):
@@ -53,15 +54,15 @@ class Choices:
         return list(branch)
 
 
-@lru_cache(maxsize=4)
-def _pieces(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """{token: its text} of the tokens that are pieces of times;
-    in a vocabulary of 150,000 they are a few hundred.
+@lru_cache(maxsize=16)
+def _pieces(tokenizer: PreTrainedTokenizerBase, letters: frozenset[str] = _LETTERS) -> dict[int, str]:
+    """{token: its text} of the tokens that consist of some letters;
+    in a vocabulary of 150,000 those of times are a few hundred.
     """
     words = {
         token: tokenizer.convert_tokens_to_string([word]) for word, token in tokenizer.get_vocab().items()
     }
-    return {token: word for token, word in words.items() if word and set(word) <= _LETTERS}
+    return {token: word for token, word in words.items() if word and set(word) <= letters}
 
 
 class Times:
@@ -104,6 +105,43 @@ class Times:
         return "wrong" if text else "complete"
 
 
+class Spelled:
+    """A text that a regular expression matches as a whole."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, pattern: str):
+        """Raises ValueError where the tokenizer cannot spell out such a text."""
+        self.pattern = regex.compile(pattern)
+        self.closing = tokenizer.eos_token_id
+        # Letters that stand for themselves in the pattern, and what its classes of digits stand for.
+        self.pieces = _pieces(tokenizer, frozenset(pattern) | _LETTERS)
+        self._known: dict[str, list[int]] = {}
+        if not self.allowed([]):
+            raise ValueError(f"the tokenizer has no tokens for answers such as {pattern[:60]!r}")
+
+    def allowed(self, tokens: list[int]) -> list[int]:
+        text = "".join(self.pieces[token] for token in tokens)
+        if text not in self._known:
+            following = [
+                token
+                for token, piece in self.pieces.items()
+                if self.pattern.fullmatch(text + piece, partial=True)
+            ]
+            complete = text and self.pattern.fullmatch(text)
+            self._known[text] = [self.closing, *following] if complete else following
+        return self._known[text]
+
+
+@lru_cache(maxsize=64)
+def _spelled(tokenizer: PreTrainedTokenizerBase, pattern: str) -> Spelled:
+    """Made once for all videos that end alike: what may follow is remembered."""
+    return Spelled(tokenizer, pattern)
+
+
+@lru_cache(maxsize=64)
+def _chosen(tokenizer: PreTrainedTokenizerBase, answers: tuple[str, ...]) -> Choices:
+    return Choices(tokenizer, answers)
+
+
 def constraint_for(
     task: str, tokenizer: PreTrainedTokenizerBase, end: float, answers: dict[str, Choices] | None = None
 ) -> Constraint | None:
@@ -111,10 +149,12 @@ def constraint_for(
 
     answers: {task: its training answers}, for tasks that are limited to them.
     """
+    kind = TASKS[task].answer
     if answers and task in answers:
         return answers[task]
-    if task == "crash_recognition":
-        return Choices(tokenizer, RECOGNITION_ANSWERS)
-    if TASKS[task].negative_answer is None:  # asked of crash videos only: when
-        return Times(tokenizer, end, len(TASKS[task].gt_fields))
-    return None
+    if kind.candidates:
+        return _chosen(tokenizer, kind.candidates)
+    if isinstance(kind, Timed):
+        return Times(tokenizer, end, len(kind.fields))
+    pattern = kind.pattern(end)
+    return _spelled(tokenizer, pattern) if pattern else None

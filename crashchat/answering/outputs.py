@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from crashchat.tasks import TASKS, Group
+from crashchat.tasks import TASKS, Fact, Group
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,17 @@ class CascadeOutput:
     """What the cascade says of one stretch of video; times in seconds from the stretch's start.
 
     crash: None where recognition answered neither 'Yes' nor 'No'. probability: of 'Yes' against 'No', from
-    their logits.
+    their logits; None where no task asks whether there is a crash.
     """
 
     crash: bool | None
-    probability: float
+    probability: float | None
     answers: tuple[Answer, ...]
 
-    def value(self, task: str) -> dict:
-        """What a task's answer parses to; empty where it was not asked or does not parse."""
-        return next((answer.values or {} for answer in self.answers if answer.task == task), {})
+    def values(self, fact: Fact) -> list | None:
+        """What the answer that tells a fact parses to, field by field; None where it was not asked or does
+        not parse.
+        """
+        task = TASKS.of_fact(fact)
+        given = next((answer.values for answer in self.answers if task and answer.task == task.name), None)
+        return None if given is None else list(given.values())

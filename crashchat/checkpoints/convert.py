@@ -16,6 +16,7 @@ from crashchat.checkpoints.layouts import LAYOUTS, CheckpointError, read_vision_
 from crashchat.checkpoints.weights import DTYPES
 from crashchat.command import make_parser
 from crashchat.errors import exit_code
+from crashchat.tasks import keep_task_set, read_task_set
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,11 +41,13 @@ def main(argv: list[str] | None = None) -> int:
                 )
             write = write_adapter if arguments.to == "native" else write_released_adapter
             write(arguments.source, arguments.out)
+            keep_task_set(arguments.out, read_task_set(None, arguments.source))
             print(f"{arguments.out}: adapter written")
             return
         vision = read_vision_config(arguments.vision_config)
         dtype = DTYPES[arguments.dtype] if arguments.dtype else None
         layout = convert(arguments.source, arguments.out, to=arguments.to, vision=vision, dtype=dtype)
+        keep_task_set(arguments.out, read_task_set(None, arguments.source))
         print(f"{arguments.out}: {arguments.to} layout, converted from {layout}")
 
     return exit_code(converted)

@@ -21,6 +21,7 @@ from crashchat.checkpoints.weights import DTYPES
 from crashchat.command import make_parser
 from crashchat.errors import exit_code, writing
 from crashchat.files import check_new, scratch_folder
+from crashchat.tasks import keep_task_set, read_task_set
 
 
 def merge(
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
                 to=arguments.to,
                 vision=vision,
             )
+            keep_task_set(arguments.out, read_task_set(None, arguments.adapter, arguments.base))
         print(f"{arguments.out}: merged, {arguments.to} layout")
 
     return exit_code(merged)

@@ -53,8 +53,8 @@ class Origin(Exact):
     """Over its files' names and contents."""
 
 
-class TaskSet(Exact):
-    """Which of the six tasks were trained."""
+class CardTasks(Exact):
+    """Which tasks were trained."""
 
     names: list[Line]
     sha256: Sha256
@@ -90,7 +90,7 @@ class ModelCard(Exact):
     """What its weights learnt on, training and validation; of a whole model, its base's too."""
     unknown: list[Line] = []
     """Models it was made from that have no card: what they learnt on is not known."""
-    tasks: TaskSet | None = None
+    tasks: CardTasks | None = None
     """None: general questions alone, or not known."""
     settings: dict[str, bool | int | float | str | None] = {}
     """How it was trained, and which frames of a video it was shown."""

@@ -120,7 +120,10 @@ def load_annotations(
     Raises AnnotationError that lists the records that cannot be used, the questions that one file asks twice,
     and those answered in two ways.
     """
-    parts = (Part(read_rows(Path(path), "released"), Path(data_dir), keep=tuple(keep)) for path in paths)
+    parts = (
+        Part(read_rows(Path(path), "released"), Path(data_dir), task="task", keep=tuple(keep))
+        for path in paths
+    )
     return join(parts, tasks, ", ".join(map(str, paths)))
 
 
@@ -146,7 +149,7 @@ def join(parts: Iterable[Part], tasks: Iterable[str] | None, where: str) -> list
                         (
                             place,
                             f"the question {text[:60]!r}… matches no task's prompt "
-                            "(crashchat/tasks.py has them); tasks=[] takes other questions too",
+                            f"({TASKS.task_set.path} has them); tasks=[] takes other questions too",
                         )
                     )
                 continue
@@ -196,9 +199,10 @@ class _Checks:
         if named is not None and named not in TASKS:
             raise ValueError(f"the task is {abbreviate(named)}, expected one of {', '.join(TASKS)}")
         task = TASKS[named] if named is not None else task_of_prompt(text or "")
-        if task is None and text is None:
+        asked = text or (task.prompt if task else None)
+        if asked is None:
             raise ValueError("has no question, and no task whose prompt would be it")
         if task is not None and (task.name, answer) not in self._good:
             task.ground_truth(answer)
             self._good.add((task.name, answer))
-        return task, text if text is not None else task.prompt if task else ""
+        return task, asked

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from crashchat.command import make_parser
+from crashchat.command import add_task_set, make_parser, with_task_set
 from crashchat.config import load_config
 from crashchat.data.annotations import NoQuestions, VideoQAs, load_annotations
 from crashchat.data.datasets import DatasetCard, read_dataset_card
+from crashchat.data.importing import general_file
 from crashchat.data.sources import SPLITS, load_sources
 from crashchat.data_settings import SplitName
 from crashchat.errors import CrashChatError, exit_code
@@ -59,8 +60,8 @@ def found_splits(arguments: argparse.Namespace) -> tuple[dict[SplitName, list[Vi
     keep = tuple(arguments.keep.split(",")) if arguments.keep else ()
     found = {}
     for split in SPLITS:
-        paths = [folder / task.annotation_file(split) for task in TASKS.values()]
-        paths = [path for path in [*paths, folder / f"questions_{split}.json"] if path.is_file()]
+        files = [*(task.annotation_file(split) for task in TASKS.values()), general_file(split)]
+        paths = [folder / name for name in files if (folder / name).is_file()]
         if paths:
             found[split] = load_annotations(paths, folder, keep=keep)
     return found, read_dataset_card(folder)
@@ -149,7 +150,8 @@ def _place(video: VideoQAs, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("export", __doc__)
     add = parser.add_argument
@@ -157,6 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--config", type=Path, metavar="FILE", help="instead: a YAML file of `data:`, and `data_dir:`")
     add("--out", type=Path, required=True, metavar="FOLDER", help="the folder to write; a new one")
     add("--keep", metavar="NAMES", help="further keys of a data folder's records to keep, with commas")
+    add_task_set(parser)
     add("--name", help="what the card calls the set (default: as the data folder says)")
     add("--license", metavar="NAME", help="of the data, as the hub names licenses; none is stated by default")
     arguments = parser.parse_args(argv)

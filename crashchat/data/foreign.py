@@ -10,8 +10,11 @@ from pathlib import Path
 
 from crashchat.data.records import AnnotationError, each_line, each_record
 from crashchat.data.tables import as_text, no_column, table_rows
+from crashchat.data_settings import Columns
 from crashchat.errors import abbreviate
 from crashchat.json_files import parse_json
+from crashchat.tasks import TASKS, Fact
+from crashchat.tasks.task_set import CRASH, FIRST_SIGN
 
 # Nexar's collision prediction set: the columns of its train.csv, and of metadata.csv on the hub. A time is in
 # seconds from the video's beginning, and empty where nothing happens.
@@ -19,7 +22,7 @@ NEXAR_ID, NEXAR_FILE, NEXAR_TARGET = "id", "file_name", "target"
 NEXAR_EVENT, NEXAR_ALERT = "time_of_event", "time_of_alert"
 NEXAR_KEPT = (NEXAR_EVENT, NEXAR_ALERT, "light_conditions", "weather", "scene", "time_to_accident")
 NEXAR_ID_DIGITS = 5  # of its files' names: spreadsheets drop the zeros in front
-NEXAR_TASKS = {"happens": "crash_recognition", "first sign": "pre_crash_localization"}
+NEXAR_FACTS: tuple[Fact, Fact] = (CRASH, FIRST_SIGN)  # what its labels tell
 LETTERS = string.ascii_uppercase
 
 
@@ -75,10 +78,21 @@ class WideRows:
 
 
 class NexarRows:
-    """Nexar's labels -> whether something happens, and when its first sign can be seen.
+    """Nexar's labels -> whether something happens, and when its first sign can be seen, asked by the tasks
+    of the set in use that tell these.
 
-    Its one time of an event is no interval, so none is asked for; it is kept as a column.
+    Its one time of an event is no interval, so none is asked for; it is kept as a column. Raises
+    AnnotationError where the set has no such tasks.
     """
+
+    def __init__(self) -> None:
+        tasks = [TASKS.of_fact(fact) for fact in NEXAR_FACTS]
+        if None in tasks:
+            raise AnnotationError(
+                f"{TASKS.task_set.path}: has no task for each of {', '.join(NEXAR_FACTS)}, which Nexar's "
+                "labels tell; expected `fact:` of two tasks to name them"
+            )
+        self.happens, self.first_sign = (task.name for task in tasks if task is not None)
 
     def __call__(self, row: dict) -> list[dict]:
         """The questions of a row. Raises KeyError for a column that is not there, ValueError for a cell."""
@@ -98,13 +112,11 @@ class NexarRows:
                 )
         kept = {name: row[name] for name in NEXAR_KEPT if name in row}
         common = {**kept, "video": video, "source": "Nexar"}
-        made = [{**common, "task": NEXAR_TASKS["happens"], "answer": "Yes" if happens else "No"}]
+        made = [{**common, "task": self.happens, "answer": "Yes" if happens else "No"}]
         if alert is not None:
             if not happens or float(alert) > float(event or 0):
                 raise ValueError(f"{NEXAR_ALERT} is {alert} and {NEXAR_EVENT} {event or 'empty'}")
-            made.append(
-                {**common, "task": NEXAR_TASKS["first sign"], "answer": f"{float(alert):.1f} seconds"}
-            )
+            made.append({**common, "task": self.first_sign, "answer": f"{float(alert):.1f} seconds"})
         return made
 
 
@@ -112,15 +124,16 @@ class ChoiceRows:
     """Multiple choice: a question, its options and the right one -> one question with lettered options.
 
     options: the column that holds a list of them, or text with one a line or a JSON list; or several columns,
-    of one option each. answer: the letter of the right one, or its words. words: answer with the option's
-    words instead of its letter.
+    of one option each. The answer's column has the letter of the right one, or its words. words: answer with
+    the option's words instead of its letter. task: the task that these questions are, which have words of
+    their own; None: general ones.
     """
 
     def __init__(
-        self, video: str, question: str, answer: str, options: list[str], words: bool = False
+        self, columns: Columns, options: list[str], words: bool = False, task: str | None = None
     ) -> None:
-        self.video, self.question, self.answer = video, question, answer
-        self.options, self.words = options, words
+        self.video, self.question, self.answer = columns.video, columns.question or "question", columns.answer
+        self.options, self.words, self.task = options, words, task
 
     def __call__(self, row: dict) -> list[dict]:
         """The question of a row. Raises KeyError for a column that is not there, ValueError for a cell."""
@@ -138,6 +151,7 @@ class ChoiceRows:
                 "video": row[self.video],
                 "question": "\n".join([asked, *lines, f"Answer with {wanted}."]),
                 "answer": options[right] if self.words else LETTERS[right],
+                "task": self.task,
             }
         ]
 

@@ -1,7 +1,7 @@
 """Write a data folder of our form from what others made: it can be learnt and asked as it is.
 
     crashchat import csv labels.csv --videos clips --out data/mine --split test \
-        --answers 'crash_recognition=label' 'crash_localization={start} - {end} seconds'
+        --answers 'TASK=label' 'ANOTHER_TASK={start} - {end} seconds'
     crashchat import table rows.parquet --videos clips --out data/mine --split-column part
     crashchat import messages chats.jsonl --videos clips --out data/mine --shares train=0.8 val=0.1 test=0.1
     crashchat import nexar train.csv --videos train --out data/nexar --shares train=0.9 val=0.1
@@ -18,7 +18,7 @@ import json
 import os
 from pathlib import Path
 
-from crashchat.command import make_parser
+from crashchat.command import add_task_set, make_parser, with_task_set
 from crashchat.data.annotations import AnnotationError, Part, Question, VideoQAs, join
 from crashchat.data.datasets import DatasetCard, write_dataset_card
 from crashchat.data.foreign import NEXAR_KEPT, ChoiceRows, Maker, NexarRows, WideRows, rows_of
@@ -28,7 +28,7 @@ from crashchat.data_settings import Columns, DataSource
 from crashchat.errors import CrashChatError, exit_code, listed
 from crashchat.files import new_folder, write_json_atomic, write_text_atomic
 from crashchat.json_files import checked
-from crashchat.tasks import TASKS, VIDEO_TAG
+from crashchat.tasks import TASKS, VIDEO_TAG, task_of_prompt
 
 VIDEOS = "videos"  # the link to the clips in the folder that is written
 FORMS = ("released", "messages")
@@ -44,8 +44,10 @@ def record_of(video: VideoQAs, question: Question) -> dict:
         {"from": "human", "value": f"{VIDEO_TAG}\n{question.text}"},
         {"from": "gpt", "value": question.answer},
     ]
+    plain = task_of_prompt(question.text)
+    named = {} if question.task == (plain.name if plain else None) else {"task": question.task}
     source = {} if video.source is None else {"source": video.source}
-    return {"video": [video.name], "conversations": turns, **source, **dict(question.kept)}
+    return {"video": [video.name], "conversations": turns, **named, **source, **dict(question.kept)}
 
 
 def message_of(video: VideoQAs, question: Question) -> dict:
@@ -55,6 +57,11 @@ def message_of(video: VideoQAs, question: Question) -> dict:
     task = {} if question.task is None else {"task": question.task}
     source = {} if video.source is None else {"source": video.source}
     return {"messages": turns, **task, **source, **dict(question.kept)}
+
+
+def general_file(split: str) -> str:
+    """The file of a split's questions of no task."""
+    return f"questions_{split}.json"
 
 
 def write_split(folder: Path, split: str, videos: list[VideoQAs], form: str) -> list[Path]:
@@ -68,8 +75,7 @@ def write_split(folder: Path, split: str, videos: list[VideoQAs], form: str) -> 
     files: dict[str, list[dict]] = {}
     for video, question in asked:
         task = None if question.task is None else TASKS[question.task]
-        usual = task is not None and task.prompt == question.text
-        name = task.annotation_file(split) if task is not None and usual else f"questions_{split}.json"
+        name = general_file(split) if task is None else task.annotation_file(split)
         files.setdefault(name, []).append(record_of(video, question))
     for name, records in files.items():
         write_json_atomic(folder / name, records)
@@ -109,13 +115,7 @@ def _rows(arguments: argparse.Namespace, columns: Columns) -> Rows:
     if arguments.kind == "choices":
         return _table(
             path,
-            ChoiceRows(
-                columns.video,
-                columns.question or "question",
-                answer=columns.answer,
-                options=arguments.options.split(","),
-                words=arguments.words,
-            ),
+            ChoiceRows(columns, arguments.options.split(","), words=arguments.words, task=arguments.task),
         )
     answers = _pairs(arguments.answers, "--answers")
     unknown = [task for task in answers if task not in TASKS]
@@ -190,7 +190,8 @@ def _videos(part: Part, file: Path, source: str | None) -> list[VideoQAs]:
     return videos
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("import", __doc__)
     add = parser.add_argument
@@ -214,6 +215,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--options", default="options", metavar="NAMES", help="choices: column of the options, or A,B,C,D")
     add("--words", action="store_true", help="choices: answer with the option's words, not its letter")
+    add("--task", choices=TASKS, help="choices: the task that the questions are (default: general questions)")
+    add_task_set(parser)
     add("--keep", metavar="NAMES", help="further columns to keep, with commas (nexar: its own by default)")
     add("--split", choices=SPLITS, help="all rows are of this split")
     add("--split-column", metavar="NAME", help="the column that says train, val or test")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from crashchat.data.predictions import video_name
 from crashchat.errors import CrashChatError, abbreviate
-from crashchat.tasks import TEXTS
+from crashchat.tasks import TASKS
+from crashchat.tasks.kinds import Text
 
 COLUMNS = ("video", "task", "answer", "correct")
 LEAST = 10  # right answers, and wrong ones, below which nothing is known of a judge
@@ -46,14 +47,15 @@ def read_labels(path: Path, task_name: str, videos: Container[str]) -> Labels:
     or another verdict than 0 or 1, an answer that is labelled twice, and for fewer than LEAST right or LEAST
     wrong answers.
     """
+    texts = TASKS.task_set.of_kind(Text)
     found: list[Label] = []
     first: dict[tuple[str, str, str], int] = {}
     others = 0
     for number, row in _rows(path):
         task, video, answer = row["task"].strip(), video_name(row["video"].strip()), row["answer"].strip()
         where = f"{path}: line {number}"
-        if task not in TEXTS:
-            raise LabelError(f"{where}: found the task {abbreviate(task)}, expected {', '.join(TEXTS)}")
+        if task not in texts:
+            raise LabelError(f"{where}: found the task {abbreviate(task)}, expected {', '.join(texts)}")
         if row["correct"].strip() not in ("0", "1"):
             raise LabelError(f"{where}: correct is {abbreviate(row['correct'])}, expected 1 or 0")
         known = first.setdefault((task, video, answer), number)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crashchat.data.manifests import Manifest, check_manifest, manifest_path, read_manifest
-from crashchat.data.predictions import PredictionError, first_few, read_predictions, task_of_record
+from crashchat.data.predictions import PredictionError, first_few, read_predictions, tasks_of_record
 from crashchat.data.readings import read_answer
-from crashchat.data.truth import SIGNS, Annotations, Truth
+from crashchat.data.truth import Annotations, Truth
 from crashchat.tasks import TASKS
 
 
@@ -45,8 +45,9 @@ class PredictionFile:
         if self.truth is None:
             return f"there is no {self.expected_file}; how many questions were asked is not known either"
         carried = any(record.get("crash_start") is not None for record in self.records)
-        if self.task == SIGNS and self.truth.starts is None and carried:
-            return "no crash_localization annotations were found, so each crash_start is as the file says"
+        before = TASKS[self.task].before
+        if before and self.truth.starts is None and carried:
+            return f"no {before} annotations were found, so each crash_start is as the file says"
         return ""
 
     @property
@@ -119,7 +120,7 @@ def read_prediction_file(
     cannot be used.
     """
     records = read_predictions(path, task_name)
-    task_name = task_name or task_of_record(records[0]) or ""
+    task_name = task_name or tasks_of_record(records[0])[0]
     manifest = read_manifest(path)
     if manifest is not None:
         check_manifest(path, task_name, records, manifest)

@@ -24,11 +24,11 @@ from typing import TypeGuard
 from crashchat.data.readings import answer_fault, read_answer
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.json_files import read_json
-from crashchat.tasks import FILE_PREFIX, PERCEPTION, SPLITS, TASKS, Task
+from crashchat.tasks import SPLITS, TASKS, Task, question_text
+from crashchat.tasks.quantities import MAX_INTEGER
 
 Records = dict[str, dict[str, list[dict]]]  # of several models: {model: {task: prediction records}}
 COMMON_FIELDS = ("data_id", "video_path", "prompt", "raw_response")
-MAX_INTEGER = 2**53  # what a float holds to the last digit
 _SHOWN = 5  # how many offenders an error message names
 # What a record's fields may hold, as isinstance takes it.
 _TEXT: type | UnionType = str
@@ -49,7 +49,7 @@ def results_folder(output_dir: str | Path, task_name: str) -> Path:
 
 def prediction_path(output_dir: str | Path, task_name: str, model_name: str, split: str = "test") -> Path:
     """Where a model's predictions for a task lie (docs/reference.md, Predictions)."""
-    name = f"{FILE_PREFIX}_{task_name}_{split}_predict.json"
+    name = f"{TASKS.file_prefix}_{task_name}_{split}_predict.json"
     return results_folder(output_dir, task_name) / model_name / name
 
 
@@ -131,23 +131,24 @@ def constant_answer(task: Task, records: list[dict], answer: str | None = None) 
     return with_answers(task, records, [task.negative_answer if answer is None else answer] * len(records))
 
 
-def task_of_record(record: dict) -> str | None:
-    """The name of the task whose ground-truth and prediction fields `record` has;
-    None where there is no such task.
+def tasks_of_record(record: dict) -> list[str]:
+    """The names of the tasks whose ground-truth and prediction fields `record` has; of several the one whose
+    words it was asked in, where that is one of them.
     """
-    for task in TASKS.values():
-        if all(field in record for field in (*task.gt_fields, *task.pred_fields)):
-            return task.name
-    return None
+    found = [
+        task for task in TASKS.values() if all(key in record for key in (*task.gt_fields, *task.pred_fields))
+    ]
+    prompt = question_text(str(record.get("prompt", "")))
+    return [task.name for task in found if task.prompt == prompt] or [task.name for task in found]
 
 
 def read_predictions(path: str | Path, task_name: str | None = None) -> list[dict]:
     """The records of a prediction file, ours or the released scripts', in the file's order.
 
-    task_name: the task it must be of; without it, the task of the first record. Raises PredictionError for a
-    file that is missing, not JSON, not a list of records, empty, of another task, with fields missing or of
-    the wrong type, with answers of several models, with a question twice, or with a record that predicts
-    something other than its raw_response says.
+    task_name: the task it must be of; without it, the task of the first record, which must be plain. Raises
+    PredictionError for a file that is missing, not JSON, not a list of records, empty, of another task, with
+    fields missing or of the wrong type, with answers of several models, with a question twice, or with a
+    record that predicts something other than its raw_response says.
     """
     path = Path(path)
     records = read_json(path, PredictionError, "a list of prediction records", nan=True)
@@ -162,9 +163,14 @@ def read_predictions(path: str | Path, task_name: str | None = None) -> list[dic
             raise PredictionError(
                 f"{path}: entry {index} is a {type(record).__name__}, expected a prediction record"
             )
-    found = task_of_record(records[0])
-    if task_name is None:
-        task_name = found
+    found = tasks_of_record(records[0])
+    if task_name is None and len(found) > 1:
+        raise PredictionError(
+            f"{path}: the first record may be of any of the tasks {', '.join(found)}; name the folder that "
+            "the evaluation wrote, which says of which"
+        )
+    if task_name is None and found:
+        (task_name,) = found
     if task_name is None:
         raise PredictionError(
             f"{path}: the first record has the fields {abbreviate(list(records[0]))}, which are of none of "
@@ -172,13 +178,14 @@ def read_predictions(path: str | Path, task_name: str | None = None) -> list[dic
             f"{', '.join(TASKS)}"
         )
     task = TASKS[task_name]
-    if found not in (None, task_name):
+    if found and task_name not in found:
         raise PredictionError(
-            f"{path}: holds {found} predictions, expected {task_name}; give it to that task's script"
+            f"{path}: holds {' or '.join(found)} predictions, expected {task_name}; give it to that "
+            "task's script"
         )
     for index, record in enumerate(records):
         _refuse(path, index, record, _fault(task, record))
-    _check_one_model(path, records)
+    _check_one_model(path, records, own_prompts=task.prompt is None)
     _check_unique(path, "data_ids", [record["data_id"] for record in records])
     # Records, annotations and figures are joined by the file's name: another folder makes no other video.
     _check_unique(path, "videos", [video_name(record["video_path"]) for record in records])
@@ -200,29 +207,41 @@ def _fault(task: Task, record: dict) -> str | None:
         return f"lacks {', '.join(missing)}; a {task.name} record has them all"
     if not isinstance(record["data_id"], int | str) or isinstance(record["data_id"], bool):
         return "has a data_id that is neither a number nor a text"
-    wanted = _NUMBER_OR_NONE if task.group == PERCEPTION else _TEXT_OR_NONE
-    kinds = dict.fromkeys(("video_path", "prompt", "raw_response"), _TEXT)
-    kinds |= dict.fromkeys((*task.gt_fields, *task.pred_fields), wanted)
+    required = dict.fromkeys(("video_path", "prompt", "raw_response"), _TEXT)
     optional = {"crash_start": _NUMBER_OR_NONE, "crash_probability": _NUMBER_OR_NONE}
     optional |= dict.fromkeys(("model", "source", "error"), _TEXT_OR_NONE)
-    kinds |= {key: kind for key, kind in optional.items() if key in record}
-    for key, kind in kinds.items():
-        # bool is an int to Python; a time it is not. Nor is an integer that no float can hold.
+    if fault := _wrong_kind(record, required):
+        return fault
+    for key in (*task.gt_fields, *task.pred_fields):
         value = record[key]
-        huge = isinstance(value, int) and abs(value) > MAX_INTEGER
-        if not isinstance(value, kind) or isinstance(value, bool) or huge:
-            expected = "a text" if kind in (_TEXT, _TEXT_OR_NONE) else "a number"
-            expected += "" if kind is _TEXT else " or null"
-            return f"has {key} = {abbreviate(value)}, expected {expected}"
+        if value is not None and not task.answer.holds(value):
+            return f"has {key} = {abbreviate(value)}, expected {task.answer.expected} or null"
+    if fault := _wrong_kind(record, {key: kind for key, kind in optional.items() if key in record}):
+        return fault
     probability = record.get("crash_probability")
     if probability is not None and not 0 <= probability <= 1:
         return f"has crash_probability = {abbreviate(probability)}, expected 0 to 1, or null"
     return None
 
 
-def _check_one_model(path: Path, records: list[dict]) -> None:
-    """Records say it in a `model` field, where they have one; two prompts for one task betray it too."""
-    for key in ("model", "prompt"):
+def _wrong_kind(record: dict, kinds: dict[str, type | UnionType]) -> str | None:
+    for key, kind in kinds.items():
+        # bool is an int to Python; a number it is not. Nor is an integer that no float can hold.
+        value = record[key]
+        huge = isinstance(value, int) and abs(value) > MAX_INTEGER
+        if not isinstance(value, kind) or isinstance(value, bool) or huge:
+            expected = "a text" if kind in (_TEXT, _TEXT_OR_NONE) else "a number"
+            expected += "" if kind is _TEXT else " or null"
+            return f"has {key} = {abbreviate(value)}, expected {expected}"
+    return None
+
+
+def _check_one_model(path: Path, records: list[dict], own_prompts: bool) -> None:
+    """Records say it in a `model` field, where they have one; two prompts for one task betray it too.
+
+    own_prompts: of a task whose questions have words of their own each, they do not.
+    """
+    for key in ("model",) if own_prompts else ("model", "prompt"):
         found = list(dict.fromkeys(record.get(key) for record in records))
         if key == "model" and None in found and len(found) > 1:
             nobody = [record["data_id"] for record in records if record.get(key) is None]

@@ -10,6 +10,8 @@ import re
 
 from crashchat.errors import abbreviate
 from crashchat.tasks import Task
+from crashchat.tasks.kinds import YesNo
+from crashchat.tasks.quantities import Interval, Moment
 
 _DIGITS = r"[\d.]+"
 
@@ -27,15 +29,15 @@ def released_readings(task: Task, raw_response: str) -> list[dict]:
     in the order said; else 0.0 and 0.0. First sign: the first number. Texts: the words, be there none.
     """
     words = raw_response.strip()
-    if task.name == "crash_recognition":
+    if isinstance(task.answer, YesNo):
         found = [label for label in ("Yes", "No") if label.lower() in words.lower()]
         values: list[tuple] = [(words,), *([(found[0],)] if len(found) == 1 else [])]
-    elif task.name == "crash_localization":
+    elif isinstance(task.answer, Interval):
         pair = re.search(rf"({_DIGITS})\s*-\s*({_DIGITS})", words, re.ASCII)
         ends = list(pair.groups()) if pair else re.findall(_DIGITS, words, re.ASCII)[:2]
         numbers = [number for number in map(_number, ends) if number is not None]
         values = [tuple(numbers) if len(numbers) == 2 else (0.0, 0.0)]
-    elif task.name == "pre_crash_localization":
+    elif isinstance(task.answer, Moment):
         first = re.search(_DIGITS, words, re.ASCII)
         values = [(_number(first[0]) if first else None,)]
     else:

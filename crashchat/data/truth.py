@@ -18,8 +18,6 @@ from crashchat.json_files import checked
 from crashchat.provenance import file_hash
 from crashchat.tasks import TASKS, Task, question_text
 
-INTERVALS, SIGNS = "crash_localization", "pre_crash_localization"
-
 
 def by_name(videos: Iterable[VideoQAs]) -> dict[str, VideoQAs]:
     """{file name: video}. Raises AnnotationError where two videos have one file name."""
@@ -170,19 +168,22 @@ class Annotations:
             self._read[key] = load_annotations(files, self.data_dir, [task_name], self.keep)
         return self._read[key]
 
-    def starts(self, manifest: Manifest | None = None) -> dict[str, float] | None:
-        """{video file name: annotated crash start in seconds}; None where no file says it.
+    def starts(self, task: Task, manifest: Manifest | None = None) -> dict[str, float] | None:
+        """{video file name: annotated start in seconds of what a task's moments come before}; None where no
+        file says it, or the task is not scored by it.
 
         Raises AnnotationError for a file that cannot be used.
         """
+        if task.before is None:
+            return None
         if self.crash_file is None and (sources := self._sources(manifest)):
-            return crash_starts(self._of_sources(sources, None))
+            return crash_starts(self._of_sources(sources, None), task)
         folder = self.file.parent if self.file is not None else self.data_dir
-        usual = folder / TASKS[INTERVALS].annotation_file(self.split) if self.split else None
+        usual = folder / TASKS[task.before].annotation_file(self.split) if self.split else None
         file = self.crash_file or usual
         if file is None or not (self.crash_file or file.is_file()):
             return None
-        return crash_starts(self._load([file], INTERVALS))
+        return crash_starts(self._load([file], task.before), task)
 
     def truth(self, task_name: str, manifest: Manifest | None = None) -> Truth | None:
         """What was annotated for a task; None where there is no file.
@@ -202,27 +203,29 @@ class Annotations:
             files={str(path): file_hash(path) for path in files}
             | dict.fromkeys(hubs, questions_hash(videos)),
             questions=questions,
-            starts=self.starts(manifest) if task_name == SIGNS else None,
+            starts=self.starts(task, manifest),
         )
 
 
-def read_crash_starts(path: str | Path) -> dict[str, float]:
-    """{video file name: annotated crash start in seconds} of an annotation file
-    with crash_localization questions.
+def read_crash_starts(path: Path, task: Task) -> dict[str, float]:
+    """{video file name: annotated start in seconds of what a task's moments come before} of an annotation
+    file of that other task; none where there is no file, or the task is not scored by it.
 
     Raises AnnotationError when the file cannot be used, or when two of its videos have one file name.
     """
+    if task.before is None or not path.is_file():
+        return {}
     # The folder of the videos is of no matter here: they are never opened.
-    return crash_starts(load_annotations([path], data_dir=".", tasks=[INTERVALS]))
+    return crash_starts(load_annotations([path], data_dir=".", tasks=[task.before]), task)
 
 
-def crash_start_of(video: VideoQAs) -> float | None:
-    """The annotated crash start of a video in seconds, None where it is not asked when the crash is."""
-    answer = video.answer_of(INTERVALS)
-    return TASKS[INTERVALS].ground_truth(answer)["gt_start"] if answer else None
+def crash_start_of(video: VideoQAs, task: Task) -> float | None:
+    """The annotated start in seconds of what a task's moments come before; None where it is not annotated."""
+    answer = video.answer_of(task.before) if task.before else None
+    return next(iter(TASKS[task.before].ground_truth(answer).values())) if task.before and answer else None
 
 
-def crash_starts(videos: Iterable[VideoQAs]) -> dict[str, float]:
-    """The same of annotated videos that are already read; those not asked for a crash have none."""
-    starts = {name: crash_start_of(video) for name, video in by_name(videos).items()}
+def crash_starts(videos: Iterable[VideoQAs], task: Task) -> dict[str, float]:
+    """The same of annotated videos that are already read; those without have none."""
+    starts = {name: crash_start_of(video, task) for name, video in by_name(videos).items()}
     return {name: start for name, start in starts.items() if start is not None}

@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
-from crashchat.evaluation.check_data import RECOGNITION, Video
+from crashchat.evaluation.check_data import Video, label_of
 from crashchat.metrics.blind import TREE
 from crashchat.video.decode import read_clip
 from crashchat.video.motion import small_grey
@@ -115,7 +115,7 @@ def audit(data_dir: Path, videos: dict[str, dict[str, Video]], workers: int) -> 
     clips = []
     for split, named in videos.items():
         for name, video in named.items():
-            look, label = looks[name], video.truth.get(RECOGNITION, {}).get("gt_label")
+            look, label = looks[name], label_of(video.truth)
             if not isinstance(look, VideoError):
                 clips.append(Clip(split, name, source=str(video.source), label=label, look=look))
     patterned = [clip for clip in clips if _has_pattern(clip.look)]

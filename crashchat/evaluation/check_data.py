@@ -16,11 +16,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from crashchat.command import make_parser
+from crashchat.command import add_task_set, make_parser, with_task_set
 from crashchat.data.records import AnnotationError, parse_record, read_records
 from crashchat.errors import exit_code
 from crashchat.files import write_json_atomic
-from crashchat.tasks import FILE_PREFIX, SPLITS, TASKS, task_of_prompt
+from crashchat.tasks import SPLITS, TASKS, task_of_prompt
+from crashchat.tasks.quantities import Timed
+from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL
 from crashchat.video.pool import each_video
 from crashchat.video.source import VideoError
 
@@ -43,7 +45,6 @@ KINDS = {
     "crash without localization": NOTE,
     "missing answer": NOTE,
 }
-RECOGNITION = "crash_recognition"
 EXAMPLES = 3
 PROBE_FPS = 100  # so much a second: a clip's length is known to 0.01 s
 ROUNDING = 0.06  # seconds: annotations have one decimal, the length is rounded down to 1/PROBE_FPS
@@ -80,11 +81,11 @@ class Check:
         )
 
     def read_split(self, split: str, required: bool) -> None:
-        """Read a split's files: the six tasks', and the multi-task ones that are there,
+        """Read a split's files: the tasks', and the multi-task ones that are there,
         the misspelt one included.
         """
         single = {task.annotation_file(split): name for name, task in TASKS.items()}
-        present = {path.name for path in self.data_dir.glob(f"{FILE_PREFIX}_*_{split}.json")}
+        present = {path.name for path in self.data_dir.glob(f"{TASKS.file_prefix}_*_{split}.json")}
         for name in sorted(single.keys() - present) if present or required else ():
             self.add(
                 "missing or unusable file", split, name, "not there; a run on this task and split needs it"
@@ -153,40 +154,41 @@ class Check:
                     )
 
     def _compare_tasks(self, split: str, name: str, truth: dict[str, dict], asked: list[str]) -> None:
-        # {task: whether its answer says that a crash happens}; localization is asked of crash videos only
+        # {task: whether its answer says that a crash happens}; of tasks that can tell
         says = {}
         for task, values in truth.items():
-            negative, (value, *_) = TASKS[task].negative_answer, values.values()
-            says[task] = negative is None or value.rstrip(".").lower() != negative.rstrip(".").lower()
+            if TASKS[task].negative_answer is not None:
+                says[task] = not TASKS[task].says_nothing(str(next(iter(values.values()))))
+            elif TASKS[task].asked_if:
+                says[task] = True
         if len(set(says.values())) > 1:
             crash, calm = (
                 ", ".join(task for task in says if says[task] is happens) for happens in (True, False)
             )
             self.add("tasks disagree", split, name, f"a crash happens by {crash}; none by {calm}")
         # A task with no answer at all is a missing file, said once and not once a video.
+        recognition = TASKS.of_fact(CRASH)
+        happens = any(says.values())
+        if recognition and recognition.name in says:
+            happens = says[recognition.name]
         for task in asked:
-            crash_only = TASKS[task].negative_answer is None
-            if task not in says and (not crash_only or says.get(RECOGNITION, any(says.values()))):
-                self.add(
-                    "crash without localization" if crash_only else "missing answer",
-                    split,
-                    name,
-                    f"no answer to {task}",
-                )
-        if "crash_localization" in says:
-            start, end = truth["crash_localization"].values()
-            if start >= end:
-                self.add("start not before end", split, name, f"crash from {start} to {end} s")
-            if (
-                "pre_crash_localization" in says
-                and (cue := truth["pre_crash_localization"]["gt_time"]) >= start
-            ):
-                self.add(
-                    "pre-crash time not before the crash",
-                    split,
-                    name,
-                    f"first sign at {cue} s, crash from {start} s",
-                )
+            crash_only = bool(TASKS[task].asked_if)
+            if task not in truth and (not crash_only or happens):
+                kind = "crash without localization" if crash_only else "missing answer"
+                self.add(kind, split, name, f"no answer to {task}")
+        self._compare_times(split, name, truth)
+
+    def _compare_times(self, split: str, name: str, truth: dict[str, dict]) -> None:
+        for task, values in truth.items():
+            if TASKS[task].fact == CRASH_INTERVAL:
+                start, end = values.values()
+                if start >= end:
+                    self.add("start not before end", split, name, f"crash from {start} to {end} s")
+            if (before := TASKS[task].before) in truth:
+                (cue,), (start, *_) = values.values(), truth[before].values()
+                if cue >= start:
+                    message = f"first sign at {cue} s, crash from {start} s"
+                    self.add("pre-crash time not before the crash", split, name, message)
 
     def probe_videos(self, workers: int) -> None:
         """Open every video once, and hold the annotated times against its length."""
@@ -199,7 +201,7 @@ class Check:
                     kind = "unreadable video" if path.exists() else "missing video"
                     self.add(kind, split, name, str(result))
                     continue
-                for task in (task for task in video.truth if TASKS[task].negative_answer is None):
+                for task in (task for task in video.truth if isinstance(TASKS[task].answer, Timed)):
                     if (past := max(video.truth[task].values()) - result) > ROUNDING:
                         kind = (
                             "time past the video's end"
@@ -226,6 +228,28 @@ def end_of(path: Path) -> float:
     return read_clip(path, fps=PROBE_FPS, max_frames=2).seconds[-1] + 1 / PROBE_FPS
 
 
+def label_of(truth: dict[str, dict]) -> str | None:
+    """Whether a crash is annotated, Yes or No; None where it was not asked."""
+    task = TASKS.of_fact(CRASH)
+    values = truth.get(task.name) if task else None
+    return None if values is None else next(iter(values.values()))
+
+
+def _print_sources(split: str, known: list[tuple[str, str]]) -> None:
+    """How many crashes each source has, and what the source gives away. known: (source, label) of videos."""
+    lines = [
+        f"{split:5}  source {source}: {n} {label}" for (source, label), n in sorted(Counter(known).items())
+    ]
+    print(*lines, sep="\n")
+    usual = {source: label for (source, label), _ in reversed(Counter(known).most_common())}
+    by_source = sum(label == usual[source] for source, label in known) / len(known)
+    by_majority = Counter(label for _, label in known).most_common(1)[0][1] / len(known)
+    print(
+        f"{split:5}  the source alone predicts recognition for {by_source:.1%} of {len(known)} videos "
+        f"(always the commonest label: {by_majority:.1%})"
+    )
+
+
 def print_report(check: Check, show_all: bool) -> None:
     """What the folder holds, and the findings by kind."""
     print(f"{check.data_dir}: {check.files} annotation files\n\nsplit  videos  {'  '.join(TASKS)}  (records)")
@@ -235,28 +259,9 @@ def print_report(check: Check, show_all: bool) -> None:
             + "  ".join(f"{check.records[split, name]:{len(name)}}" for name in TASKS)
         )
     for split, videos in check.videos.items():
-        known = [
-            (str(v.source), v.truth[RECOGNITION]["gt_label"])
-            for v in videos.values()
-            if RECOGNITION in v.truth
-        ]
+        known = [(str(video.source), label) for video in videos.values() if (label := label_of(video.truth))]
         if known:
-            print(
-                *(
-                    f"{split:5}  source {source}: {n} {label}"
-                    for (source, label), n in sorted(Counter(known).items())
-                ),
-                sep="\n",
-            )
-            usual = {source: label for (source, label), _ in reversed(Counter(known).most_common())}
-            by_source = sum(label == usual[source] for source, label in known) / len(known)
-            by_majority = Counter(label for _, label in known).most_common(1)[0][1] / len(known)
-            print(
-                f"{split:5}  the source alone predicts recognition for {by_source:.1%} of {len(known)} "
-                "videos",
-                end="",
-            )
-            print(f" (always the commonest label: {by_majority:.1%})")
+            _print_sources(split, known)
     print("\nlevel  count  finding")
     for kind, level in KINDS.items():
         found = [finding for finding in check.findings if finding["kind"] == kind]
@@ -270,12 +275,14 @@ def print_report(check: Check, show_all: bool) -> None:
     print(f"\n{levels[ERROR]} errors, {levels[NOTE]} notes")
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("check-data", __doc__)
     parser.add_argument(
         "data_dir", type=Path, metavar="DATA_DIR", help="folder of the annotation files and videos/"
     )
+    add_task_set(parser)
     parser.add_argument(
         "--split", nargs="+", choices=SPLITS, help="only these splits (default: all that are there)"
     )
@@ -306,7 +313,7 @@ def run(arguments: argparse.Namespace) -> int:
     for split in dict.fromkeys(arguments.split or SPLITS):
         check.read_split(split, required=arguments.split is not None)
     if not check.files:
-        wanted = f"{FILE_PREFIX}_*_SPLIT.json with SPLIT {' or '.join(check.videos)}"
+        wanted = f"{TASKS.file_prefix}_*_SPLIT.json with SPLIT {' or '.join(check.videos)}"
         print(
             f"error: no annotation file {wanted} in {arguments.data_dir}; put the released files there",
             file=sys.stderr,

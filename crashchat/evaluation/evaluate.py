@@ -38,7 +38,7 @@ from crashchat.data.journals import PredictionJournal, done_ids, find_journals, 
 from crashchat.data.manifests import manifest_path
 from crashchat.data.predictions import make_record, prediction_path
 from crashchat.data.sources import describe_questions, load_questions
-from crashchat.data.truth import INTERVALS, SIGNS, by_name, crash_starts, read_crash_starts
+from crashchat.data.truth import by_name, crash_starts, read_crash_starts
 from crashchat.evaluation.manifest import Evaluation, model_name, weights_hashes
 from crashchat.files import held
 from crashchat.model.lora import base_of
@@ -128,12 +128,12 @@ def record_of(
     video: VideoQAs,
     question: Question,
     answer: Answer | VideoError,
-    starts: dict[str, float],
+    starts: dict[str, dict[str, float]],
     config: EvalConfig,
 ) -> dict:
     """The prediction record of one answered (or failed) question.
 
-    starts: annotated crash starts, as scoring needs them.
+    starts: {task: annotated crash starts}, as its scoring needs them.
     """
     given = None if isinstance(answer, VideoError) else answer
     task = TASKS[_task_of(question)]
@@ -146,21 +146,27 @@ def record_of(
         answer=question.answer,
         source=video.source,
         error=None if given else str(answer),
-        crash_start=starts.get(Path(video.name).name) if task.name == "pre_crash_localization" else None,
+        crash_start=starts[task.name].get(Path(video.name).name),
         crash_probability=given.crash_probability if given else None,
         model=model_name(config),
     )
 
 
-def annotated_starts(config: EvalConfig) -> dict[str, float]:
-    """{video file name: annotated crash start in seconds}; empty where nothing says it.
+def annotated_starts(config: EvalConfig, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+    """{task: the annotated crash starts that its records carry}; none for one that is not scored by them.
 
     Raises AnnotationError for annotations that cannot be used.
     """
-    if config.data:
-        return crash_starts(load_questions(config, config.split, []))
-    intervals = config.data_dir / TASKS[INTERVALS].annotation_file(config.split)
-    return read_crash_starts(intervals) if intervals.is_file() else {}
+    found: dict[str, dict[str, float]] = {}
+    for task in (TASKS[name] for name in tasks):
+        if task.before is None:
+            found[task.name] = {}
+        elif config.data:
+            found[task.name] = crash_starts(load_questions(config, config.split, []), task)
+        else:
+            usual = config.data_dir / TASKS[task.before].annotation_file(config.split)
+            found[task.name] = read_crash_starts(usual, task)
+    return found
 
 
 def evaluate(config: EvalConfig) -> list[Path]:
@@ -228,7 +234,7 @@ def _answer(
     if left:
         answerer = load_answerer(config, device)
         print_once(f"device {device}, dtype {answerer.model.dtype}, {processes} process(es)")
-        starts = annotated_starts(config) if SIGNS in files else {}
+        starts = annotated_starts(config, list(files))
         journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
         readers = reader_count(config.num_workers)
         reader = DataLoader(

@@ -106,7 +106,7 @@ def judged_scores(arguments: argparse.Namespace, file: PredictionFile, out: Path
     task = TASKS[file.task]
     references = _references(task, file)
     labels = read_labels(arguments.labels, task.name, references)
-    verdicts = Verdicts(open_judge(arguments.judge, arguments.judge_name), task.prompt, out)
+    verdicts = Verdicts(open_judge(arguments.judge, arguments.judge_name), task.prompt or "", out)
     quality = _quality(labels, references, verdicts)
     asked = [record for record in file.records if (record[task.gt_fields[0]] or "").strip()]
     if not asked:

@@ -1,4 +1,4 @@
-"""A prediction file to its scores: the dispatcher, the files, and the command of the six metric scripts."""
+"""A prediction file to its scores: the files, and the command of the metric scripts."""
 
 import argparse
 import csv
@@ -6,9 +6,7 @@ import io
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from crashchat.command import make_parser
+from crashchat.command import add_task_set, make_parser, with_task_set
 from crashchat.data.manifests import read_manifest
 from crashchat.data.prediction_files import PredictionFile, read_prediction_file
 from crashchat.data.predictions import (
@@ -18,7 +16,7 @@ from crashchat.data.predictions import (
     results_folder,
     split_of,
 )
-from crashchat.data.truth import SIGNS, Annotations
+from crashchat.data.truth import Annotations
 from crashchat.errors import exit_code
 from crashchat.evaluation.controls import control_scores, control_table
 from crashchat.evaluation.extras import add_extras, extras_of
@@ -27,44 +25,10 @@ from crashchat.evaluation.score_tables import difference_table, score_table
 from crashchat.evaluation.strata import strata
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bootstrap import corrected, intervals, paired
-from crashchat.metrics.localization import (
-    crash_localization_sums,
-    pre_crash_localization_sums,
-)
-from crashchat.metrics.recognition import recognition_sums
+from crashchat.metrics.by_kind import task_sums
 from crashchat.metrics.sums import PROTOCOLS, Sums
-from crashchat.metrics.text import NO_EXTRAS, Extras, text_sums
-from crashchat.tasks import PERCEPTION, TASKS, TEXTS
-
-
-def task_sums(
-    task_name: str,
-    records: list[dict],
-    crash_starts: dict[str, float] | None = None,
-    extras: Extras = NO_EXTRAS,
-) -> Sums:
-    """The records of one task (as read_predictions gives them) as sums that every figure comes from.
-
-    crash_starts: {video file name: seconds}, for pre-crash records that carry no crash_start. extras: METEOR,
-    BERTScore. Raises KeyError for an unknown task.
-    """
-    task = TASKS[task_name]
-    if task_name == "crash_recognition":
-        return recognition_sums(records)
-    if task_name == "crash_localization":
-        return crash_localization_sums(records)
-    if task_name == SIGNS:
-        return pre_crash_localization_sums(records, crash_starts)
-    return text_sums(records, task.gt_fields[0], task.pred_fields[0], extras)
-
-
-def per_question_score(task_name: str, sums: Sums) -> np.ndarray:
-    """float64[R] between 0 and 1: how good each answer is; right or wrong, IoU,
-    first-sign score or ROUGE-L.
-    """
-    if task_name == "crash_recognition":
-        return sums.columns["TP"] + sums.columns["TN"]
-    return sums.columns["score" if TASKS[task_name].group == PERCEPTION else "rougeL_f"]
+from crashchat.tasks import TASKS
+from crashchat.tasks.kinds import Text
 
 
 def scores(sums: Sums, protocol: str = "strict") -> dict:
@@ -113,7 +77,8 @@ def _flat(metrics: dict, prefix: str = "") -> list[tuple]:
     return rows
 
 
-def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
+def _arguments(task_name: str, argv: list[str]) -> argparse.Namespace:
+    task = TASKS[task_name]
     parser = make_parser(
         f"score {task_name}",
         f"Scores {task_name} predictions, with 95% intervals: every question counts;\n"
@@ -163,27 +128,28 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
         "any that is kept with the data (docs/data.md); numbers of many values in thirds",
     )
     add_partial(parser)
+    add_task_set(parser)
     parser.add_argument(
         "--against", type=Path, metavar="FILE", help="another model's predictions: differences with p-values"
     )
     add_extras(parser)
-    if task_name in TEXTS:
+    if isinstance(task.answer, Text):
         parser.add_argument(
             "--controls",
             action="store_true",
             help="also score what must not score well: empty, constant, swapped and padded answers",
         )
         add_judge(parser)
-    if task_name == SIGNS:
+    if task.before:
         parser.add_argument(
             "--crash-annotations",
             type=Path,
             metavar="FILE",
-            help="crash_localization annotations of the same videos, which say when crashes begin (default: "
+            help=f"{task.before} annotations of the same videos, which say when crashes begin (default: "
             "beside the questions)",
         )
     arguments = parser.parse_args(argv)
-    if task_name in TEXTS and bool(arguments.judge) != bool(arguments.labels):
+    if isinstance(task.answer, Text) and bool(arguments.judge) != bool(arguments.labels):
         parser.error("--judge needs --labels, and --labels --judge: a judge's figure alone says nothing")
     return arguments
 
@@ -198,8 +164,8 @@ def add_partial(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(task_name: str, argv: list[str] | None) -> None:
-    arguments = _arguments(task_name, argv)
+def _run(task_name: str, argv: list[str]) -> None:
+    arguments, task = _arguments(task_name, argv), TASKS[task_name]
     predictions = arguments.predictions or newest_predictions(task_name)
     crash_file = getattr(arguments, "crash_annotations", None)
     split = split_of(predictions) or (split_of(arguments.annotations) if arguments.annotations else None)
@@ -207,15 +173,14 @@ def _run(task_name: str, argv: list[str] | None) -> None:
     annotations = Annotations(
         arguments.data_dir, split, arguments.annotations, crash_file=crash_file, keep=tuple(columns)
     )
-    manifest = read_manifest(predictions)
-    crash_starts = annotations.starts(manifest) if task_name == SIGNS else None
+    crash_starts = annotations.starts(task, read_manifest(predictions))
     extras = extras_of(arguments)
 
     def read(path: Path) -> PredictionFile:
         return read_prediction_file(path, annotations, task_name, arguments.partial)
 
     def summed(file: PredictionFile) -> Sums:
-        found = task_sums(task_name, file.records, crash_starts, extras)
+        found = task_sums(task, file.records, crash_starts, extras)
         if found.counts.get("missing_video_count") == len(file.records):
             raise PredictionError(
                 f"{file.path}: no record has a crash start, so nothing can be scored; "
@@ -255,21 +220,21 @@ def _run(task_name: str, argv: list[str] | None) -> None:
         text += "\n\n" + "\n".join([*remarks, difference_table(differences, arguments.against)])
         scored["against"] = {**other.facts(), **{name: vars(found) for name, found in differences.items()}}
     if getattr(arguments, "controls", False):
-        scored["controls"] = control_scores(TASKS[task_name], file.records, extras)
+        scored["controls"] = control_scores(task, file.records, extras)
         text += f"\n\ncontrols\n\n{control_table(sums.metrics(), scored['controls'])}"
     written = write_scores(scored | judged, out)
     print(f"{text}{judged_text}\n\nwritten: {written[0]}, {written[1]}")
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line: a task's name, and its options; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
-    if not words or words[0] not in TASKS:
-        asked = bool(words) and words[0] in ("-h", "--help")
-        found = f"error: found {words[0]!r}, expected a task\n" if words and not asked else ""
+    if not argv or argv[0] not in TASKS:
+        asked = bool(argv) and argv[0] in ("-h", "--help")
+        found = f"error: found {argv[0]!r}, expected a task\n" if argv and not asked else ""
         print(
-            f"{found}usage: crashchat score TASK …, TASK being one of {', '.join(TASKS)}",
+            f"{found}usage: crashchat score TASK … [--task-set FILE], TASK being one of {', '.join(TASKS)}",
             file=sys.stdout if asked else sys.stderr,
         )
         return 0 if asked else 2
-    return exit_code(lambda: _run(words[0], words[1:]))
+    return exit_code(lambda: _run(argv[0], argv[1:]))

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from crashchat.metrics.bootstrap import Difference
-from crashchat.metrics.localization import PARSED_ONLY
-from crashchat.metrics.sums import PROTOCOLS, format_value, is_count
+from crashchat.metrics.sums import PARSED_ONLY, PROTOCOLS, format_value, is_count
 
 
 def score_table(scored: dict, protocol: str = "strict") -> str:

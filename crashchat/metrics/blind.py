@@ -20,7 +20,8 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from tqdm import tqdm
 
 from crashchat.data.predictions import constant_answer, with_answers
-from crashchat.tasks import PERCEPTION, Task
+from crashchat.tasks import Task
+from crashchat.tasks.quantities import Timed
 from crashchat.video.source import best_video_stream, open_container, time_base
 
 NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES = "no-accident answer", "most frequent answer", "mean times"
@@ -111,7 +112,7 @@ def guesses(
     if training is None:
         return rows
     answers, known = training.answers, training.outside
-    times = _times(task, answers) if task.group == PERCEPTION else None
+    times = _times(task, answers) if isinstance(task.answer, Timed) else None
 
     def learn(known: np.ndarray, asked: np.ndarray) -> list[str]:
         return _vote(answers, known, asked) if times is None else _mean_times(times, known, asked)

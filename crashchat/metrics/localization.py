@@ -6,7 +6,6 @@ from crashchat.data.predictions import is_number, video_name
 from crashchat.metrics.sums import Counted, Sums, Totals, ratio, sums
 
 THRESHOLDS = {"AP@30": 0.3, "AP@50": 0.5, "AP@70": 0.7}
-PARSED_ONLY = ("start_MAE", "end_MAE")  # an answer without times has no error in seconds
 _COUNTED: Counted = dict.fromkeys(("mIoU", *THRESHOLDS), (("n",),))
 EARLY_BY = 0.5  # seconds before the annotated first sign within which an answer is still wholly right
 
@@ -34,7 +33,7 @@ def first_sign_score(crash_start: float, truth: float, answer: float) -> float:
     return min(true_tta, tta) / max(true_tta, tta)
 
 
-def crash_localization_sums(records: list[dict]) -> Sums:
+def interval_sums(records: list[dict]) -> Sums:
     """gt_start, gt_end against pred_start, pred_end (docs/reference.md, Metrics).
 
     mIoU; AP@X: share with IoU >= X %. No answer has IoU 0. start_MAE, end_MAE: seconds, over the answers that
@@ -67,7 +66,7 @@ def crash_localization_sums(records: list[dict]) -> Sums:
         counts,
         counted=_COUNTED,
         shares=tuple(THRESHOLDS),
-        parsed_only=PARSED_ONLY,
+        parsed_only=("start_MAE", "end_MAE"),
         empty=("n", "answers", "score", *THRESHOLDS, "start_error", "end_error"),
     )
 
@@ -80,8 +79,13 @@ def _interval_figures(totals: Totals) -> dict[str, np.ndarray]:
     }
 
 
-def pre_crash_localization_sums(records: list[dict], crash_starts: dict[str, float] | None = None) -> Sums:
-    """gt_time against pred_time by time to accident, TTA = crash start - time (docs/reference.md, Metrics).
+def time_left_sums(
+    records: list[dict],
+    truth_field: str = "gt_time",
+    answer_field: str = "pred_time",
+    crash_starts: dict[str, float] | None = None,
+) -> Sums:
+    """Moments before a crash by time to accident, TTA = crash start - time (docs/reference.md, Metrics).
 
     crash_starts: {video file name: annotated crash start}, for records that carry no `crash_start` of their
     own. mIoU and AP@X of first_sign_score; mTTA_gt, mTTA_pred (clipped at 0) and TTA_MAE in seconds. No
@@ -93,7 +97,7 @@ def pre_crash_localization_sums(records: list[dict], crash_starts: dict[str, flo
     counts |= {"missing_video_count": 0, "bad_gt_tta_count": 0}
     questions = []
     for record in records:
-        truth, answer = record["gt_time"], record["pred_time"]
+        truth, answer = record[truth_field], record[answer_field]
         video = video_name(record["video_path"])
         crash_start = record.get("crash_start")
         if crash_start is None and crash_starts is not None:

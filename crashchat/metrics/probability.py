@@ -9,24 +9,24 @@ from crashchat.data.predictions import is_number
 BINS = 10
 
 
-def judged(records: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+def judged(records: list[dict], truth_field: str = "gt_label") -> tuple[np.ndarray, np.ndarray]:
     """(bool[P] whether there is a crash, float64[P] its predicted probability)
     of the records that carry one.
     """
-    known = [r for r in records if r["gt_label"] in ("Yes", "No") and is_number(r.get("crash_probability"))]
-    return np.array([r["gt_label"] == "Yes" for r in known], dtype=bool), np.array(
+    known = [r for r in records if r[truth_field] in ("Yes", "No") and is_number(r.get("crash_probability"))]
+    return np.array([r[truth_field] == "Yes" for r in known], dtype=bool), np.array(
         [r["crash_probability"] for r in known], float
     )
 
 
-def probability_scores(records: list[dict]) -> dict[str, float | None]:
+def probability_scores(records: list[dict], truth_field: str = "gt_label") -> dict[str, float | None]:
     """ROC_AUC, average_precision, calibration_error; None without probabilities,
     the first two without both classes.
 
     calibration_error: mean distance between the probability and how often it comes true, over BINS bins,
     weighted by their size.
     """
-    truth, probability = judged(records)
+    truth, probability = judged(records, truth_field)
     figures: dict[str, float | None] = dict.fromkeys(("ROC_AUC", "average_precision", "calibration_error"))
     if len(truth):
         mean, share, size = reliability(truth, probability)

@@ -1,4 +1,4 @@
-"""Crash recognition: Yes or No."""
+"""Yes or No."""
 
 import numpy as np
 
@@ -24,8 +24,10 @@ _COUNTED = {
 }
 
 
-def recognition_sums(records: list[dict]) -> Sums:
-    """`gt_label` against `pred_label` (docs/reference.md, Metrics).
+def recognition_sums(
+    records: list[dict], truth_field: str = "gt_label", answer_field: str = "pred_label"
+) -> Sums:
+    """The labels in `answer_field` against those in `truth_field` (docs/reference.md, Metrics).
 
     TP, TN, FP, FN, Accuracy, Precision, Recall, F1 with `Yes` positive; macro_*: means over the two classes
     (the paper's table; its F1 is the mean of the two F1s); macro_recall is the balanced accuracy. Without an
@@ -37,7 +39,7 @@ def recognition_sums(records: list[dict]) -> Sums:
     confusion = {truth: dict.fromkeys((*LABELS, "unparsed", "failed"), 0) for truth in LABELS}
     questions = []
     for record in records:
-        truth, answer = record["gt_label"], record["pred_label"]
+        truth, answer = record[truth_field], record[answer_field]
         if truth not in LABELS:
             continue
         answered = record.get("error") is None and answer in LABELS
@@ -53,7 +55,7 @@ def recognition_sums(records: list[dict]) -> Sums:
         "num_failed": yes["failed"] + no["failed"],
         "num_no_truth": len(records) - len(questions),
         "confusion": confusion,
-        **probability_scores(records),
+        **probability_scores(records, truth_field),
     }
     tallies = ("N", *_CELLS.values())
     return sums(questions, _figures, counts, counted=_COUNTED, shares=_SHARES, tallies=tallies, empty=tallies)

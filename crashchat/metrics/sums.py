@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 PROTOCOLS = ("strict", "released")
+# Figures that an answer which does not parse has no part in: it has no error in seconds, or in anything.
+PARSED_ONLY = ("start_MAE", "end_MAE", "MAE")
 
 # {figure: groups of columns whose totals are numbers of questions}
 Counted = dict[str, tuple[tuple[str, ...], ...]]

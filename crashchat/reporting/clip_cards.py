@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crashchat.data.predictions import Records, is_number, video_name
-from crashchat.evaluation.score import per_question_score
 from crashchat.html import data_uri, link
+from crashchat.metrics.by_kind import per_question_score
 from crashchat.metrics.localization import first_sign_score, interval_iou
 from crashchat.metrics.sums import Sums
-from crashchat.tasks import PERCEPTION, TASKS
+from crashchat.tasks import TASKS, Task
+from crashchat.tasks.kinds import Text
+from crashchat.tasks.quantities import Interval, Moment
+from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL, FIRST_SIGN
 from crashchat.video.decode import read_clip
 from crashchat.video.film_strip import STRIP_FRAMES, film_strip
 from crashchat.video.source import VideoError
@@ -55,34 +58,48 @@ class ClipCard:
     answers: list[tuple[str, str, list[tuple[str, list[str]]]]]
 
 
-def _truth_text(task: str, record: dict) -> str:
-    times = " – ".join(str(record[name]) for name in TASKS[task].gt_fields)
-    return f"{times} seconds" if TASKS[task].group == PERCEPTION else times
-
-
 def _lane(row: str, answers: dict[str, dict]) -> Lane:
     """What a row says of a clip; answers: {task: its record}."""
-    interval, sign = answers.get("crash_localization", {}), answers.get("pre_crash_localization", {})
-    lane = Lane(row, interval.get("pred_start"), interval.get("pred_end"), sign.get("pred_time"))
-    if "crash_recognition" in answers:
-        record = answers["crash_recognition"]
-        lane.verdicts.append(
-            (record["pred_label"] or "no answer", record["pred_label"] == record["gt_label"])
-        )
-    if interval and is_number(lane.start) and is_number(lane.end):
-        iou = interval_iou((interval["gt_start"], interval["gt_end"]), (lane.start, lane.end))
-        lane.verdicts.append((f"IoU {iou:.2f}", iou >= RIGHT))
-    elif interval:
-        lane.verdicts.append(("no interval", False))
-    if sign and is_number(lane.sign) and is_number(sign["gt_time"]):
-        crash = sign.get("crash_start", interval.get("gt_start"))
-        right = None
-        if is_number(crash) and crash > sign["gt_time"]:
-            right = first_sign_score(crash, sign["gt_time"], lane.sign) >= RIGHT
-        lane.verdicts.append((f"sign {lane.sign - sign['gt_time']:+.1f} s", right))
-    elif sign:
-        lane.verdicts.append(("no first sign", False))
+    lane = Lane(row, None, None, None)
+    for name, record in answers.items():
+        task = TASKS[name]
+        truth, said = ([record[key] for key in keys] for keys in (task.gt_fields, task.pred_fields))
+        if task.fact == CRASH_INTERVAL:
+            lane.start, lane.end = said
+        elif task.fact == FIRST_SIGN:
+            (lane.sign,) = said
+        if isinstance(task.answer, Text):
+            continue  # the words stand below
+        if isinstance(task.answer, Interval):
+            lane.verdicts.append(_overlap(truth, said))
+        elif isinstance(task.answer, Moment):
+            lane.verdicts.append(_distance(task, record, answers))
+        else:
+            shown = task.answer.shown(dict(zip(task.fields, said, strict=True))) if None not in said else ""
+            lane.verdicts.append((shown or "no answer", said == truth))
     return lane
+
+
+def _overlap(truth: list, said: list) -> tuple[str, bool]:
+    if not all(map(is_number, said)):
+        return "no interval", False
+    iou = interval_iou((truth[0], truth[1]), (said[0], said[1]))
+    return f"IoU {iou:.2f}", iou >= RIGHT
+
+
+def _distance(task: Task, record: dict, answers: dict[str, dict]) -> tuple[str, bool | None]:
+    """How far a moment is from the truth; whether it is right where that is known: before a crash."""
+    truth, said = record[task.gt_fields[0]], record[task.pred_fields[0]]
+    called = "sign" if task.fact == FIRST_SIGN else task.title
+    if not is_number(said) or not is_number(truth):
+        return f"no {task.title}", False
+    crash = record.get("crash_start")
+    if crash is None and task.before in answers:
+        crash = answers[task.before][TASKS[task.before].gt_fields[0]]
+    right = None
+    if is_number(crash) and crash > truth:
+        right = first_sign_score(crash, truth, said) >= RIGHT
+    return f"{called} {said - truth:+.1f} s", right
 
 
 def _card(
@@ -110,16 +127,21 @@ def _card(
     answers = []
     for task, answered in tasks.items():
         record = next(iter(answered.values()))
-        if task == "crash_recognition":
-            truth.verdicts.append((record["gt_label"] or "", None))
-        truth.start, truth.end = record.get("gt_start", truth.start), record.get("gt_end", truth.end)
-        truth.sign = record.get("gt_time", truth.sign)
+        annotated = {field: record[f"gt_{field}"] for field in TASKS[task].fields}
+        match TASKS[task].fact:
+            case "crash":
+                truth.verdicts.append((annotated.popitem()[1] or "", None))
+            case "crash_interval":
+                truth.start, truth.end = annotated.values()
+            case "first_sign":
+                (truth.sign,) = annotated.values()
         given: dict[str, list[str]] = {}
         for row in rows:
             if row in answered:
                 said = answered[row].get("error") or answered[row]["raw_response"].strip()
                 given.setdefault(said or "(no answer)", []).append(row)
-        answers.append((task, _truth_text(task, record), list(given.items())))
+        shown = TASKS[task].answer.shown({field: record[f"gt_{field}"] for field in TASKS[task].fields})
+        answers.append((task, shown, list(given.items())))
     lanes = [_lane(row, {task: tasks[task][row] for task in tasks if row in tasks[task]}) for row in rows]
     lanes = [lane for lane in lanes if lane.verdicts]
     return ClipCard(
@@ -153,7 +175,7 @@ def clip_cards(
                 videos.setdefault(video_name(record["video_path"]), {}).setdefault(task, {})[row] = record
     grades: dict[str, list[float]] = {name: [] for name in videos}
     for task, answered in sums[judged].items():
-        for video, grade in zip(answered.videos, per_question_score(task, answered), strict=True):
+        for video, grade in zip(answered.videos, per_question_score(TASKS[task], answered), strict=True):
             grades[video].append(float(grade))
 
     draw = random.Random(seed)
@@ -174,5 +196,8 @@ def clip_cards(
 
 
 def _is_crash(tasks: dict[str, dict[str, dict]]) -> bool:
-    labels = [record["gt_label"] for record in tasks.get("crash_recognition", {}).values()]
-    return "Yes" in labels if labels else "crash_localization" in tasks or "pre_crash_localization" in tasks
+    """Whether a crash is annotated, or something that is asked of crashes alone."""
+    task = TASKS.of_fact(CRASH)
+    if task and task.name in tasks:
+        return any(record[task.gt_fields[0]] == "Yes" for record in tasks[task.name].values())
+    return any(TASKS[name].asked_if for name in tasks)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial as partial_of
 from pathlib import Path
 
-from crashchat.command import make_parser
+from crashchat.command import add_task_set, make_parser, with_task_set
 from crashchat.errors import exit_code, writing
 from crashchat.evaluation.extras import add_extras, extras_of
 from crashchat.evaluation.score import add_partial
@@ -26,7 +26,6 @@ from crashchat.html import TEMPLATES, data_uri
 from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.reporting.about import DRAWN_NOTE, about_lines, annotations_hash
 from crashchat.reporting.clip_cards import clip_cards
-from crashchat.reporting.columns import TITLES
 from crashchat.reporting.comparison import Comparison, make_comparison
 from crashchat.reporting.metric_tables import metric_tables
 from crashchat.reporting.plots import probabilities_png, thresholds_png, time_errors_png
@@ -39,6 +38,7 @@ from crashchat.reporting.published import (
 from crashchat.reporting.runs import ReportError, parse_rows
 from crashchat.reporting.table_text import as_csv, as_markdown, as_text, wrapped
 from crashchat.reporting.tables import (
+    Scores,
     Table,
     breakdown_tables,
     difference_tables,
@@ -46,7 +46,8 @@ from crashchat.reporting.tables import (
     p_note,
     strategy_tables,
 )
-from crashchat.tasks import SPLITS
+from crashchat.tasks import SPLITS, TASKS
+from crashchat.tasks.task_set import CRASH
 from crashchat.training.losses import losses_png
 
 
@@ -78,6 +79,21 @@ def out_of_domain(comparison: Comparison) -> list[Table]:
     for table in tables:
         table.title += f", out of domain: {comparison.about.title}"
     return tables
+
+
+def confusions(scored: Scores) -> dict[str, dict[str, dict]]:
+    """{task: {row: its confusion}} of the tasks whose answers are few enough to be set against each other."""
+    return {
+        task: found
+        for task in TASKS
+        if (
+            found := {
+                name: row[task]["confusion"]
+                for name, row in scored.items()
+                if "confusion" in row.get(task, {})
+            }
+        )
+    }
 
 
 def _written(comparison: Comparison) -> dict:
@@ -127,7 +143,7 @@ def write_report(
     dashed = set(comparison.blind)
     pictures = {
         "loss": curve,
-        "thresholds": thresholds_png(sums, TITLES, dashed),
+        "thresholds": thresholds_png(sums, dashed),
         "errors": time_errors_png(comparison.records, dashed),
         "probabilities": probabilities_png({name: comparison.records[name] for name in comparison.models}),
     }
@@ -143,14 +159,11 @@ def write_report(
         against=against,
         published=published,
         breakdowns=[("source", by_source), ("crash kind", by_kind)],
-        confusions={
-            name: row["crash_recognition"]["confusion"]
-            for name, row in scored.items()
-            if "crash_recognition" in row
-        },
+        confusions=confusions(scored),
+        crash_task=crash.name if (crash := TASKS.of_fact(CRASH)) else None,
         every=metric_tables(scored),
         partial={task: file.share for task, file in comparison.asked.items()},
-        titles=TITLES,
+        titles={name: task.title for name, task in TASKS.items()},
         kind_of=kind_of,
         pictures={name: data_uri(picture, "image/png") for name, picture in pictures.items() if picture},
         cards=cards,
@@ -187,7 +200,8 @@ def write_report(
     return "\n\n".join(parts)
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("compare", __doc__)
     parser.add_argument(
@@ -214,6 +228,7 @@ def main(argv: list[str] | None = None) -> int:
         help="for report.html, metrics.json, comparison.*",
     )
     add_partial(parser)
+    add_task_set(parser)
     parser.add_argument(
         "--motion",
         action="store_true",

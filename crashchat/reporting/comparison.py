@@ -16,20 +16,22 @@ from crashchat.data.annotations import VideoQAs
 from crashchat.data.datasets import describe_use
 from crashchat.data.predictions import Records, video_name
 from crashchat.data.truth import Annotations
-from crashchat.evaluation.score import scores, task_sums
+from crashchat.evaluation.score import scores
 from crashchat.metrics.bootstrap import Difference, paired
+from crashchat.metrics.by_kind import task_sums
 from crashchat.metrics.sums import Sums, joined
 from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.reporting.about import About, make_about
 from crashchat.reporting.blind_rows import blind_rows, training_videos
-from crashchat.reporting.columns import TITLES
 from crashchat.reporting.runs import Run, asked_tasks, asked_videos, collect, remarks
 from crashchat.reporting.tables import Scores, Table
-from crashchat.tasks import TASKS
+from crashchat.tasks import TASKS, Fact, Task
+from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL, DESCRIPTION
 
 Key = TypeVar("Key")
-# Whose annotations say a video's source, its kind and when its crash begins, whether they were asked or not.
-FACTS = ("crash_recognition", "crash_description", "crash_localization")
+# Tasks of these facts say a video's source, its kind and when its crash begins, whether they were asked or
+# not.
+FACTS: tuple[Fact, ...] = (CRASH, DESCRIPTION, CRASH_INTERVAL)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Comparison:
         parts = {task: file.share for task, file in self.asked.items() if file.share}
         for table in tables:
             shown = dict.fromkeys(task for *_, task, _ in table.columns if task in parts)
-            partial = ", ".join(f"{TITLES[task]} {parts[task]}" for task in shown)
+            partial = ", ".join(f"{TASKS[task].title} {parts[task]}" for task in shown)
             table.title += f" (partial: {partial})" if partial else ""
 
     def written(self) -> dict[str, dict[str, dict]]:
@@ -150,26 +152,23 @@ def make_comparison(
     annotations = Annotations(data_dir, split)
     runs = collect(rows, annotations, partial)
     models = {name: _records(of_row[0]) for name, of_row in runs.items()}
-    needed = [name for name in TASKS if name in {*asked_tasks(models), *FACTS}]
-    asked = {name: annotated for name in needed if (annotated := annotations.videos(name))}
-    sources = _known(
-        ((video.name, video.source) for video in annotations.videos("crash_recognition")), models, "source"
-    )
-    kinds = _known(
-        (
-            (video.name, video.answer_of("crash_description"))
-            for video in annotations.videos("crash_description")
-        ),
-        models,
-        "gt_caption",
-    )
+    facts = {fact: task for fact in FACTS if (task := TASKS.of_fact(fact))}
+    needed = {*asked_tasks(models), *(task.name for task in facts.values())}
+    asked = {name: annotated for name in TASKS if name in needed and (annotated := annotations.videos(name))}
+    sources, kinds = _sources(facts.get(CRASH), annotations, models), {}
+    if described := facts.get(DESCRIPTION):
+        kinds = _known(
+            ((video.name, video.answer_of(described.name)) for video in asked.get(described.name, ())),
+            models,
+            described.gt_fields[0],
+        )
     training = training_videos(models, training_dir or data_dir)
     asked_about = asked_videos(models)
     blind, notes = blind_rows(
         models, training, data_dir=data_dir, asked_about=asked_about, sources=sources, motion=motion
     )
     known = {task: tuple(filter(None, (video.answer_of(task) for video in training))) for task in TASKS}
-    starts = annotations.starts()
+    starts = {name: annotations.starts(TASKS[name]) for name in asked_tasks(models)}
     sums: dict[str, dict[str, Sums]] = {}
     for name, of_row in runs.items():
         each = sum_rows(dict(enumerate(map(_records, of_row))), starts, extras=extras, known=known)
@@ -212,22 +211,30 @@ def _by_video(asked: dict[str, list[VideoQAs]]) -> list[VideoQAs]:
 
 def sum_rows(
     records: dict[Key, dict[str, list[dict]]],
-    starts: dict[str, float] | None = None,
+    starts: Mapping[str, dict[str, float] | None] = MappingProxyType({}),
     extras: Extras = NO_EXTRAS,
     known: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> dict[Key, dict[str, Sums]]:
     """{row: {task: sums}} of all rows.
 
-    starts: annotated crash starts, for pre-crash answers that carry none of their own. known: the
-    closed set of answers of each task, the training split's.
+    starts: {task: annotated crash starts}, for moments before a crash that carry none of their own. known:
+    the closed set of answers of each task, the training split's.
     """
     return {
         name: {
-            task: task_sums(task, answered, starts, replace(extras, known=known.get(task, ())))
+            task: task_sums(
+                TASKS[task], answered, starts.get(task), replace(extras, known=known.get(task, ()))
+            )
             for task, answered in row.items()
         }
         for name, row in records.items()
     }
+
+
+def _sources(task: Task | None, annotations: Annotations, models: Records) -> dict[str, str]:
+    """{video: where it comes from}, as the task that is asked of every video has it, or the records."""
+    annotated = annotations.videos(task.name) if task else []
+    return _known(((video.name, video.source) for video in annotated), models, "source")
 
 
 def _known(annotated: Iterable[tuple[str, str | None]], records: Records, field: str) -> dict[str, str]:
@@ -241,11 +248,15 @@ def _known(annotated: Iterable[tuple[str, str | None]], records: Records, field:
 def source_note(models: Records, sources: dict[str, str]) -> str | None:
     """That the source of a video gives recognition away, where it does in these answers' videos."""
     labels: dict[str, Counter] = {}
-    for record in asked_tasks(models).get("crash_recognition", []):
+    task = TASKS.of_fact(CRASH)
+    if task is None:
+        return None
+    (truth, *_) = task.gt_fields
+    for record in asked_tasks(models).get(task.name, []):
         source = sources.get(video_name(record["video_path"]))
         if source is None:
             return None
-        labels.setdefault(source, Counter())[record["gt_label"]] += 1
+        labels.setdefault(source, Counter())[record[truth]] += 1
     alike = {source: next(iter(counts)) for source, counts in labels.items() if len(counts) == 1}
     if len(alike) < len(labels) or set(alike.values()) != {"Yes", "No"}:
         return None

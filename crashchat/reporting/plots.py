@@ -8,14 +8,20 @@ from crashchat.data.predictions import Records, is_number
 from crashchat.metrics.probability import curve, judged, reliability
 from crashchat.metrics.sums import Sums
 from crashchat.pictures import as_png, panels_in_a_row
-from crashchat.tasks import GROUPS, PERCEPTION
+from crashchat.tasks import TASKS
+from crashchat.tasks.quantities import Timed
+from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL
 
-# What is predicted of a time: (task, what, annotated field, predicted field).
-_TIMES = (
-    ("crash_localization", "crash start", "gt_start", "pred_start"),
-    ("crash_localization", "crash end", "gt_end", "pred_end"),
-    ("pre_crash_localization", "first sign", "gt_time", "pred_time"),
-)
+
+def _times() -> list[tuple[str, str, str, str]]:
+    """What is predicted of times: (task, what, annotated field, predicted field)."""
+    found = []
+    for name in TASKS.task_set.of_kind(Timed):
+        task = TASKS[name]
+        called = "crash" if task.fact == CRASH_INTERVAL else task.title
+        for field, truth, answer in zip(task.fields, task.gt_fields, task.pred_fields, strict=True):
+            found.append((name, f"{called} {field}" if len(task.fields) > 1 else called, truth, answer))
+    return found
 
 
 def _style(number: int, dashed: bool) -> dict:
@@ -27,16 +33,16 @@ def _style(number: int, dashed: bool) -> dict:
     }
 
 
-def thresholds_png(
-    sums: dict[str, dict[str, Sums]], titles: dict[str, str], dashed: set[str]
-) -> bytes | None:
-    """The share of questions that reach each threshold of the score, a panel a perception task;
-    None where none was asked.
+def thresholds_png(sums: dict[str, dict[str, Sums]], dashed: set[str]) -> bytes | None:
+    """The share of questions that reach each threshold of the score, a panel a task whose answers overlap
+    with the truth; None where none was asked.
 
     sums: {row: {task: sums}}; every question counts. dashed: rows drawn so, the blind baselines.
     """
     tasks = [
-        task for task in GROUPS[PERCEPTION] if any(task in row and row[task].videos for row in sums.values())
+        task
+        for task in TASKS.task_set.of_kind(Timed)
+        if any(task in row and row[task].videos and "AP@50" in row[task].columns for row in sums.values())
     ]
     if not tasks:
         return None
@@ -52,7 +58,7 @@ def thresholds_png(
                     for threshold in thresholds
                 ]
                 axes.plot(thresholds, shares, label=name, **_style(number, name in dashed))
-        axes.set(title=titles[task], xlabel="threshold of the score (IoU)", xlim=(0, 1), ylim=(0, 1.02))
+        axes.set(title=TASKS[task].title, xlabel="threshold of the score (IoU)", xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("share of questions that reach it")
     panels[-1].legend(fontsize=8)
@@ -65,7 +71,7 @@ def time_errors_png(records: Records, dashed: set[str]) -> bytes | None:
 
     An answer without a time never comes, so its curve ends below 1.
     """
-    times = [time for time in _TIMES if any(time[0] in row for row in records.values())]
+    times = [time for time in _times() if any(time[0] in row for row in records.values())]
     if not times:
         return None
     figure, panels = panels_in_a_row(3.9 * len(times), 3.8, len(times), share_y=True)
@@ -92,7 +98,10 @@ def probabilities_png(records: Records) -> bytes | None:
     """Recognition's ROC curves, and how often its probabilities come true;
     None where no record carries one.
     """
-    judgements = {name: judged(row.get("crash_recognition", [])) for name, row in records.items()}
+    task = TASKS.of_fact(CRASH)
+    if task is None:
+        return None
+    judgements = {name: judged(row.get(task.name, []), task.gt_fields[0]) for name, row in records.items()}
     if not any(len(truth) for truth, _ in judgements.values()):
         return None
     figure, (roc, calibration) = panels_in_a_row(9.2, 3.8, 2)

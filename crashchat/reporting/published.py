@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from crashchat.data.datasets import DatasetUse
 from crashchat.reporting.tables import Scores, Table, filled, headlines, kind_of
-from crashchat.tasks import GROUPS
+from crashchat.tasks import TASKS
 
 # The split that the figures are of, and where its videos come from (docs/reference.md, Annotations).
 PUBLISHED_SPLIT, PUBLISHED_VIDEOS = "test", 1839
@@ -68,7 +68,7 @@ def published_tables(scores: Scores) -> list[Table]:
         if kind_of(name) == "model"
     }
     tables = []
-    for group, tasks in GROUPS.items():
+    for group, tasks in TASKS.groups.items():
         if not any(task in row for row in ours.values() for task in tasks):
             continue
         # A model called as one of theirs must not hide it.

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 from crashchat.metrics.blind import BLIND
 from crashchat.metrics.bootstrap import Difference, corrected
+from crashchat.metrics.by_kind import shown
 from crashchat.metrics.sums import Sums, format_value
-from crashchat.reporting.columns import HEADLINES, MAIN, TITLES, best_rows
-from crashchat.tasks import GROUPS, TASKS
+from crashchat.reporting.columns import best_rows
+from crashchat.tasks import TASKS
 
 # Answers that do not parse and videos that failed, which the strict figures count as wrong.
 UNUSABLE = "num_unparsed + num_failed"
@@ -120,9 +121,9 @@ def filled(table: Table, scores: Scores) -> Table:
 def headlines(scores: Scores, tasks: tuple[str, ...]) -> list[tuple[str, str, str, str]]:
     """The columns of `tasks`; a figure that no row has (BERTScore without a model) gets none."""
     return [
-        (TITLES[task], label, task, metric)
+        (TASKS[task].title, label, task, metric)
         for task in tasks
-        for metric, label in HEADLINES[task]
+        for metric, label in shown(TASKS[task]).headlines
         if any(row.get(task, {}).get(metric) is not None for row in scores.values())
     ]
 
@@ -132,12 +133,12 @@ def strategy_tables(scores: Scores) -> list[Table]:
     with what had no usable answer.
     """
     tables = []
-    for group, tasks in GROUPS.items():
+    for group, tasks in TASKS.groups.items():
         columns = []
         for task in tasks:
-            shown = headlines(scores, (task,))
-            if shown:
-                columns += [*shown, (TITLES[task], "unusable", task, UNUSABLE)]
+            headed = headlines(scores, (task,))
+            if headed:
+                columns += [*headed, (TASKS[task].title, "unusable", task, UNUSABLE)]
         if columns:
             tables.append(filled(Table(f"{group} tasks", columns), scores))
     return tables
@@ -146,7 +147,7 @@ def strategy_tables(scores: Scores) -> list[Table]:
 def breakdown_tables(
     sums: dict[str, dict[str, Sums]], groups: dict[str, str], title: str, limit: int = 8
 ) -> list[Table]:
-    """A table a task: a line a row, a column a group of videos with MAIN's figure over it.
+    """A table a task: a line a row, a column a group of videos with its main figure over it.
 
     sums: {row: {task: sums}}; groups: {video: its group}. The most frequent groups, the others as one.
     """
@@ -163,12 +164,12 @@ def breakdown_tables(
         columns = list(dict.fromkeys(named[group] for group in ranked))
         if len(columns) < 2:
             continue
-        metric, label = MAIN[task]
+        metric, label = shown(TASKS[task]).main
         sizes = {
             column: sum(counts[group] for group in ranked if named[group] == column) for column in columns
         }
         table = Table(
-            f"{TITLES[task]} by {title}",
+            f"{TASKS[task].title} by {title}",
             [(label, f"{column.rstrip('.')} ({sizes[column]})", task, metric) for column in columns],
         )
         values = {
@@ -194,21 +195,21 @@ def difference_tables(differences: dict[str, dict[str, dict[str, Difference]]], 
     The p-values of all differences shown are one family, corrected by Holm; one below 0.05 is bold. The last
     row is the smallest true difference that the test set shows four times in five.
     """
-    shown = [
+    pairs = [
         (name, task, metric)
         for name, row in differences.items()
         for task in row
-        for metric, _ in HEADLINES[task]
+        for metric, _ in shown(TASKS[task]).headlines
         if metric in row[task]
     ]
-    family = corrected([differences[name][task][metric] for name, task, metric in shown])
-    found = dict(zip(shown, family, strict=True))
+    family = corrected([differences[name][task][metric] for name, task, metric in pairs])
+    found = dict(zip(pairs, family, strict=True))
     tables = []
-    for group, tasks in GROUPS.items():
+    for group, tasks in TASKS.groups.items():
         columns = [
-            (TITLES[task], label, task, metric)
+            (TASKS[task].title, label, task, metric)
             for task in tasks
-            for metric, label in HEADLINES[task]
+            for metric, label in shown(TASKS[task]).headlines
             if any((name, task, metric) in found for name in differences)
         ]
         table = Table(f"{group} tasks, difference to {base}", columns)

@@ -21,9 +21,9 @@ from crashchat.analysis.cards import banner_html, card_html, clock
 from crashchat.analysis.options import VIDEO_SUFFIXES
 from crashchat.analysis.results import FAILED, ModelIdentity
 from crashchat.answering.answerer import BASE
+from crashchat.answering.cascade import LINGUISTIC, PERCEPTION
 from crashchat.checkpoints.model_card import warnings_of
 from crashchat.serving.clip_service import ClipService
-from crashchat.tasks import LINGUISTIC, PERCEPTION
 
 TEMPLATES = files("crashchat") / "templates"
 CSS = (

@@ -31,7 +31,7 @@ from crashchat.analysis.clip import MEBIBYTE
 from crashchat.analysis.options import AnalyzeError, add_model_options, cascade_of
 from crashchat.analysis.results import FAILED, ClipResult
 from crashchat.checkpoints.model_card import warnings_of
-from crashchat.command import make_parser
+from crashchat.command import make_parser, with_task_set
 from crashchat.errors import CrashChatError, error_line
 from crashchat.serving.clip_service import Busy, ClipService, Limits
 from crashchat.serving.connections import Connection
@@ -141,7 +141,8 @@ def read_password(arguments: argparse.Namespace) -> str | None:
     return password or None
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("serve", __doc__)
     add_arguments(parser)

@@ -19,7 +19,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from crashchat.command import make_parser
+from crashchat.command import add_task_set, make_parser, with_task_set
 from crashchat.data.datasets import DatasetCard, write_dataset_card
 from crashchat.errors import exit_code, writing
 from crashchat.files import delete_leftovers, held, write_json_atomic
@@ -27,7 +27,7 @@ from crashchat.synthetic.drawing import HEIGHT, WIDTH, draw_scene
 from crashchat.synthetic.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, Scene
 from crashchat.synthetic.stories import make_scene
 from crashchat.synthetic.texts import general_questions, task_answers
-from crashchat.tasks import TASKS, VIDEO_TAG
+from crashchat.tasks import CRASHCHAT, TASKS, VIDEO_TAG
 
 MANIFEST = "manifest.json"
 CARD = DatasetCard(
@@ -129,13 +129,15 @@ def make_demo_set(
     seed: int = 0,
     workers: int | None = None,
 ) -> None:
-    """Clips and the six tasks' annotation files of three splits.
+    """Clips and the annotation files of three splits, of all tasks in use that ask for what is known of
+    scenes (Task.fact).
 
     Does nothing where the same set is there already.
     """
     out = Path(out)
     counts = {"train": train, "val": val, "test": test}
-    settings = {"kind": "six tasks", "seed": seed, **counts}
+    kind = "six tasks" if TASKS.task_set is CRASHCHAT else f"task set {TASKS.task_set.sha256}"
+    settings = {"kind": kind, "seed": seed, **counts}
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
     with held(out / ".lock", str(out)):
         delete_leftovers(out)
@@ -155,9 +157,12 @@ def _make_demo_set(
         )
         for name, task in TASKS.items():
             records = [
-                _record(video, task.prompt, answers[name]) for video, answers in members if name in answers
+                _record(video, task.prompt or "", answers[name])
+                for video, answers in members
+                if name in answers
             ]
-            write_json_atomic(out / task.annotation_file(split), records)
+            if task.fact:  # of others nothing is known
+                write_json_atomic(out / task.annotation_file(split), records)
     write_dataset_card(out, CARD)
     write_json_atomic(out / MANIFEST, settings)
 
@@ -192,7 +197,8 @@ def _make_pretraining_set(
     write_json_atomic(out / MANIFEST, settings)
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("synthesize", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for videos and annotation files")
@@ -203,6 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--val", type=int, default=40, help="validation clips (default 40)")
     parser.add_argument("--test", type=int, default=100, help="test clips (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another set (default 0)")
+    add_task_set(parser)
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     arguments = parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""What is said about a synthetic scene, exact by construction: the six tasks' answers, and general questions.
+"""What is said about a synthetic scene, exact by construction: the tasks' answers, and general questions.
 
 The general questions are what ckpt/tiny_base is pre-trained on: what is there, where, when, how it moves, and
 exercises in repeating words. None of them is a task's prompt, and all of them are asked of crashes and calm
@@ -8,7 +8,8 @@ scenes alike.
 import numpy as np
 
 from crashchat.synthetic.scenes import FPS, LANES, ROAD_EDGE, ROAD_USERS, Actor, Scene
-from crashchat.tasks import TASKS
+from crashchat.tasks import CRASHCHAT, TASKS, Fact
+from crashchat.tasks.kinds import Value
 
 # Cause key of a scene -> (cause, prevention): sentences of the released files' kind, in our own words.
 CAUSES: dict[str, tuple[str, str]] = {
@@ -68,6 +69,16 @@ CAUSES: dict[str, tuple[str, str]] = {
 }
 
 
+# What kind of crash each family of stories has.
+CRASH_KINDS = {
+    "ahead": "rear-end",
+    "crossing": "crossing",
+    "others": "between others",
+    "control": "loss of control",
+    "fall": "fall",
+}
+
+
 def description(scene: Scene) -> str:
     """One short sentence in the released files' pattern: subject, verb, object."""
     if scene.family == "crossing":
@@ -79,29 +90,51 @@ def description(scene: Scene) -> str:
     return "motorbike falls down" if scene.family == "fall" else f"{scene.subject} is out of control"
 
 
-def task_answers(scene: Scene) -> dict[str, str]:
-    """{task name: answer}; the localization tasks are asked about crashes alone."""
+def facts(scene: Scene) -> dict[Fact, Value]:
+    """What is true of a scene, under the names by which task sets ask for it (Task.fact).
+
+    A fact that a scene does not have is left out: when a crash begins where there is none.
+    """
+    users = [kind for kind in ROAD_USERS if any(actor.kind == kind for actor in scene.actors)]
+    vehicles = sum(actor.kind != "pedestrian" for actor in scene.actors)
+    known: dict[Fact, Value] = {"road_users": list(users), "vehicles": float(vehicles)}
     if scene.contact is None:
-        return {
-            name: task.negative_answer for name, task in TASKS.items() if task.negative_answer is not None
-        }
+        return known
     cause, prevention = CAUSES[scene.cause]
-    return {
-        "crash_recognition": "Yes",
-        "crash_description": description(scene),
-        "causal_reasoning": cause,
-        "prevention_reasoning": prevention,
-        "crash_localization": f"{scene.contact.start:.1f} - {scene.contact.end:.1f} seconds",
-        "pre_crash_localization": f"{scene.contact.cue:.1f} seconds",
+    return known | {
+        "crash": "Yes",
+        "description": description(scene),
+        "cause": cause,
+        "prevention": prevention,
+        "crash_interval": [scene.contact.start, scene.contact.end],
+        "first_sign": scene.contact.cue,
+        "crash_kind": CRASH_KINDS[scene.family],
     }
+
+
+def task_answers(scene: Scene) -> dict[str, str]:
+    """{task name: answer}, of the tasks in use that ask for what is known of scenes; what hangs on another
+    answer is asked where that was given.
+    """
+    known, answers = facts(scene), {}
+    said: dict[str, Value | None] = {}
+    for name, task in TASKS.items():
+        if task.fact is None or not TASKS.task_set.is_asked(task, said):
+            continue
+        value = known.get(task.fact)
+        if value is None and task.negative_answer is not None:
+            (value,) = task.answer.truth(task.negative_answer).values()
+        if value is not None:
+            answers[name], said[name] = task.answer.write(value), value
+    return answers
 
 
 # Words of the tasks' prompts and answers, for exercises in repeating: a model must know a language before it
 # is taught to describe crashes in it. They come in random order and say nothing about the video.
-_SENTENCES = [task.prompt for task in TASKS.values()] + [
+_SENTENCES = [task.prompt or "" for task in CRASHCHAT.values()] + [
     sentence for pair in CAUSES.values() for sentence in pair
 ]
-_ANSWERS = [task.negative_answer for task in TASKS.values() if task.negative_answer] + [
+_ANSWERS = [task.negative_answer for task in CRASHCHAT.values() if task.negative_answer] + [
     "Yes",
     *(cause for cause, _ in CAUSES.values()),
 ]

@@ -10,8 +10,9 @@ processes. How they share a step, sharing.py says.
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -133,6 +134,11 @@ class QuestionDataset(Dataset):
         lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize)
         return [self._pass([sequences[i] for i in some], [visuals[i] for i in some]) for some in lists]
 
+    @property
+    def tasks(self) -> list[str | None]:
+        """The task of each question."""
+        return [question.task for _, question in self._questions]
+
     def branches(self, questions: list[Question]) -> list[Branch]:
         """What is learnt of some questions on a video."""
         return [Branch(question.text, question.answer) for question in questions]
@@ -221,8 +227,17 @@ class QuestionSampler(Sampler[list[int]]):
         processes: int = 1,
         group_by_video: bool = True,
         seed: int = 0,
+        shares: Mapping[str, float] = MappingProxyType({}),
+        tasks: Sequence[str | None] = (),
     ):
+        """shares: {task: which share of its questions an epoch has}, all of them where it is left out; tasks:
+        that of each question number.
+        """
         self.numbers = numbers
+        self.places: dict[str, list[int]] = {
+            name: [number for number, task in enumerate(tasks) if task == name] for name in shares
+        }
+        self.left_out = {name: round((1 - share) * len(self.places[name])) for name, share in shares.items()}
         self.global_batch_size = global_batch_size
         self.video_of = {number: video for video, group in enumerate(numbers) for number in group}
         self.rank = rank
@@ -238,7 +253,21 @@ class QuestionSampler(Sampler[list[int]]):
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return -(-sum(map(len, self.numbers)) // self.global_batch_size)
+        left = sum(map(len, self.numbers)) - sum(self.left_out.values())
+        return -(-left // self.global_batch_size)
+
+    def _epochs_own(self) -> list[list[int]]:
+        """The numbers of each video's questions that this epoch has."""
+        gone = {
+            number
+            for name, count in self.left_out.items()
+            for number in random.Random(f"{self.seed}/{self.epoch}/{name}").sample(self.places[name], count)
+        }
+        return (
+            [[number for number in group if number not in gone] for group in self.numbers]
+            if gone
+            else self.numbers
+        )
 
     def __len__(self) -> int:
         return self.steps_per_epoch
@@ -246,9 +275,9 @@ class QuestionSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = random.Random(f"{self.seed}/{self.epoch}")
         groups = (
-            list(self.numbers)
+            list(self._epochs_own())
             if self.group_by_video
-            else [[number] for group in self.numbers for number in group]
+            else [[number] for group in self._epochs_own() for number in group]
         )
         order.shuffle(groups)
         stream = [number for group in groups for number in group]

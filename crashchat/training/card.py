@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from crashchat.checkpoints.model_card import ModelCard, Origin, TaskSet, read_card
+from crashchat.checkpoints.model_card import CardTasks, ModelCard, Origin, read_card
 from crashchat.data.annotations import VideoQAs
 from crashchat.data.datasets import DatasetUse
 from crashchat.json_files import as_line
@@ -79,9 +79,9 @@ def card_of(
     )
 
 
-def task_set(names: Sequence[str]) -> TaskSet:
+def task_set(names: Sequence[str]) -> CardTasks:
     """Tasks of TASKS by name, as a card has them."""
-    return TaskSet(names=list(names), sha256=text_hash([f"{name}: {TASKS[name].prompt}" for name in names]))
+    return CardTasks(names=list(names), sha256=text_hash([f"{name}: {TASKS[name].prompt}" for name in names]))
 
 
 def with_outcome(

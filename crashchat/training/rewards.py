@@ -13,8 +13,13 @@ from typing import cast
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.metrics.closed_set import same_choice
 from crashchat.metrics.localization import first_sign_score, interval_iou
+from crashchat.metrics.quantities import coverage
+from crashchat.metrics.records import is_right
 from crashchat.metrics.text import ROUGE_KEYS, rouge
 from crashchat.tasks import TASKS
+from crashchat.tasks.kinds import Choices, Text
+from crashchat.tasks.quantities import Interval, Intervals, Moment
+from crashchat.tasks.records import Record
 
 UNPARSED = -0.1  # an answer that is none, of a task whose answers have a form
 SIGN_SCALE = 0.5  # seconds of error at which a first sign's closeness has fallen to 1/e
@@ -56,7 +61,7 @@ def interval_overlap(answer: Judged) -> float:
     """IoU of the intervals."""
     if answer.values is None:
         return UNPARSED
-    return interval_iou(_interval(answer.truth, "gt"), _interval(answer.values, "pred"))
+    return interval_iou(_ends(answer.truth), _ends(answer.values))
 
 
 def interval_closeness(answer: Judged) -> float:
@@ -65,7 +70,7 @@ def interval_closeness(answer: Judged) -> float:
     """
     if answer.values is None:
         return UNPARSED
-    (start, end), (own_start, own_end) = _interval(answer.truth, "gt"), _interval(answer.values, "pred")
+    (start, end), (own_start, own_end) = _ends(answer.truth), _ends(answer.values)
     first, last = own_start - start, own_end - end
     if first * last >= 0:
         distance = abs(first + last) / 2
@@ -80,7 +85,7 @@ def first_sign(answer: Judged) -> float:
     """
     if answer.values is None:
         return UNPARSED
-    truth, own = answer.truth["gt_time"], answer.values["pred_time"]
+    (truth,), (own,) = answer.truth.values(), answer.values.values()
     closeness = math.exp(-abs(truth - own) / SIGN_SCALE)
     if answer.crash_start is None:
         return closeness
@@ -88,10 +93,38 @@ def first_sign(answer: Judged) -> float:
 
 
 def correct(answer: Judged) -> float:
-    """1 for the annotated answer itself, 0 for another one."""
+    """1 for the annotated answer itself, of a number within its tolerance, 0 for another one."""
     if answer.values is None:
         return UNPARSED
-    return float(list(answer.values.values()) == list(answer.truth.values()))
+    (truth, *_), (own, *_) = answer.truth.values(), answer.values.values()
+    return float(is_right(TASKS[answer.task].answer, truth, own))
+
+
+def set_overlap(answer: Judged) -> float:
+    """F1 of the options that are named; 1 where neither names any."""
+    if answer.values is None:
+        return UNPARSED
+    truth, own = (set(next(iter(values.values()))) for values in (answer.truth, answer.values))
+    return 2 * len(truth & own) / (len(truth) + len(own)) if truth or own else 1.0
+
+
+def coverage_overlap(answer: Judged) -> float:
+    """IoU of all annotated time and all answered time; 1 where both are none."""
+    if answer.values is None:
+        return UNPARSED
+    truth, own = (next(iter(values.values())) for values in (answer.truth, answer.values))
+    return coverage(truth, own)
+
+
+def parts_right(answer: Judged) -> float:
+    """The share of a record's parts that are right."""
+    kind = TASKS[answer.task].answer
+    if answer.values is None or not isinstance(kind, Record):
+        return UNPARSED
+    truth, own = (next(iter(values.values())) for values in (answer.truth, answer.values))
+    return sum(is_right(part, truth[name], own.get(name)) for name, part in kind.parts.items()) / len(
+        kind.parts
+    )
 
 
 def text_overlap(answer: Judged) -> float:
@@ -117,15 +150,25 @@ REWARDS: dict[str, Reward] = {
     "interval_closeness": interval_closeness,
     "first_sign": first_sign,
     "correct": correct,
+    "set_overlap": set_overlap,
+    "coverage": coverage_overlap,
+    "parts_right": parts_right,
     "text_overlap": text_overlap,
     "closed_set": closed_set,
 }
-_BY_FIELDS = {("start", "end"): "interval_overlap", ("time",): "first_sign", ("label",): "correct"}
+_BY_KIND: dict[type, str] = {
+    Interval: "interval_overlap",
+    Moment: "first_sign",
+    Text: "text_overlap",
+    Choices: "set_overlap",
+    Intervals: "coverage",
+    Record: "parts_right",
+}
 
 
 def default_reward(task: str) -> str:
-    """The reward of a task that no setting names one for, by the form of its answers."""
-    return _BY_FIELDS.get(TASKS[task].fields, "text_overlap")
+    """The reward of a task that no setting names one for, by the kind of its answers."""
+    return _BY_KIND.get(type(TASKS[task].answer), "correct")
 
 
 def reward_named(name: str) -> Reward:
@@ -154,10 +197,10 @@ def value_of(name: str, reward: Reward, answer: Judged) -> float:
     return value
 
 
-def _interval(values: dict, side: str) -> tuple[float, float]:
-    return values[f"{side}_start"], values[f"{side}_end"]
+def _ends(values: dict) -> tuple[float, float]:
+    start, end = values.values()
+    return start, end
 
 
 def _says_nothing(text: str, task: str) -> bool:
-    negative = TASKS[task].negative_answer
-    return negative is not None and text.strip().strip(".").lower() == negative.strip(".").lower()
+    return TASKS[task].says_nothing(text)

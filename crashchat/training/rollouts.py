@@ -294,7 +294,7 @@ class Roller:
                     values=task.parse(text),
                     truth=task.ground_truth(question.answer),
                     seconds=self.settings.end_of(asked.visual),
-                    crash_start=crash_start_of(asked.video),
+                    crash_start=crash_start_of(asked.video, task),
                     known=self.known.get(task.name, ()),
                 )
             )

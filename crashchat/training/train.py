@@ -26,6 +26,7 @@ from crashchat.files import held, sync
 from crashchat.model.lora import base_of, trainable_parameters
 from crashchat.processes import print_once, process_count, rank
 from crashchat.settings import ReinforceConfig, TrainConfig
+from crashchat.tasks import keep_task_set
 from crashchat.training.batches import StepSampler
 from crashchat.training.card import card_of, with_outcome
 from crashchat.training.losses import plot_losses
@@ -150,6 +151,7 @@ def _train(config: TrainConfig) -> Path:
         if config.finetune == "full":
             best_model = load_model(best, tokenizer, device=torch.device("cpu"))
             save_checkpoint(best_model, tokenizer, settings, folder=result, card=card)
+            keep_task_set(result)
         else:
             keep_adapter(best, result, card)
         print(f"best validation {measure} {value:.4f} at {best.name}; saved to {result}")
@@ -163,6 +165,7 @@ def keep_adapter(checkpoint: Path, folder: Path, card: ModelCard) -> None:
     adapter_config.json.
     """
     write_card(folder, card)
+    keep_task_set(folder)
     for name in reversed(ADAPTER_FILES):  # the config last: with it, the adapter is complete
         temporary = folder / f".{name}"
         shutil.copyfile(checkpoint / name, temporary)

@@ -14,6 +14,7 @@ from crashchat.data.annotations import VideoQAs
 from crashchat.json_files import read_json
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.settings import PreferenceConfig, ReinforceConfig, SecondStageConfig, TrainConfig
+from crashchat.tasks import TASKS
 from crashchat.training.batches import QuestionDataset, QuestionSampler, StepSampler
 from crashchat.training.preferences import PairDataset, PreferenceTrainer
 from crashchat.training.reinforce_trainer import SOLVED, ReinforceTrainer, make_roller, rewards_of
@@ -67,6 +68,8 @@ def make_sampler(config: TrainConfig, dataset: QuestionDataset, args: TrainingAr
         **place,
         group_by_video=config.group_by_video,
         seed=config.seed,
+        shares={name: task.share for name, task in TASKS.items() if task.share < 1},
+        tasks=dataset.tasks,
     )
 
 

@@ -14,7 +14,7 @@ from crashchat.analysis.options import AnalyzeError, default_model
 from crashchat.analysis.result_files import name_clips
 from crashchat.config import ROOT
 from crashchat.data.predictions import read_predictions
-from crashchat.tasks import GROUPS, TASKS
+from crashchat.tasks import TASKS
 from tests.helpers.analyses import VALIDATOR, read, start
 from tests.helpers.flashes import frames, write_video
 
@@ -139,7 +139,8 @@ def test_the_demos_model_answers_as_in_its_evaluation(tmp_path):
     except AnalyzeError as error:
         pytest.skip(f"the demo has not been run: {error}")
     rows = {
-        group: linguistic if linguistic == "heterogeneous" else f"homogeneous_{group}" for group in GROUPS
+        group: linguistic if linguistic == "heterogeneous" else f"homogeneous_{group}"
+        for group in TASKS.groups
     }
     files = {
         task.name: next(

@@ -5,8 +5,8 @@ import pytest
 from crashchat.analysis.likeness import unlike_training
 from crashchat.analysis.results import NO_CRASH, Window
 from crashchat.answering.answerer import BASE
+from crashchat.answering.cascade import LINGUISTIC, PERCEPTION
 from crashchat.checkpoints.model_card import ModelCard
-from crashchat.tasks import LINGUISTIC, PERCEPTION
 from crashchat.video.measures import ClipSpreads, Spread
 from crashchat.video.source import Source, probe
 from tests.helpers.flashes import frames, write_video

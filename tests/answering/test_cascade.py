@@ -25,14 +25,14 @@ from crashchat.analysis.windows import (
     window_of,
 )
 from crashchat.answering.answerer import BASE, VideoContext
-from crashchat.answering.cascade import Cascade, load_cascade
+from crashchat.answering.cascade import LINGUISTIC, PERCEPTION, Cascade, load_cascade
 from crashchat.answering.generate import answer_questions, decode
 from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model
 from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.provenance import content_hash
-from crashchat.tasks import GROUPS, LINGUISTIC, PERCEPTION, TASKS
+from crashchat.tasks import TASKS
 from crashchat.video.decode import Clip
 from crashchat.video.tokens import tokens_of_clip
 from tests.helpers.flashes import FPS, INTERVAL, MAX_FRAMES, SIGN, frames
@@ -92,13 +92,13 @@ def test_yes_is_localized_and_no_is_not(cascade):
     assert [answer.task for answer in output.answers] == list(TASKS)
     assert [answer.adapter for answer in output.answers] == [LINGUISTIC] * 4 + [PERCEPTION] * 2
     assert [answer.raw_response for answer in output.answers[4:]] == [INTERVAL, SIGN]
-    assert output.value("crash_localization") == {"pred_start": 8.0, "pred_end": 12.0}
+    assert output.values("crash_interval") == [8.0, 12.0]
 
     with counted(cascade) as counts:
         (output,) = cascade.run(look_at(cascade, None))
         assert counts == {"vision": 1, "projector": 1}
     assert output.crash is False and output.probability < 0.5
-    assert [answer.task for answer in output.answers] == list(GROUPS[LINGUISTIC])
+    assert [answer.task for answer in output.answers] == list(TASKS.groups[LINGUISTIC])
 
 
 def test_several_stretches_at_once_are_answered_as_each_alone(cascade):
@@ -120,7 +120,7 @@ def test_each_adapter_answers_as_in_its_own_evaluation(cascade, tiny_base, flash
     (output,) = cascade.run(context)
     for folder, group in zip(flash_adapters, (LINGUISTIC, PERCEPTION), strict=True):
         alone = load_adapter(load_model(tiny_base, cascade.answerer.tokenizer, CPU), folder)
-        prompts = [TASKS[task].prompt for task in GROUPS[group]]
+        prompts = [TASKS[task].prompt for task in TASKS.groups[group]]
         expected = answer_questions(
             alone, cascade.answerer.tokenizer, visuals=context.visuals, questions=[prompts], max_new_tokens=24
         )[0]
@@ -180,7 +180,9 @@ def test_constrained_answers_always_parse(tiny_base):
     assert free.run(look_at(free, (6, 9)))[0].crash is None
     (output,) = constrained.run(look_at(constrained, (6, 9)))
     assert output.crash is not None and output.crash == (output.probability > 0.5)
-    (asked,) = constrained._ask(look_at(constrained, (6, 9)), PERCEPTION)
+    (asked,) = constrained._ask(
+        look_at(constrained, (6, 9)), PERCEPTION, [[TASKS[name] for name in TASKS.groups[PERCEPTION]]]
+    )
     assert [answer.values is not None and max(answer.values.values()) <= 15 for answer in asked] == [
         True,
         True,

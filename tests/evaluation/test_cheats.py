@@ -32,7 +32,7 @@ def write_run(folder: Path, data: Path, base: Path) -> Path:
     config = EvalConfig(model=base, model_name="m", data_dir=data, output_dir=folder, tasks=list(ANSWERS))
     files = [data / TASKS[name].annotation_file("test") for name in ANSWERS]
     videos = load_annotations(files, data, list(ANSWERS))
-    starts = read_crash_starts(data / TASKS[INTERVAL].annotation_file("test"))
+    starts = read_crash_starts(data / TASKS[INTERVAL].annotation_file("test"), TASKS[SIGN])
     dataset = describe_use(data, files, videos, "test")
     run = Evaluation(config, dataset, weights_hashes(config))
     for name, answer in ANSWERS.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crashchat.config import ROOT
-from crashchat.tasks import FILE_PREFIX, TASKS
+from crashchat.tasks import TASKS
 
 
 def check(folder: Path, *options: str) -> tuple[int, str]:
@@ -140,14 +140,14 @@ def test_files(copy):
     # The released misspelt multi-task file repeats the others' records, and is read.
     repeated = copy.records("prevention_reasoning", "val")
     repeated[0]["conversations"][1]["value"] = "Something else."
-    (copy.folder / f"{FILE_PREFIX}_heterogeneousl_val.json").write_text(json.dumps(repeated))
+    (copy.folder / f"{TASKS.file_prefix}_heterogeneousl_val.json").write_text(json.dumps(repeated))
     code, kinds = found(copy.folder, "--no-videos")
     assert code == 1
     files = [copy.path(task, "test").name for task in ("crash_description", "causal_reasoning")]
     assert [f["where"] for f in kinds["missing or unusable file"]] == files
     assert len(kinds["not the file's prompt"]) == 6
     assert [f["where"] for f in kinds["contradicting answers"]] == [
-        f"{FILE_PREFIX}_heterogeneousl_val.json, record 0"
+        f"{TASKS.file_prefix}_heterogeneousl_val.json, record 0"
     ]
     assert found(copy.folder, "--no-videos", "--split", "train") == (0, {})
 
@@ -155,4 +155,4 @@ def test_files(copy):
 def test_a_folder_without_annotation_files(tmp_path):
     code, output = check(tmp_path)
     assert code == 2
-    assert f"no annotation file {FILE_PREFIX}_*_SPLIT.json" in output and str(tmp_path) in output
+    assert f"no annotation file {TASKS.file_prefix}_*_SPLIT.json" in output and str(tmp_path) in output

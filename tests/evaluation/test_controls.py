@@ -9,7 +9,8 @@ from crashchat.data.predictions import make_record
 from crashchat.evaluation.controls import control_answers, control_scores
 from crashchat.evaluation.score import main
 from crashchat.metrics.text import NO_EXTRAS, semantic, semantic_columns, text_sums
-from crashchat.tasks import TASKS, TEXTS
+from crashchat.tasks import TASKS
+from crashchat.tasks.kinds import Text
 from tests.evaluation.test_semantic import sentence_model
 
 
@@ -24,7 +25,7 @@ def annotated(shared, name: str) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", TASKS.task_set.of_kind(Text))
 def test_what_must_not_score_well_does_not_by_facts(shared, name):
     """Where wording is rewarded, always saying that nothing happened has a ROUGE-L of 0.38."""
     records, task = annotated(shared, name), TASKS[name]
@@ -38,7 +39,7 @@ def test_what_must_not_score_well_does_not_by_facts(shared, name):
     assert found["most frequent"]["facts_f1"] < (0.55 if name == "crash_description" else 0.35)
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", TASKS.task_set.of_kind(Text))
 def test_what_must_not_score_well_does_not_by_meaning(shared, name):
     records, model = annotated(shared, name), sentence_model()
     truths = [record["raw_response"] for record in records]

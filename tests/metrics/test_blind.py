@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from crashchat.data.predictions import make_record
-from crashchat.evaluation.score import task_sums
 from crashchat.metrics.blind import (
     MEAN_TIMES,
     METADATA,
@@ -21,6 +20,7 @@ from crashchat.metrics.blind import (
     guesses,
     read_metadata,
 )
+from crashchat.metrics.by_kind import task_sums
 from crashchat.tasks import TASKS
 
 
@@ -71,8 +71,8 @@ def test_the_source_gives_recognition_away_on_the_released_annotations(shared):
     half = len(annotated) // 2
     training = Training(answers[:half], Outside(sources=sources[:half]))
     rows = guesses(task, records(task.name, answers[half:]), training, Outside(sources=sources[half:]))
-    assert task_sums(task.name, rows[SOURCE]).metrics()["macro_f1"] == 1.0
-    assert task_sums(task.name, rows[MOST_FREQUENT]).metrics()["macro_f1"] < 0.4
+    assert task_sums(task, rows[SOURCE]).metrics()["macro_f1"] == 1.0
+    assert task_sums(task, rows[MOST_FREQUENT]).metrics()["macro_f1"] < 0.4
 
 
 @pytest.mark.parametrize("telling", ["width", "fps", "seconds", "codec"])

@@ -5,7 +5,7 @@ import pytest
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 
 from crashchat.metrics.bootstrap import corrected, draws, intervals, paired, wilson
-from crashchat.metrics.localization import crash_localization_sums
+from crashchat.metrics.localization import interval_sums
 from crashchat.metrics.recognition import recognition_sums
 from crashchat.metrics.sums import joined
 from crashchat.metrics.text import text_sums
@@ -49,8 +49,8 @@ def test_an_interval_at_0_or_1_has_width():
         {"video_path": str(n), "gt_start": 1.0, "gt_end": 2.0, "pred_start": 1.0, "pred_end": 2.0}
         for n in range(50)
     ]
-    assert intervals(crash_localization_sums(exact))["mIoU"] == pytest.approx(wilson(1.0, 50))
-    assert intervals(crash_localization_sums(exact))["start_MAE"] == (0, 0)  # seconds, no share
+    assert intervals(interval_sums(exact))["mIoU"] == pytest.approx(wilson(1.0, 50))
+    assert intervals(interval_sums(exact))["start_MAE"] == (0, 0)  # seconds, no share
 
 
 def test_holm_corrects_for_the_family():
@@ -103,12 +103,12 @@ def test_errors_in_seconds_are_compared_on_what_both_answered():
         ]
 
     # Of the base only one answer parses, and it is far off; on that video the other is off by half a second.
-    base = crash_localization_sums(answers([9.0, *[None] * 9]))
-    other = crash_localization_sums(answers([1.5, *[1.0] * 9]))
+    base = interval_sums(answers([9.0, *[None] * 9]))
+    other = interval_sums(answers([1.5, *[1.0] * 9]))
     difference = paired(base, other)["start_MAE"]
     assert difference.over == 1 and difference.value == pytest.approx(0.5 - 8.0)
     assert paired(base, other)["mIoU"].over is None
-    nothing = crash_localization_sums(answers([None] * 10))
+    nothing = interval_sums(answers([None] * 10))
     assert "start_MAE" not in paired(nothing, other)
 
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_computed_has_no_interval():
         {"video_path": n, "gt_start": 1.0, "gt_end": 2.0, "pred_start": s, "pred_end": s}
         for n, s in (("a", None), ("b", 1.5))
     ]
-    assert intervals(crash_localization_sums(times))["start_MAE"] == (0.5, 0.5)
+    assert intervals(interval_sums(times))["start_MAE"] == (0.5, 0.5)
 
 
 def test_paired_differences():

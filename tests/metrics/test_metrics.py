@@ -9,13 +9,14 @@ from crashchat.config import ROOT
 from crashchat.data.annotations import AnnotationError
 from crashchat.data.predictions import constant_answer, read_predictions, video_name
 from crashchat.data.truth import read_crash_starts
-from crashchat.evaluation.score import scores, task_sums
+from crashchat.evaluation.score import scores
 from crashchat.evaluation.score_tables import score_table
+from crashchat.metrics.by_kind import task_sums
 from crashchat.metrics.localization import (
-    crash_localization_sums,
     first_sign_score,
     interval_iou,
-    pre_crash_localization_sums,
+    interval_sums,
+    time_left_sums,
 )
 from crashchat.metrics.probability import probability_scores
 from crashchat.metrics.recognition import recognition_sums
@@ -36,8 +37,9 @@ def expected(shared: Path) -> dict:
 @pytest.mark.parametrize("task_name", TASKS)
 def test_agrees_with_the_released_scripts(shared, task_name):
     records = read_predictions(golden(shared, task_name), task_name)
-    crash_starts = read_crash_starts(shared / CRASHES) if task_name == "pre_crash_localization" else None
-    metrics = task_sums(task_name, records, crash_starts).metrics("released")
+    task = TASKS[task_name]
+    crash_starts = read_crash_starts(shared / CRASHES, task)
+    metrics = task_sums(task, records, crash_starts).metrics("released")
     released = expected(shared)[task_name]
     assert {key: metrics[key] for key in released} == pytest.approx(released, abs=1e-9, rel=0)
     left_out = (
@@ -56,7 +58,7 @@ def test_constant_answer_agrees_with_the_released_scripts(shared, task_name):
     released = expected(shared)[f"{task_name}_constant_answer"]
     task = TASKS[task_name]
     assert released.pop("answer") == task.negative_answer
-    sums = task_sums(task_name, constant_answer(task, read_predictions(golden(shared, task_name))))
+    sums = task_sums(task, constant_answer(task, read_predictions(golden(shared, task_name))))
     metrics = sums.metrics("released")
     assert {key: metrics[key] for key in released} == pytest.approx(released, abs=1e-9, rel=0)
     assert sums.metrics("strict") == metrics
@@ -107,14 +109,14 @@ def test_nothing_scored_is_none_not_zero():
         and sums.metrics()["BLEU"] == sums.metrics()["rougeL_f"] == 0.0
     )
     assert sums.metrics()["METEOR"] is None and sums.metrics()["BERTScore"] is None
-    sums = crash_localization_sums([interval(1.0, 2.0, None, None)])
+    sums = interval_sums([interval(1.0, 2.0, None, None)])
     assert (
         sums.metrics("released")["mIoU"] is None
         and sums.metrics()["start_MAE"] is None
         and sums.metrics()["mIoU"] == 0.0
     )
     assert "not computed" in score_table(scores(sums))
-    assert crash_localization_sums([interval(None, None, 1.0, 2.0)]).metrics()["mIoU"] is None
+    assert interval_sums([interval(None, None, 1.0, 2.0)]).metrics()["mIoU"] is None
     with pytest.raises(ValueError, match="protocol 'loose', expected one of strict, released"):
         sums.metrics("loose")
 
@@ -155,7 +157,7 @@ def test_crash_localization_counts():
         interval(1.0, 3.0, None, None, error="truncated"),
         interval(None, None, 1.0, 2.0),
     ]
-    sums = crash_localization_sums(records)
+    sums = interval_sums(records)
     metrics, released = sums.metrics(), sums.metrics("released")
     counts = ("num_records", "num_scored", "num_unparsed", "num_failed", "num_no_truth", "num_swapped")
     assert [metrics[key] for key in counts] == [6, 2, 2, 1, 1, 1]
@@ -188,7 +190,7 @@ def test_pre_crash_localization_counts():
         first_sign("unknown", 3.0, 3.0),
         first_sign("unknown", 3.0, 3.0, crash_start=4.0),  # carries its own
     ]
-    sums = pre_crash_localization_sums(records, {"a.mp4": 5.0})
+    sums = time_left_sums(records, crash_starts={"a.mp4": 5.0})
     metrics, released = sums.metrics(), sums.metrics("released")
     counts = ("num_scored", "num_unparsed", "num_failed", "missing_video_count", "bad_gt_tta_count")
     assert [metrics[key] for key in counts] == [4, 1, 1, 1, 1]
@@ -222,12 +224,12 @@ def test_crash_starts_of_one_name_twice(tmp_path):
     path.write_text(
         json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/y.mp4", "3.0 - 4.0 seconds")])
     )
-    assert read_crash_starts(path) == {"x.mp4": 1.0, "y.mp4": 3.0}
+    assert read_crash_starts(path, TASKS["pre_crash_localization"]) == {"x.mp4": 1.0, "y.mp4": 3.0}
     path.write_text(
         json.dumps([annotation("v/x.mp4", "1.0 - 2.0 seconds"), annotation("w/x.mp4", "3.0 - 4.0 seconds")])
     )
     with pytest.raises(AnnotationError, match="two annotated videos are called x.mp4"):
-        read_crash_starts(path)
+        read_crash_starts(path, TASKS["pre_crash_localization"])
 
 
 def test_probabilities_are_ranked_and_calibrated():

@@ -19,7 +19,7 @@ from crashchat.model.masks import dense_mask
 from crashchat.model.packing import PackedBatch, pack
 from crashchat.model.sequence import IGNORED, Branch, build_sequence
 from crashchat.model.videollama3 import CrashChatModel
-from crashchat.tasks import GROUPS, TASKS, question_text
+from crashchat.tasks import TASKS, question_text
 from crashchat.video.decode import Clip
 from crashchat.video.reading import read_visual_tokens
 from crashchat.video.tokens import VisionSettings, VisualTokens, visual_tokens
@@ -115,7 +115,7 @@ ANSWERS = ["Yes", "ego-car hits a car", "It brakes late.", "Keep away.", "1.9 - 
 BRANCHES = {
     name: Branch(task.prompt, answer) for (name, task), answer in zip(TASKS.items(), ANSWERS, strict=True)
 }
-STRATEGIES = {**{name: [name] for name in TASKS}, **GROUPS, "heterogeneous": list(TASKS)}
+STRATEGIES = {**{name: [name] for name in TASKS}, **TASKS.groups, "heterogeneous": list(TASKS)}
 
 
 def samples(tasks: Iterable[str] = TASKS) -> list[tuple[VisualTokens, list[Branch]]]:

@@ -73,14 +73,10 @@ def test_crash_starts_come_from_the_annotations_where_predictions_carry_none(row
     ]
     write_json_atomic(path, released)
     records = read({"perfect": rows["perfect"]}, tiny_data)
-    annotations = tiny_data / TASKS["crash_localization"].annotation_file("test")
+    task = TASKS["pre_crash_localization"]
+    starts = read_crash_starts(tiny_data / TASKS["crash_localization"].annotation_file("test"), task)
     assert sum_rows(records)["perfect"]["pre_crash_localization"].metrics()["missing_video_count"] == 2
-    assert (
-        sum_rows(records, read_crash_starts(annotations))["perfect"]["pre_crash_localization"].metrics()[
-            "mIoU"
-        ]
-        == 1
-    )
+    assert sum_rows(records, {task.name: starts})["perfect"][task.name].metrics()["mIoU"] == 1
 
 
 def test_what_cannot_be_compared_is_refused(rows, tiny_data, tmp_path):

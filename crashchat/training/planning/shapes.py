@@ -17,20 +17,15 @@ from crashchat.data_settings import SplitName
 from crashchat.model.packing import split_by_tokens
 from crashchat.model.sequence import IGNORED, Branch, branch_token_ids, prefix_ids
 from crashchat.settings import TrainConfig
-from crashchat.tasks import PERCEPTION, TASKS
+from crashchat.tasks import TASKS
 from crashchat.training.batches import QuestionSampler
 from crashchat.video.reading import read_visual_tokens
 from crashchat.video.tokens import VideoSettings, target_size
 
 # The released set (docs/reference.md, Annotations): 18,385 videos, 8:1:1; of the validation split's 1,838
-# videos 1,139 have a crash, and only these are asked when it happens. Characters of that split's answers, in
-# the mean.
+# videos 1,139 have a crash, and only these are asked when it happens.
 RELEASED_VIDEOS = {"train": 14_708, "val": 1_838}
 WITH_CRASH = 1_139 / 1_838
-ANSWER_CHARACTERS = {
-    "crash_recognition": 3, "crash_description": 17, "causal_reasoning": 43, "prevention_reasoning": 168,
-    "crash_localization": 17, "pre_crash_localization": 11,
-}  # fmt: skip
 # Without a tokenizer: English prompts have about five characters a token; a turn's marks are five tokens and
 # `,Time 12.3s:` about nine.
 CHARACTERS_A_TOKEN, TURN_TOKENS, TIME_TOKENS = 5, 5, 9
@@ -133,8 +128,8 @@ def released_split(config: TrainConfig, split: str, video: VideoShape) -> list[V
     """
     asked = [TASKS[name] for name in config.tasks or TASKS]
     count = _counter(None)
-    every = {task.name: count(task.prompt, "x" * ANSWER_CHARACTERS[task.name]) for task in asked}
-    calm = tuple(every[task.name] for task in asked if task.group != PERCEPTION)
+    every = {task.name: count(task.prompt or "", "x" * task.typical_length) for task in asked}
+    calm = tuple(every[task.name] for task in asked if not task.asked_if)
     crashes = round(RELEASED_VIDEOS[split] * WITH_CRASH)
     others = RELEASED_VIDEOS[split] - crashes if calm else 0
     return [replace(video, branches=tuple(every.values()))] * crashes + [

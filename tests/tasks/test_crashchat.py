@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crashchat.tasks import GROUPS, TASKS, question_text, task_of_prompt
+from crashchat.tasks import TASKS, question_text, task_of_prompt
 
 
 def test_prompts_are_the_released_ones_word_for_word(shared):
@@ -159,7 +159,7 @@ def test_times_in_the_annotations_form_come_back(start, end):
 
 
 def test_groups_are_the_papers():
-    assert len(GROUPS["linguistic"]) == 4 and GROUPS["perception"] == (
+    assert len(TASKS.groups["linguistic"]) == 4 and TASKS.groups["perception"] == (
         "crash_localization",
         "pre_crash_localization",
     )
