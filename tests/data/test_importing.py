@@ -19,7 +19,7 @@ from crashchat.data.exporting import main as export
 from crashchat.data.importing import main as run_import
 from crashchat.data.sources import load_sources
 from crashchat.data_settings import DataSource
-from crashchat.tasks import TASKS
+from crashchat.tasks import TASKS, TaskSet, using
 
 
 def made_clips(folder: Path, *names: str) -> Path:
@@ -137,6 +137,29 @@ def test_multiple_choice_in_the_forms_that_benchmarks_have(tmp_path, clips, kind
     source = DataSource(path=[tmp_path / "words" / "messages_test.jsonl"], split="test")
     (video,) = load_sources([source], "test", tmp_path / "words", None)
     assert video.questions[0].answer == "a truck" and video.name == "videos/a.mp4"
+
+
+def test_questions_with_words_of_their_own_are_of_the_task_that_the_record_names(tmp_path, clips, capsys):
+    (tmp_path / "set.yaml").write_text(
+        "name: A benchmark\nfile_prefix: bench\ntasks:\n- name: asked\n  title: asked\n  group: choices\n"
+        "  answer: {kind: choice, options: [A, B, C, D]}\n  prompt: null\n"
+    )
+    row = {"video": "a.mp4", "question": "Who is hit?", "options": ["a car", "a truck"], "answer": "B"}
+    (tmp_path / "bench.json").write_text(json.dumps([row]))
+    words = ("choices", tmp_path / "bench.json", "--videos", clips, "--split", "test")
+    given = ("--task-set", tmp_path / "set.yaml", "--task", "asked")
+    assert ran(*words, *given, "--out", tmp_path / "bench") == 0
+    assert ran(*words, *given, "--out", tmp_path / "talk", "--form", "messages") == 0
+    with using(TaskSet(tmp_path / "set.yaml")):
+        videos = load_annotations(
+            annotation_paths(tmp_path / "bench", TASKS, "test"), tmp_path / "bench", TASKS
+        )
+        talk = DataSource(path=[tmp_path / "talk" / "messages_test.jsonl"], split="test")
+        assert plain(load_sources([talk], "test", Path("data"), TASKS)) == plain(videos)
+    (question,) = videos[0].questions
+    assert question.task == "asked" and question.text.startswith("Who is hit?\nA. a car")
+    assert ran("nexar", tmp_path / "bench.json", *words[2:], *given, "--out", tmp_path / "nexar") == 1
+    assert "has no task for each of crash, first_sign" in capsys.readouterr().err
 
 
 FAULTS = {
