@@ -66,7 +66,8 @@ class _Place:
 
     def _name(self, video: dict) -> str | None:
         if video.get("bytes") is not None:
-            name = Path(video.get("path") or "video.mp4").name
+            name = Path(video.get("path") or "").name
+            name = "video.mp4" if name in ("", "..") else name
             self.folder = cache_folder().parent / "videos"
             return _unpacked(video["bytes"], name, self.folder)
         if not video.get("path"):

@@ -332,6 +332,14 @@ def _read_kept(path: Path) -> pa.Table | None:
     return table
 
 
+def _last_used(path: Path) -> float:
+    """When a kept table was used; 0 where another process has just deleted it."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def _keep(path: Path, table: pa.Table) -> None:
     """Keep a table; where that is not possible, the next run reads the file again, and is told why."""
     sink = pa.BufferOutputStream()
@@ -339,8 +347,7 @@ def _keep(path: Path, table: pa.Table) -> None:
         writer.write_table(table)
     try:
         write_bytes_atomic(path, memoryview(sink.getvalue()))
-        kept = sorted(path.parent.glob("*.arrow"), key=lambda one: one.stat().st_mtime)
-        for old in kept[:-MOST_KEPT]:
+        for old in sorted(path.parent.glob("*.arrow"), key=_last_used)[:-MOST_KEPT]:
             old.unlink(missing_ok=True)
     except OSError as error:
         print(
