@@ -203,9 +203,7 @@ def _make_pretraining_set(
         questions = general_questions(scene, np.random.default_rng([seed, job[1]]))
         # A run of neighbours has every family; one clip in fifty would keep step with the families' cycles.
         split = "val" if job[1] >= count - max(2, count // 50) else "train"
-        splits[split] += [
-            _record(video, question, answer, columns_of(scene)) for question, answer in questions
-        ]
+        splits[split] += [_record(video, question, answer, {}) for question, answer in questions]
     for split, records in splits.items():
         write_json_atomic(out / f"general_{split}.json", records)
     write_dataset_card(out, CARD)
