@@ -4,6 +4,7 @@ are what, which rows belong to which split, and how much each counts. docs/data.
 data/sources.py reads them.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -132,6 +133,8 @@ class DataSource(Exact):
                 f"{unknown[0]}: its ending says no form; expected one of {', '.join(ENDINGS)}, or "
                 f"form: one of {', '.join(get_args(Form))}"
             )
+        if self.hub is not None and find_spec("datasets") is None:
+            raise ValueError("hub needs the datasets package: pip install datasets")
         return self
 
     def form_of(self, path: Path) -> Form:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crashchat.data.annotations import annotation_paths, load_annotations
+from crashchat.data.annotations import AnnotationError, annotation_paths, load_annotations
 from crashchat.data.datasets import read_dataset_card
 from crashchat.data.exporting import main as export
 from crashchat.data.importing import main as run_import
@@ -262,6 +262,21 @@ def test_videos_that_a_table_holds_become_files(tmp_path, monkeypatch):
     (video,) = load_sources([DataSource(hub=str(tmp_path / "hub"))], "train", Path("data"), TASKS)
     assert video.path.read_bytes() == b"made" and video.path.name == "a.mp4"
     assert video.path.is_relative_to(tmp_path / "ours")
+
+
+def test_a_hub_data_set_that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "empty").mkdir()
+    for hub in (tmp_path / "nowhere", tmp_path / "empty"):
+        with pytest.raises(AnnotationError, match=f"hub: {hub}: cannot be loaded: .*; expected OWNER/NAME"):
+            load_sources([DataSource(hub=str(hub))], "train", Path("data"), TASKS)
+    (tmp_path / "empty" / "train.csv").write_text("video,answer\na.mp4,Yes\n")
+    with pytest.raises(
+        AnnotationError, match="split train: has no column 'clip'; its columns are video, answer"
+    ):
+        source = DataSource.model_validate({"hub": str(tmp_path / "empty"), "columns": {"video": "clip"}})
+        load_sources([source], "train", Path("data"), TASKS)
 
 
 def test_an_export_names_clips_that_are_missing(tmp_path, data_folder, capsys):
