@@ -144,7 +144,9 @@ def balanced(
     the parts' own.
     """
     figures = [part.metrics(protocol) for part in parts]
-    names = [name for name in figures[0] if name not in parts[0].tallies]
+    # A number of questions has no mean over values that says anything.
+    left_out = {*parts[0].tallies, *(name for name in figures[0] if name.lower().startswith("num_"))}
+    names = [name for name in figures[0] if name not in left_out]
     alone = [intervals(part, protocol, resamples, seed) for part in parts]
     drawn = []
     for number, part in enumerate(parts):
