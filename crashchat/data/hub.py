@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from crashchat.data.kept_tables import cache_folder
 from crashchat.data.records import AnnotationError
-from crashchat.data.tables import Collector, Rows, cache_folder, collect_table
+from crashchat.data.tables import Collector, Rows, collect_table
 from crashchat.data_settings import DataSource
 from crashchat.errors import opening
 from crashchat.files import write_bytes_atomic
@@ -68,7 +69,7 @@ class _Place:
         if video.get("bytes") is not None:
             name = Path(video.get("path") or "").name
             name = "video.mp4" if name in ("", "..") else name
-            self.folder = cache_folder().parent / "videos"
+            self.folder = cache_folder() / "videos"
             return _unpacked(video["bytes"], name, self.folder)
         if not video.get("path"):
             return None

@@ -2,15 +2,13 @@
 
 The table has the columns `video`, `question` and `answer`, and every other column or key that holds a text, a
 number or true/false as text, below its own name with a `+` in front. A large file is checked once: its table
-is kept in a cache, below a hash of the file's bytes, of the columns that are read and of the code that checks
-them, and is mapped from there the next time.
+is kept (kept_tables.py), below a hash of the file's bytes, of the columns that are read and of the code that
+checks them, and is mapped from there the next time.
 """
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +17,8 @@ import pyarrow.parquet as pq
 
 import crashchat.data.records
 import crashchat.json_files
+import crashchat.tasks
+from crashchat.data import kept_tables
 from crashchat.data.records import (
     AnnotationError,
     check_video,
@@ -29,13 +29,9 @@ from crashchat.data.records import (
 )
 from crashchat.data_settings import Columns, Form
 from crashchat.errors import abbreviate, opening
-from crashchat.files import write_bytes_atomic
-from crashchat.provenance import file_hash, text_hash
 from crashchat.tasks import question_text
 
 EXTRA = "+"  # in front of the names of other columns
-SMALLEST_KEPT = 2**20  # bytes of a file whose table is kept: a smaller one is read as fast
-MOST_KEPT = 200  # tables in the cache; the longest unused go first
 HOLDERS = {"video", "videos", "messages", "conversations"}  # keys of a record that are no columns
 # What a row is called in each form, and the number of its first one.
 UNITS: dict[str, tuple[str, int]] = {
@@ -168,14 +164,13 @@ def read_rows(path: Path, form: Form, columns: Columns | None = None) -> Rows:
     Raises AnnotationError for a file that cannot be read, holds none, or lacks a column.
     """
     columns = columns or Columns()
-    kept = None
-    if path.is_file() and path.stat().st_size >= SMALLEST_KEPT:
-        wanted = [form, columns.video, columns.question or "", columns.answer]
-        kept = cache_folder() / f"{text_hash([file_hash(path), checking_code(), *wanted])}.arrow"
-        table = _read_kept(kept)
-        if table is not None:
-            unit, first = UNITS[form]
-            return Rows(str(path), unit, first, table=table, places=range(len(table)), problems=[])
+    words = [form, columns.video, columns.question or "", columns.answer]
+    code = [sys.modules[__name__], crashchat.data.records, crashchat.json_files, crashchat.tasks]
+    kept = kept_tables.place_of(path, words, code)
+    table = kept_tables.read_kept(kept) if kept else None
+    if table is not None:
+        unit, first = UNITS[form]
+        return Rows(str(path), unit, first, table=table, places=range(len(table)), problems=[])
     collector = Collector(str(path), form)
     if form == "released":
         _collect_released(path, collector)
@@ -186,8 +181,8 @@ def read_rows(path: Path, form: Form, columns: Columns | None = None) -> Rows:
     if not collector.places and not collector.problems:
         raise AnnotationError(f"{path}: holds no rows")
     rows = collector.rows()
-    if kept is not None and not rows.problems:
-        _keep(kept, rows.table)
+    if kept is not None and isinstance(rows.places, range):  # every row stands where it is counted
+        kept_tables.keep(kept, rows.table)
     return rows
 
 
@@ -303,55 +298,3 @@ def _parquet_rows(path: Path) -> Iterator[dict]:
     with pq.ParquetFile(path, memory_map=True) as file:
         for batch in file.iter_batches(batch_size=4096):
             yield from batch.to_pylist()
-
-
-def cache_folder() -> Path:
-    """Where tables of files that were checked are kept: CRASHCHAT_CACHE, or the user's folder of caches."""
-    named = os.environ.get("CRASHCHAT_CACHE")
-    if named:
-        return Path(named) / "tables"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "crashchat" / "tables"
-
-
-@lru_cache(maxsize=1)
-def checking_code() -> str:
-    """Hash of the code that reads and checks files: what it made is not taken once it is another."""
-    modules = (sys.modules[__name__], crashchat.data.records, crashchat.json_files)
-    return text_hash([file_hash(Path(str(module.__file__))) for module in modules])
-
-
-def _read_kept(path: Path) -> pa.Table | None:
-    """A kept table, mapped; None where there is none, or a damaged one."""
-    try:
-        with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
-            table.validate(full=True)
-        os.utime(path)  # it was used now
-    except (OSError, pa.ArrowException):
-        return None
-    return table
-
-
-def _last_used(path: Path) -> float:
-    """When a kept table was used; 0 where another process has just deleted it."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _keep(path: Path, table: pa.Table) -> None:
-    """Keep a table; where that is not possible, the next run reads the file again, and is told why."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    try:
-        write_bytes_atomic(path, memoryview(sink.getvalue()))
-        for old in sorted(path.parent.glob("*.arrow"), key=_last_used)[:-MOST_KEPT]:
-            old.unlink(missing_ok=True)
-    except OSError as error:
-        print(
-            f"note: checked annotations cannot be kept in {path.parent} ({error.strerror}); name a "
-            "folder with CRASHCHAT_CACHE",
-            file=sys.stderr,
-        )

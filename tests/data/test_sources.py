@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crashchat.config import ConfigError, load_config
-from crashchat.data import tables
+from crashchat.data import kept_tables
 from crashchat.data.annotations import load_annotations
 from crashchat.data.records import AnnotationError
 from crashchat.data.sources import (
@@ -326,7 +326,7 @@ def test_a_broken_line_of_messages_is_named(tmp_path, line, message):
 
 def test_a_large_file_is_checked_once_and_again_when_it_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("CRASHCHAT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tables, "SMALLEST_KEPT", 1)
+    monkeypatch.setattr(kept_tables, "SMALLEST", 1)
     path = released(tmp_path)
     first = load(source(path, columns={"keep": ["ego"]}))
     (kept,) = (tmp_path / "cache" / "tables").iterdir()
@@ -334,6 +334,11 @@ def test_a_large_file_is_checked_once_and_again_when_it_changes(tmp_path, monkey
     made = kept.stat().st_mtime_ns
     kept.write_bytes(kept.read_bytes()[:-20])  # damaged: the file is read again
     assert load(source(path, columns={"keep": ["ego"]})) == first and kept.stat().st_mtime_ns != made
+    chats = messages(tmp_path)
+    chats.write_text("\n" + chats.read_text())
+    for _ in range(2):
+        (first_chat, _) = load(source(chats))[0].questions
+        assert first_chat.data_id == 1  # as an editor counts lines, from 0, the first time and again
     write(path, record(), record(answer="Perhaps"))
     with pytest.raises(AnnotationError, match="record 1"):
         load(source(path))
