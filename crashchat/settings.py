@@ -406,6 +406,10 @@ class EvalConfig(Settings):
     """
     training_answers: list[str] = Field(default_factory=list)
     """Tasks whose answer must be one of the training split's, word for word; needs decode=constrained."""
+    option_probabilities: bool = False
+    """Also say how likely each answer is, of tasks whose answers can be listed: each is a branch of its
+    own.
+    """
     limit: int | None = Field(default=None, gt=0, le=10**9)
     """Ask only about the first so many videos."""
 

@@ -14,6 +14,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from crashchat.answering.candidates import Question, candidate_probabilities
 from crashchat.answering.constraints import Choices, constraint_for
 from crashchat.answering.generate import answer_from_prefix, decode, yes_and_no, yes_probability
 from crashchat.answering.outputs import Answer
@@ -72,7 +73,8 @@ class Answerer:
     """A model, its tokenizer, and how answers are made. Not for several threads at once.
 
     decode: "free" or "constrained" (constraints.py); a question of no task is always answered freely.
-    choices: {task: its training answers}, for tasks limited to them. feature_cache: where what had to be
+    choices: {task: its training answers}, for tasks limited to them. option_probabilities: say how likely
+    each answer is, of tasks whose answers are listed. feature_cache: where what had to be
     encoded is kept.
     """
 
@@ -85,12 +87,14 @@ class Answerer:
         max_new_tokens: int,
         decode: Decode = "free",
         choices: dict[str, Choices] | None = None,
+        option_probabilities: bool = False,
         feature_cache: FeatureCache | None = None,
     ):
         """Raises CheckpointError for a tokenizer that begins 'Yes' and 'No' alike."""
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.max_new_tokens, self.decode = max_new_tokens, decode
         self.choices, self.feature_cache = choices or {}, feature_cache
+        self.option_probabilities = option_probabilities
         # A released adapter may hold LoRA on the vision encoder too; then each has features of its own.
         self._one_vision = not any(
             "vision_model" in name and "lora_" in name for name, _ in model.named_parameters()
@@ -162,6 +166,12 @@ class Answerer:
                 max_new_tokens=self.max_new_tokens,
                 constraints=constraints,
             )
+            likely = candidate_probabilities(
+                self.model,
+                self.tokenizer,
+                prefix,
+                [[self._candidates(asked) for asked in row] for row in questions],
+            )
         return [
             [
                 Answer(
@@ -169,11 +179,19 @@ class Answerer:
                     group,
                     decode(self.tokenizer, ids),
                     yes_probability(first, self._yes_no) if _tells_crash(asked.task) else None,
+                    dict(zip(self._candidates(asked).candidates, shares, strict=True)) or None,
                 )
-                for asked, ids, first in zip(row, row_tokens, row_logits, strict=True)
+                for asked, ids, first, shares in zip(row, row_tokens, row_logits, row_likely, strict=True)
             ]
-            for row, row_tokens, row_logits in zip(questions, tokens, logits, strict=True)
+            for row, row_tokens, row_logits, row_likely in zip(questions, tokens, logits, likely, strict=True)
         ]
+
+    def _candidates(self, asked: Asked) -> Question:
+        """A question with its possible answers; none of them where they are not to be held against each
+        other.
+        """
+        listed = TASKS[asked.task].answer.candidates if asked.task and self.option_probabilities else ()
+        return Question(asked.text, listed)
 
 
 def _tells_crash(task: str | None) -> bool:

@@ -26,7 +26,13 @@ from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.constraints import Constraint
 from crashchat.answering.draws import Draw, draw_tokens
-from crashchat.answering.prefix import PreallocatedLayer, Prefix, prefill, run_language_model
+from crashchat.answering.prefix import (
+    PreallocatedLayer,
+    Prefix,
+    keep_prefix,
+    prefill,
+    run_language_model,
+)
 from crashchat.model.attention import Segment
 from crashchat.model.lora import base_of
 from crashchat.model.sequence import Branch, branch_token_ids
@@ -212,9 +218,7 @@ def answer_from_prefix(
         if all(branch.ended for branch in branches) or step == max_new_tokens - 1:
             break
         logits = _logits_at(model, rows.step(added, numbers), places)
-    for layer in layers:
-        layer.whole = False
-        layer.keep(cached)
+    keep_prefix(prefix)
     return Generated(answers, first_logits, log_probs)
 
 

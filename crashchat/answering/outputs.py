@@ -12,7 +12,7 @@ class Answer:
     task: the question's, None for a general one. adapter: the group whose adapter gave it, None without
     adapters.
     raw_response: the model's words. crash_probability: of recognition's 'Yes' against 'No', from their
-    logits; else None.
+    logits; else None. option_probabilities: of each answer that there is, where that was asked for.
     """
 
     task: str | None
@@ -20,6 +20,7 @@ class Answer:
     raw_response: str
     # Last digits vary with what is asked together.
     crash_probability: float | None = field(default=None, compare=False)
+    option_probabilities: dict[str, float] | None = field(default=None, compare=False)
 
     @property
     def values(self) -> dict | None:

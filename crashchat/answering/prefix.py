@@ -132,6 +132,14 @@ def prefill(
     return Prefix(cache, lengths)
 
 
+def keep_prefix(prefix: Prefix) -> None:
+    """Forget what was asked behind the prefixes."""
+    for layer in prefix.cache.layers:
+        assert isinstance(layer, PreallocatedLayer), "prefill made them"
+        layer.whole = False
+        layer.keep(max(prefix.lengths))
+
+
 def run_language_model(
     model: CrashChatModel,
     embeddings: Tensor,

@@ -7,10 +7,10 @@ One real example (a record of a crash_localization file; a file is a JSON list o
      "gt_start": 3.9, "gt_end": 5.0, "pred_start": 3.3, "pred_end": 5.7, "raw_response": "3.3 - 5.7 seconds"}
 
 Beyond the released fields a record may carry `model` (who answered), `source`, `crash_probability`
-(recognition's 'Yes' against 'No'), `error` (why the video could not be read; raw_response is then '' and
-nothing is predicted) and `crash_start` (seconds; the annotated crash start that pre-crash scoring needs).
-An answer that does not parse is None in its pred fields, never a made-up value. Whether a file says what was
-annotated and answered is for prediction_files.py.
+(recognition's 'Yes' against 'No'), `option_probabilities` (of each answer that a task lists), `error` (why
+the video could not be read; raw_response is then '' and nothing is predicted) and `crash_start` (seconds;
+the annotated crash start that pre-crash scoring needs). An answer that does not parse is None in its pred
+fields, never a made-up value. Whether a file says what was annotated and answered is for prediction_files.py.
 """
 
 import math
@@ -40,6 +40,9 @@ class PredictionError(CrashChatError):
     """A prediction file or journal that cannot be used; the message names the file,
     the fault and the way out.
     """
+
+
+_PROBABILITIES = ("crash_probability", "option_probabilities")
 
 
 def results_folder(output_dir: str | Path, task_name: str) -> Path:
@@ -83,6 +86,7 @@ def make_record(
     error: str | None = None,
     crash_start: float | None = None,
     crash_probability: float | None = None,
+    option_probabilities: dict[str, float] | None = None,
     model: str | None = None,
 ) -> dict:
     """One prediction record.
@@ -91,8 +95,9 @@ def make_record(
     model's.
     error: why there is no answer (an unreadable video); raw_response is then dropped and nothing is
     predicted.
-    crash_start: seconds, for pre-crash scoring. crash_probability: recognition's 'Yes' against 'No'. model:
-    who answered. Raises ValueError when the annotated answer does not parse.
+    crash_start: seconds, for pre-crash scoring. crash_probability: recognition's 'Yes' against 'No'.
+    option_probabilities: of each answer that the task lists. model: who answered. Raises ValueError when the
+    annotated answer does not parse.
     """
     if error is not None:
         raw_response = ""
@@ -106,6 +111,8 @@ def make_record(
         record["crash_start"] = crash_start
     if crash_probability is not None:
         record["crash_probability"] = crash_probability
+    if option_probabilities is not None:
+        record["option_probabilities"] = option_probabilities
     if error is not None:
         record["error"] = error
     return record
@@ -116,7 +123,7 @@ def with_answers(task: Task, records: list[dict], answers: Sequence[str | None])
     # Such an answer never looks at the video: one that could not be read is no obstacle, and there is no
     # probability.
     return [
-        {key: value for key, value in record.items() if key not in ("model", "error", "crash_probability")}
+        {key: value for key, value in record.items() if key not in ("model", "error", *_PROBABILITIES)}
         | {**read_answer(task, answer or ""), "raw_response": answer or ""}
         for record, answer in zip(records, answers, strict=True)
     ]
@@ -221,7 +228,20 @@ def _fault(task: Task, record: dict) -> str | None:
     probability = record.get("crash_probability")
     if probability is not None and not 0 <= probability <= 1:
         return f"has crash_probability = {abbreviate(probability)}, expected 0 to 1, or null"
+    shares = record.get("option_probabilities")
+    if shares is not None and not _are_shares(shares):
+        return (
+            f"has option_probabilities = {abbreviate(shares)}, expected numbers from 0 to 1 that add up to 1"
+        )
     return None
+
+
+def _are_shares(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(is_number(share) and 0 <= share <= 1 for share in value.values())
+        and abs(sum(value.values()) - 1) < 1e-3
+    )
 
 
 def _wrong_kind(record: dict, kinds: dict[str, type | UnionType]) -> str | None:

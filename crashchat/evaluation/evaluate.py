@@ -113,6 +113,7 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
         max_new_tokens=config.max_new_tokens,
         decode=config.decode,
         choices=choices,
+        option_probabilities=config.option_probabilities,
         feature_cache=open_feature_cache(
             config.feature_cache, config.feature_cache_gb, base_of(model).model.vision_model, settings
         ),
@@ -148,6 +149,7 @@ def record_of(
         error=None if given else str(answer),
         crash_start=starts[task.name].get(Path(video.name).name),
         crash_probability=given.crash_probability if given else None,
+        option_probabilities=given.option_probabilities if given else None,
         model=model_name(config),
     )
 

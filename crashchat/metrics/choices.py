@@ -5,18 +5,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from crashchat.data.predictions import video_name
+from crashchat.metrics.probability import reliability
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
 
 MOST_SHOWN = 12  # options of which a confusion matrix can still be read
 
 
-def choice_sums(records: list[dict], truth_field: str, answer_field: str, options: Sequence[str]) -> Sums:
+def choice_sums(
+    records: list[dict],
+    truth_field: str,
+    answer_field: str,
+    options: Sequence[str],
+    candidates: Sequence[str] | None = None,
+) -> Sums:
     """One of `options` in `answer_field` against that in `truth_field` (docs/reference.md, Metrics).
 
     Accuracy: share of right answers. macro_f1: mean F1 of the options that are true of some question; it is
     not raised by answering the most frequent one. An answer that is none is wrong, and is no option's.
     confusion: {truth: {answer: records}}, where answer is an option, unparsed or failed; left out where the
-    options are more than MOST_SHOWN.
+    options are more than MOST_SHOWN. calibration_error: how far the likeliest answer's probability is from
+    how often it is right, as for recognition; None without probabilities. candidates: the options as answers
+    name them, where that is another way (letters).
     """
     counts: dict = {"num_records": len(records), "num_unparsed": 0, "num_failed": 0, "num_no_truth": 0}
     confusion = {truth: dict.fromkeys((*options, "unparsed", "failed"), 0) for truth in options}
@@ -39,6 +48,8 @@ def choice_sums(records: list[dict], truth_field: str, answer_field: str, option
         right = answered and answer == truth
         video = video_name(record["video_path"])
         questions.append({"video": video, "answered": answered, "n": 1, "score": right, **cells})
+    named = dict(zip(candidates or options, options, strict=True))
+    counts["calibration_error"] = _calibration(records, truth_field, named)
     if len(options) <= MOST_SHOWN:
         counts["confusion"] = confusion
 
@@ -61,6 +72,20 @@ def choice_sums(records: list[dict], truth_field: str, answer_field: str, option
         shares=("Accuracy",),
         empty=("n", "score", *columns),
     )
+
+
+def _calibration(records: list[dict], truth_field: str, named: dict[str, str]) -> float | None:
+    """named: {an answer: its option}."""
+    known = [record for record in records if record.get("option_probabilities") and record[truth_field]]
+    if not known:
+        return None
+    tops = [max(record["option_probabilities"].items(), key=lambda one: one[1]) for record in known]
+    sure = np.array([share for _, share in tops])
+    right = np.array(
+        [named.get(said) == record[truth_field] for (said, _), record in zip(tops, known, strict=True)]
+    )
+    mean, share, size = reliability(right, sure)
+    return float((np.abs(mean - share) * size).sum() / size.sum())
 
 
 def choices_sums(records: list[dict], truth_field: str, answer_field: str) -> Sums:

@@ -29,7 +29,7 @@ def example(request, tmp_path_factory, tiny_base):
     for decode in ("free", "constrained"):
         crashchat("evaluate", "configs/eval/all_tasks.yaml", f"model={folder / 'merged'}", "num_workers=0",
                   f"data_dir={folder / 'data'}", f"output_dir={folder / decode}", f"decode={decode}",
-                  "max_new_tokens=40")  # fmt: skip
+                  "max_new_tokens=40", f"option_probabilities={str(decode == 'constrained').lower()}")  # fmt: skip
     assert TASKS.task_set is CRASHCHAT, "a command leaves the set in use that was before it"
     return file, folder
 
@@ -55,6 +55,9 @@ def test_its_answers_are_scored_compared_and_held_against_the_annotations(exampl
         (answered,) = folder.glob(f"constrained/{name}_evaluation_results/merged/*_predict.json")
         told = crashchat("score", name, "--predictions", answered, *data)
         assert "num_scored" in told and "truth not checked" not in told
+        if tasks[name].answer.candidates:
+            shares = [record["option_probabilities"] for record in json.loads(answered.read_text())]
+            assert all(set(one) == set(tasks[name].answer.candidates) for one in shares)
         refused = crashchat("score", name, "--predictions", answered, "--data-dir", folder / "data", ok=False)
         assert "expected a task" in refused
     crashchat("check-data", folder / "data", "--no-videos", "--task-set", file)
