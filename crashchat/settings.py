@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from crashchat.data_settings import DataSource
 from crashchat.errors import abbreviate
 from crashchat.json_files import Exact
 from crashchat.tasks import TASKS
@@ -44,6 +45,10 @@ class Settings(Exact):
     """
     annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
     """Annotation files by split, e.g. the released multi-task ones; empty: those of `tasks` in data_dir."""
+    data: list[DataSource] = Field(default_factory=list)
+    """Sources of questions, instead of the files in data_dir (docs/data.md): files of any form or hub data
+    sets, with their columns, splits, filters and weights.
+    """
     vision_config: Path | None = None
     """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not
     of the released size.
@@ -76,6 +81,12 @@ class Settings(Exact):
     """
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the weights' initialisation, the order of questions and dropout."""
+
+    @model_validator(mode="after")
+    def _one_place(self):
+        if self.data and self.annotation_files:
+            raise ValueError("data and annotation_files both say where questions are; expected one of them")
+        return self
 
     @field_validator("*", mode="before")
     @classmethod
@@ -278,6 +289,8 @@ class PreferenceConfig(SecondStageConfig):
 
     @model_validator(mode="after")
     def _paired(self):
+        if self.data:
+            raise ValueError("pairs are read from annotation_files: no data")
         lacking = [split for split in ("train", "val") if not self.annotation_files.get(split)]
         if lacking:
             raise ValueError(f"annotation_files names no pairs of {', '.join(lacking)}")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from filelock import FileLock
 
 from crashchat.config import ROOT
+
+# Tables of large files that were checked: of all runs of the tests in one place, and not in the user's cache.
+os.environ.setdefault("CRASHCHAT_CACHE", str(Path(tempfile.gettempdir()) / f"crashchat_tests_{os.getuid()}"))
 
 
 @pytest.fixture(scope="session")
