@@ -35,6 +35,8 @@ COMMANDS = {
     "convert": ("checkpoints.convert", "write a checkpoint or an adapter in another layout"),
     "merge": ("checkpoints.merge", "fold an adapter into its base"),
     "download": ("data.download", "fetch released checkpoints, annotations and videos"),
+    "import": ("data.importing", "write a data folder from tables, chats or labels that others made"),
+    "export": ("data.exporting", "write a data folder as a data set that the hub shows and loads"),
     "check-data": ("evaluation.check_data", "look for whatever would break or falsify a run"),
 }
 

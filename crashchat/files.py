@@ -32,7 +32,7 @@ class FolderError(CrashChatError):
     everywhere = True
 
 
-def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+def write_bytes_atomic(path: str | Path, data: bytes | memoryview) -> None:
     """Write `data` to `path`, creating its folder; `path` is either its old self or complete,
     never in between.
 
@@ -179,7 +179,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         made.mkdir()
         yield made
         for path in made.rglob("*"):  # safetensors makes files private; a model is shared like any other file
-            if path.is_file():
+            if path.is_file() and not path.is_symlink():
                 os.chmod(path, 0o644)
         sync_tree(made)
         check_new(folder)

@@ -6,14 +6,17 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from crashchat.errors import CrashChatError, abbreviate
 
 SHOWN = 3  # problems of one file that a message names
+PIECE, LONGEST_ITEM = 2**20, 2**24  # characters of a list that are read at a time; of one of its items
+_NEXT = {"[": "{]", ",": "{", "]": ""}  # in a list of objects: what may stand behind each sign
 
 Kind = TypeVar("Kind")
 # A name that may be shown on a terminal: in one line, without control characters.
@@ -101,6 +104,57 @@ def read_json(path: str | Path, error: type[CrashChatError], expected: str, nan:
         return parse_json(data, nan)
     except ValueError as cause:
         raise error(f"{path}: not JSON ({cause}), expected {expected}") from cause
+
+
+def each_item(path: Path, error: type[CrashChatError], expected: str) -> Iterator[object]:
+    """The items of a JSON file that holds a list, read piece by piece; none where it holds something else.
+
+    What is wrong with the file is raised as read_json raises it, maybe after some items.
+    """
+    given = 0
+    try:
+        if path.is_file():  # asked before it is opened: a pipe would wait for its writer
+            with path.open(encoding="utf-8", newline="") as file:
+                for item in _objects_in(file):
+                    yield item
+                    given += 1
+            return
+    except (OSError, ValueError, RecursionError):
+        pass  # read as a whole, the file says better what is wrong with it, or that nothing is
+    whole = read_json(path, error, expected)
+    yield from whole[given:] if isinstance(whole, list) else ()
+
+
+def _objects_in(file: TextIO) -> Iterator[dict]:
+    """The objects of the list that a file holds. Raises ValueError where it holds anything else."""
+    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
+    text, at, next_ones = "", 0, "["
+    while True:
+        while at < len(text) and text[at] in " \t\n\r":
+            at += 1
+        if at == len(text):
+            text, at = file.read(PIECE), 0
+            if text:
+                continue
+            if next_ones:
+                raise ValueError("ends early")
+            return
+        found = text[at]
+        if not next_ones or found not in next_ones:
+            raise ValueError(f"found {found!r}")
+        if found != "{":
+            next_ones, at = _NEXT[found], at + 1
+            continue
+        try:
+            item, at = decoder.raw_decode(text, at)
+        except ValueError:  # it may go on in the next piece
+            more = file.read(PIECE) if len(text) - at < LONGEST_ITEM else ""
+            if not more:
+                raise
+            text, at = text[at:] + more, 0
+            continue
+        yield item
+        next_ones = ",]"
 
 
 def checked(kind: type[Kind], value: object, where: str | Path, error: type[CrashChatError]) -> Kind:

@@ -47,6 +47,8 @@ class PreferenceConfig(SecondStageConfig):
 
     @model_validator(mode="after")
     def _paired(self):
+        if self.data:
+            raise ValueError("pairs are read from annotation_files: no data")
         lacking = [split for split in ("train", "val") if not self.annotation_files.get(split)]
         if lacking:
             raise ValueError(f"annotation_files names no pairs of {', '.join(lacking)}")

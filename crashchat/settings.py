@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from crashchat.data_settings import DataSource
 from crashchat.errors import abbreviate
 from crashchat.json_files import Exact
 from crashchat.tasks import TASKS
@@ -43,6 +44,10 @@ class Settings(Exact):
     """
     annotation_files: dict[str, list[Path]] = Field(default_factory=dict)
     """Annotation files by split, e.g. the released multi-task ones; empty: those of `tasks` in data_dir."""
+    data: list[DataSource] = Field(default_factory=list)
+    """Sources of questions, instead of the files in data_dir (docs/data.md): files of any form or hub data
+    sets, with their columns, splits, filters and weights.
+    """
     vision_config: Path | None = None
     """JSON of the vision encoder, for a checkpoint whose config.json has none and that is not
     of the released size.
@@ -75,6 +80,12 @@ class Settings(Exact):
     """
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the weights' initialisation, the order of questions, dropout and drawn answers."""
+
+    @model_validator(mode="after")
+    def _one_place(self):
+        if self.data and self.annotation_files:
+            raise ValueError("data and annotation_files both say where questions are; expected one of them")
+        return self
 
     @field_validator("*", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gc
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import pytest
 from filelock import FileLock
 
 from crashchat.config import ROOT
+
+# Tables of large files that were checked: of all runs of the tests in one place, and not in the user's cache.
+os.environ.setdefault("CRASHCHAT_CACHE", str(Path(tempfile.gettempdir()) / f"crashchat_tests_{os.getuid()}"))
 
 # The files that take longest, by their place in tests/: handed out first, so that all workers end together.
 LONGEST = (

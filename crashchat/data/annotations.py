@@ -1,61 +1,96 @@
-"""Annotation files -> what is asked about each video.
+"""Annotated questions -> what is asked about each video.
 
-A released file is a list of records, one a question:
-
-    {"video": ["videos/cap_21_008073.mp4"], "source": "MM-AU-CAP",
-     "conversations": [{"from": "human", "value": "<video>\\n…"}, {"from": "gpt", "value": "Yes"}]}
-
-`load_annotations` joins the records of any number of files by video. A record that cannot be used is an error
-that names the file and the record, and all such records are named at once: nothing is dropped.
+`load_annotations` joins the records of any number of released files (records.py) by video; sources.py does so
+for the sources of a config. A record that cannot be used is an error that names the file and the record, and
+all such records are named at once: nothing is dropped.
 """
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crashchat.errors import CrashChatError, abbreviate, listed
-from crashchat.json_files import read_json
-from crashchat.tasks import TASKS, question_text, task_of_prompt
+from crashchat.data.records import AnnotationError
+from crashchat.data.tables import Rows, read_rows
+from crashchat.errors import abbreviate, listed
+from crashchat.tasks import TASKS, Task, task_of_prompt
 
-MAX_PATH, MAX_NAME = 4000, 255  # bytes of a path, with room for the data folder's, and of one name in it
-
-
-class AnnotationError(CrashChatError):
-    """One or more annotation records that cannot be used; the message names every one."""
-
-    everywhere = True
+Kept = tuple[tuple[str, str], ...]
+# (place in the file, video, question, answer, task, source, what is kept)
+Row = tuple[int, str, str | None, str, str | None, str | None, Kept]
 
 
-@dataclass(frozen=True)
+class NoQuestions(AnnotationError):
+    """Files that hold no question of those that are wanted."""
+
+
+@dataclass(frozen=True, slots=True)  # there may be millions
 class Question:
     """One question on a video and its annotated answer.
 
-    `task` is a name of TASKS, or None for a general question.
+    `task` is a name of TASKS, or None for a general question. kept: (column, value) of the further columns
+    that its source keeps.
     """
 
     text: str
     answer: str
     task: str | None
     data_id: int  # position of the record in its annotation file, as prediction files count
+    kept: Kept = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class VideoQAs:
     """One video and everything asked about it.
 
     name: the path as annotated, e.g. `videos/cap_21_008073.mp4`.
     path: the file, `name` below the data folder.
+    weight: how often a training epoch passes it.
     """
 
     name: str
     path: Path
     source: str | None
     questions: list[Question] = field(default_factory=list)
+    weight: float = 1.0
 
     def answer_of(self, task: str) -> str | None:
         """The annotated answer to one task, None where it is not asked."""
         return next((question.answer for question in self.questions if question.task == task), None)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of a file that go into a set of questions.
+
+    folder: where the videos' paths start from. chosen: places in the table of the rows that are wanted; None:
+    all. task, source: the columns that say these. keep: further columns that are kept. first_id: number of
+    the file's first row. weight: see VideoQAs.
+    """
+
+    rows: Rows
+    folder: Path
+    chosen: Sequence[int] | None = None
+    task: str | None = None
+    source: str | None = "source"
+    keep: tuple[str, ...] = ()
+    first_id: int = 0
+    weight: float = 1.0
+
+    def __iter__(self) -> Iterator[Row]:
+        rows, count = self.rows, len(self.rows.table)
+        nothing: list[None] = [None] * count
+        kept_columns = [rows.extra(name) or nothing for name in self.keep]
+        known: dict[tuple, Kept] = {}
+        videos, questions, answers = (rows.column(name) for name in ("video", "question", "answer"))
+        tasks, sources = (rows.extra(name) or nothing for name in (self.task, self.source))
+        for index in range(count) if self.chosen is None else self.chosen:
+            values = tuple(column[index] for column in kept_columns)
+            kept = known.get(values)
+            if kept is None:
+                pairs = zip(self.keep, values, strict=True)
+                kept = known[values] = tuple((name, value) for name, value in pairs if value is not None)
+            place = rows.places[index]
+            yield place, videos[index], questions[index], answers[index], tasks[index], sources[index], kept
 
 
 def annotation_paths(data_dir: str | Path, tasks: Iterable[str], split: str) -> list[Path]:
@@ -70,109 +105,104 @@ def annotation_paths(data_dir: str | Path, tasks: Iterable[str], split: str) -> 
     return paths
 
 
-def read_records(path: Path) -> list:
-    """The records of an annotation file.
-
-    Raises AnnotationError for a file that does not hold a list of some.
-    """
-    records = read_json(path, AnnotationError, "a list of records")
-    if not isinstance(records, list):
-        raise AnnotationError(f"{path}: found a {type(records).__name__}, expected a list of records")
-    if not records:
-        raise AnnotationError(f"{path}: holds no records")
-    return records
-
-
-def parse_record(record: object) -> tuple[str, str, str, str | None]:
-    """(video name, question, answer, source) of one record; ValueError says what is wrong with it."""
-    if not isinstance(record, dict):
-        raise ValueError(f"found a {type(record).__name__}, expected an object")
-    video = record.get("video")
-    if isinstance(video, list) and len(video) == 1:
-        video = video[0]
-    if not isinstance(video, str) or not video:
-        raise ValueError(f"'video' is {abbreviate(record.get('video'))}, expected a list of one path")
-    try:
-        sizes = [len(os.fsencode(part)) for part in (video, *Path(video).parts)]
-    except UnicodeEncodeError:  # half of a pair of surrogates
-        sizes = [0]
-    if not 0 < sizes[0] <= MAX_PATH or max(sizes[1:], default=0) > MAX_NAME or "\0" in video:
-        raise ValueError(
-            f"'video' is {abbreviate(video)} ({len(video):,} characters), expected a path that a file can "
-            f"have: at most {MAX_PATH:,} bytes, {MAX_NAME} a name"
-        )
-    if Path(video).is_absolute() or ".." in Path(video).parts:
-        raise ValueError(f"'video' is {abbreviate(video)}, expected a path below the data folder")
-    turns = record.get("conversations")
-    if (
-        not isinstance(turns, list)
-        or len(turns) != 2
-        or not all(isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns)
-        or [turn.get("from") for turn in turns] != ["human", "gpt"]
-    ):
-        raise ValueError("'conversations' is not one human turn and one gpt turn, each with a text 'value'")
-    question, answer = question_text(turns[0]["value"]), turns[1]["value"].strip()
-    if not question or not answer:
-        raise ValueError("the question or the answer is empty")
-    source = record.get("source")
-    if source is not None and not isinstance(source, str):
-        raise ValueError(f"'source' is {abbreviate(source)}, expected a text")
-    return video, question, answer, source
-
-
 def load_annotations(
     paths: Sequence[str | Path],
     data_dir: str | Path,
     tasks: Iterable[str] | None = None,
+    keep: Sequence[str] = (),
 ) -> list[VideoQAs]:
     """Read annotation files and join their records by video, in the order in which videos first appear.
 
     paths: annotation files, single-task or multi-task alike; a question that two of them hold is kept once.
     data_dir: the folder that the annotated video paths start from.
     tasks: keep only these tasks' questions, in TASKS' order; None keeps every question, general ones too.
+    keep: further keys of the records that are kept with each question.
     Raises AnnotationError that lists the records that cannot be used, the questions that one file asks twice,
     and those answered in two ways.
     """
+    parts = (
+        Part(read_rows(Path(path), "released"), Path(data_dir), task="task", keep=tuple(keep))
+        for path in paths
+    )
+    return join(parts, tasks, ", ".join(map(str, paths)))
+
+
+def join(parts: Iterable[Part], tasks: Iterable[str] | None, where: str) -> list[VideoQAs]:
+    """The questions of some files by video (see load_annotations). where: the files, for messages."""
     wanted = None if tasks is None else set(tasks)
     order: dict[str | None, int] = {name: rank for rank, name in enumerate(TASKS)}
-    videos: dict[str, VideoQAs] = {}
+    videos: dict[tuple[Path, str], VideoQAs] = {}
     problems: list[str] = []
-    for path in map(Path, paths):
-        asked: dict[tuple[str, str], int] = {}  # in this file: (video, question) -> its record
-        for index, record in enumerate(read_records(path)):
-            where = f"{path}, record {index}"
+    check = _Checks()
+    for part in parts:
+        found = list(part.rows.problems)
+        asked: dict[tuple[str, str], int] = {}  # in this file: (video, question) -> its row
+        for place, name, text, answer, named, source, kept in part:
             try:
-                name, text, answer, source = parse_record(record)
-                task = task_of_prompt(text)
-                if task is not None:
-                    task.ground_truth(answer)
+                task, text = check(text, answer, named)
             except ValueError as error:
-                problems.append(f"{where}: {error}")
+                found.append((place, str(error)))
                 continue
             if wanted is not None and (task is None or task.name not in wanted):
                 if task is None:
-                    problems.append(
-                        f"{where}: the question {text[:60]!r}… matches no task's prompt "
-                        f"({TASKS.task_set.path} has them); tasks=[] takes other questions too"
+                    found.append(
+                        (
+                            place,
+                            f"the question {text[:60]!r}… matches no task's prompt "
+                            f"({TASKS.task_set.path} has them); tasks=[] takes other questions too",
+                        )
                     )
                 continue
-            video = videos.setdefault(name, VideoQAs(name, Path(data_dir) / name, source))
-            question = Question(text, answer, task.name if task else None, index)
+            video = videos.get((part.folder, name))
+            if video is None:
+                video = VideoQAs(name, part.folder / name, source, weight=part.weight)
+                videos[part.folder, name] = video
+            video.weight = max(video.weight, part.weight)
             same = next((known for known in video.questions if known.text == text), None)
-            first = asked.setdefault((name, text), index)
+            first = asked.setdefault((name, text), place)
             if same is None:
-                video.questions.append(question)
+                video.questions.append(
+                    Question(
+                        text,
+                        answer,
+                        task=task.name if task else None,
+                        data_id=part.first_id + place,
+                        kept=kept,
+                    )
+                )
             elif same.answer != answer:
                 given = f"the answer {abbreviate(same.answer)} to this question, not {abbreviate(answer)}"
-                problems.append(f"{where}: {name} already has {given}")
-            elif first != index:
-                problems.append(f"{where}: asks of {name} what record {first} asks; delete one of the two")
+                found.append((place, f"{name} already has {given}"))
+            elif first != place:
+                first += part.rows.first
+                found.append(
+                    (place, f"asks of {name} what {part.rows.unit} {first} asks; delete one of the two")
+                )
+        problems += [f"{part.rows.at(place)}: {problem}" for place, problem in sorted(found)]
     if problems:
         raise AnnotationError(f"{len(problems)} annotation record(s) cannot be used:{listed(problems)}")
     for video in videos.values():
         video.questions.sort(key=lambda question: order.get(question.task, len(order)))
     if not videos:
-        raise AnnotationError(
-            f"no question of the tasks {sorted(wanted or [])} in {', '.join(map(str, paths))}"
-        )
+        raise NoQuestions(f"no question of the tasks {sorted(wanted or [])} in {where}")
     return list(videos.values())
+
+
+class _Checks:
+    """Which task a question is, and whether its answer is one; each answer to a task is looked at once."""
+
+    def __init__(self) -> None:
+        self._good: set[tuple[str, str]] = set()
+
+    def __call__(self, text: str | None, answer: str, named: str | None) -> tuple[Task | None, str]:
+        """The task, and the question: where there is none, the task's prompt. Raises ValueError."""
+        if named is not None and named not in TASKS:
+            raise ValueError(f"the task is {abbreviate(named)}, expected one of {', '.join(TASKS)}")
+        task = TASKS[named] if named is not None else task_of_prompt(text or "")
+        asked = text or (task.prompt if task else None)
+        if asked is None:
+            raise ValueError("has no question, and no task whose prompt would be it")
+        if task is not None and (task.name, answer) not in self._good:
+            task.ground_truth(answer)
+            self._good.add((task.name, answer))
+        return task, asked

@@ -66,18 +66,29 @@ def names_hash(names: Iterable[str]) -> str:
     return text_hash(sorted(set(names)))
 
 
+def hashes_of(files: Iterable[Path]) -> dict[str, str]:
+    """{file's name: SHA-256 of its bytes}."""
+    return {as_line(path.name): file_hash(path) for path in files}
+
+
 def describe_use(data_dir: Path, files: Sequence[Path], videos: Sequence[VideoQAs], split: str) -> DatasetUse:
     """What a run took: the annotation files it read and the videos and questions in them.
 
     Raises AnnotationError for a dataset.json that cannot be used.
     """
-    card = read_dataset_card(data_dir)
+    return use_of(read_dataset_card(data_dir), hashes_of(files), videos, split)
+
+
+def use_of(
+    card: DatasetCard, annotations: dict[str, str], videos: Sequence[VideoQAs], split: str
+) -> DatasetUse:
+    """What a run took. card: of the set. annotations: hashes of what it read, by name (hashes_of)."""
     return DatasetUse(
         name=card.name,
         drawn=card.drawn,
         split=split,
         videos=len(videos),
         questions=sum(len(video.questions) for video in videos),
-        annotations={as_line(path.name): file_hash(path) for path in files},
+        annotations=annotations,
         names_sha256=names_hash(Path(video.name).name for video in videos),
     )

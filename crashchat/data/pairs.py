@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crashchat.data.annotations import AnnotationError, Question, VideoQAs, parse_record, read_records
+from crashchat.data.annotations import Question, VideoQAs
+from crashchat.data.records import AnnotationError, parse_record, read_records
 from crashchat.errors import abbreviate, listed
 from crashchat.tasks import task_of_prompt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair(Question):
     """A question with the preferred answer, as `answer`, and another one."""
 

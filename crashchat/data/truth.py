@@ -11,7 +11,10 @@ from pathlib import Path
 from crashchat.data.annotations import AnnotationError, Question, VideoQAs, load_annotations
 from crashchat.data.manifests import Manifest
 from crashchat.data.predictions import PredictionError, first_few, video_name
+from crashchat.data.sources import SPLITS, load_sources, questions_hash, with_columns
+from crashchat.data_settings import DataSource
 from crashchat.errors import abbreviate
+from crashchat.json_files import checked
 from crashchat.provenance import file_hash
 from crashchat.tasks import TASKS, Task, question_text
 
@@ -105,19 +108,24 @@ class Annotations:
     """Where the questions of a split and their answers are looked for; each file is read once.
 
     data_dir: the folder of the usual annotation files. split: train, val or test, None where not known.
-    file: takes their place; crash_file: takes the place of the usual file that says when crashes begin.
+    file: takes their place; crash_file: takes the place of the usual file that says when crashes begin. keep:
+    further columns that are kept with the questions. A manifest whose run read the sources of a config has
+    them read again instead.
     """
 
     data_dir: Path
     split: str | None
     file: Path | None = None
     crash_file: Path | None = None
+    keep: tuple[str, ...] = ()
     _read: dict[tuple, list[VideoQAs]] = field(default_factory=dict, repr=False)
 
     def files(self, task_name: str, manifest: Manifest | None = None) -> list[Path]:
         """The annotation files of a task: those a manifest names or the usual one, where they are there."""
         if self.file is not None:
             return [self.file]
+        if sources := self._sources(manifest):
+            return [path for source in sources for path in source.path]
         usual = [TASKS[task_name].annotation_file(self.split)] if self.split else []
         asked = list(manifest.dataset.annotations) if manifest else usual
         names = usual if usual and usual[0] in asked else asked
@@ -134,17 +142,33 @@ class Annotations:
 
         Raises AnnotationError for a file that cannot be used.
         """
+        if sources := self._sources(manifest):
+            return self._of_sources(sources, task_name)
         return self._load(self.files(task_name, manifest), task_name)
+
+    def _sources(self, manifest: Manifest | None) -> list[DataSource]:
+        """The sources that a run read, where it read some and no file takes their place."""
+        given = manifest.settings.get("data") if manifest and self.file is None else None
+        where = "settings.data of the manifest"
+        return checked(list[DataSource], given, where, AnnotationError) if given else []
+
+    def _of_sources(self, sources: list[DataSource], task_name: str | None) -> list[VideoQAs]:
+        key = ("sources", task_name)
+        if key not in self._read and self.split in SPLITS:
+            kept = [with_columns(source, self.keep) for source in sources]
+            tasks = None if task_name is None else [task_name]
+            self._read[key] = load_sources(kept, self.split, self.data_dir, tasks)
+        return self._read.get(key, [])
 
     def _load(self, files: list[Path], task_name: str) -> list[VideoQAs]:
         if not files:
             return []
         key = (*files, task_name)
         if key not in self._read:
-            self._read[key] = load_annotations(files, self.data_dir, [task_name])
+            self._read[key] = load_annotations(files, self.data_dir, [task_name], self.keep)
         return self._read[key]
 
-    def starts(self, task: Task) -> dict[str, float] | None:
+    def starts(self, task: Task, manifest: Manifest | None = None) -> dict[str, float] | None:
         """{video file name: annotated start in seconds of what a task's moments come before}; None where no
         file says it, or the task is not scored by it.
 
@@ -152,6 +176,8 @@ class Annotations:
         """
         if task.before is None:
             return None
+        if self.crash_file is None and (sources := self._sources(manifest)):
+            return crash_starts(self._of_sources(sources, None), task)
         folder = self.file.parent if self.file is not None else self.data_dir
         usual = folder / TASKS[task.before].annotation_file(self.split) if self.split else None
         file = self.crash_file or usual
@@ -165,18 +191,19 @@ class Annotations:
         Raises AnnotationError for a file that cannot be used, or has two videos of one name.
         """
         files, task = self.files(task_name, manifest), TASKS[task_name]
-        if not files:
+        hubs = [source.title for source in self._sources(manifest) if source.hub is not None]
+        if not hubs and not (files and all(path.is_file() for path in files)):
             return None
+        videos = self.videos(task_name, manifest)
         questions = {
-            name: (video, question)
-            for name, video in by_name(self._load(files, task_name)).items()
-            for question in video.questions
+            name: (video, question) for name, video in by_name(videos).items() for question in video.questions
         }
         return Truth(
             task=task,
-            files={str(path): file_hash(path) for path in files},
+            files={str(path): file_hash(path) for path in files}
+            | dict.fromkeys(hubs, questions_hash(videos)),
             questions=questions,
-            starts=self.starts(task),
+            starts=self.starts(task, manifest),
         )
 
 

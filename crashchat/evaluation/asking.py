@@ -24,7 +24,8 @@ from crashchat.answering.engines import VideoContext
 from crashchat.answering.outputs import Answer
 from crashchat.checkpoints.folders import video_settings_of
 from crashchat.checkpoints.model_card import read_card, tell_cards
-from crashchat.data.annotations import Question, VideoQAs, annotation_paths, load_annotations
+from crashchat.data.annotations import Question, VideoQAs
+from crashchat.data.sources import load_questions
 from crashchat.errors import CrashChatError
 from crashchat.evaluation.choosing import draw_of
 from crashchat.fleet import Fleet, Lost
@@ -107,8 +108,7 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
     )
     choices: dict[str, Choices] = {}
     for task in config.training_answers:
-        paths = annotation_paths(config.data_dir, [task], "train")
-        answers = {video.answer_of(task) or "" for video in load_annotations(paths, config.data_dir, [task])}
+        answers = {video.answer_of(task) or "" for video in load_questions(config, "train", [task])}
         choices[task] = Choices(tokenizer, sorted(answers))
     return Answerer(
         engine,

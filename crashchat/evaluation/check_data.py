@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from crashchat.command import add_task_set, make_parser, with_task_set
-from crashchat.data.annotations import AnnotationError, parse_record, read_records
+from crashchat.data.records import AnnotationError, parse_record, read_records
 from crashchat.errors import exit_code
 from crashchat.files import write_json_atomic
 from crashchat.tasks import SPLITS, TASKS, task_of_prompt

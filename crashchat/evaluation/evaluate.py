@@ -20,12 +20,12 @@ from tqdm import tqdm
 from crashchat.answering.outputs import Answer
 from crashchat.command import run_command
 from crashchat.config import save_config
-from crashchat.data.annotations import Question, VideoQAs, annotation_paths, load_annotations
-from crashchat.data.datasets import describe_use
+from crashchat.data.annotations import Question, VideoQAs
 from crashchat.data.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
 from crashchat.data.manifests import manifest_path
 from crashchat.data.predictions import make_record, prediction_path
-from crashchat.data.truth import by_name, read_crash_starts
+from crashchat.data.sources import describe_questions, load_questions
+from crashchat.data.truth import by_name, crash_starts, read_crash_starts
 from crashchat.errors import CrashChatError
 from crashchat.evaluation.asking import Asking, answers_here, answers_on_ray
 from crashchat.evaluation.manifest import Evaluation, model_name, weights_hashes
@@ -33,7 +33,7 @@ from crashchat.files import held
 from crashchat.fleet import FleetError
 from crashchat.processes import join_processes, print_once, process_count, rank
 from crashchat.settings import EvalConfig
-from crashchat.tasks import TASKS, Task
+from crashchat.tasks import TASKS
 
 RESOLVED_CONFIG = "eval_config.yaml"
 # Settings that may differ when a run goes on: they change what is asked first and how fast, not the answers.
@@ -47,12 +47,6 @@ MAY_DIFFER = {
 def _task_of(question: Question) -> str:
     assert question.task is not None, "load_annotations was asked for the tasks' questions alone"
     return question.task
-
-
-def _starts(task: Task, config: EvalConfig) -> dict[str, float]:
-    """The annotated crash starts that a task's records carry; none for one that is not scored by them."""
-    file = TASKS[task.before].annotation_file(config.split) if task.before else None
-    return read_crash_starts(config.data_dir / file, task) if file else {}
 
 
 def record_of(
@@ -71,7 +65,7 @@ def record_of(
     return make_record(
         task,
         question.data_id,
-        video_path=str(config.data_dir / video.name),
+        video_path=str(video.path),
         prompt=question.text,
         raw_response=given.raw_response if given else "",
         answer=question.answer,
@@ -84,6 +78,23 @@ def record_of(
     )
 
 
+def annotated_starts(config: EvalConfig, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+    """{task: the annotated crash starts that its records carry}; none for one that is not scored by them.
+
+    Raises AnnotationError for annotations that cannot be used.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for task in (TASKS[name] for name in tasks):
+        if task.before is None:
+            found[task.name] = {}
+        elif config.data:
+            found[task.name] = crash_starts(load_questions(config, config.split, []), task)
+        else:
+            usual = config.data_dir / TASKS[task.before].annotation_file(config.split)
+            found[task.name] = read_crash_starts(usual, task)
+    return found
+
+
 def evaluate(config: EvalConfig) -> list[Path]:
     """Ask all configured tasks of a split; returns the prediction files. Resumes what a killed run left.
 
@@ -93,10 +104,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
     if config.ray and process_count() > 1:
         raise FleetError(f"ray={config.ray} shares the work by itself; start one process, without torchrun")
     store = join_processes()
-    paths = config.annotation_files.get(config.split) or annotation_paths(
-        config.data_dir, config.tasks, config.split
-    )
-    annotated = load_annotations(paths, config.data_dir, config.tasks)
+    annotated = load_questions(config, config.split, config.tasks)
     by_name(annotated)  # answers to two videos of one name could not be scored
     videos = annotated[: config.limit]
     if len(videos) < len(annotated):
@@ -112,7 +120,7 @@ def evaluate(config: EvalConfig) -> list[Path]:
         if rank() == 0:  # has the journals for all processes
             for path in files.values():
                 stack.enter_context(held(path.with_name(f".{path.name}.lock"), str(path)))
-        dataset = describe_use(config.data_dir, paths, videos, config.split)
+        dataset = describe_questions(config, config.split, config.tasks, videos)
         _answer(Evaluation(config, dataset, weights_hashes(config)), videos, files, store)
     return list(files.values())
 
@@ -152,7 +160,7 @@ def _answer(
         )
 
     if left:
-        starts = {name: _starts(TASKS[name], config) for name in files}
+        starts = annotated_starts(config, list(files))
         journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
         asked = Asking(config, left, open_questions)
         rounds = answers_on_ray(config, asked) if config.ray else answers_here(config, asked, store)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from crashchat.command import add_task_set, make_parser, with_task_set
+from crashchat.data.manifests import read_manifest
 from crashchat.data.prediction_files import PredictionFile, read_prediction_file
 from crashchat.data.predictions import (
     PredictionError,
@@ -21,6 +22,7 @@ from crashchat.evaluation.controls import control_scores, control_table
 from crashchat.evaluation.extras import add_extras, extras_of
 from crashchat.evaluation.judge import add_judge, judged_scores
 from crashchat.evaluation.score_tables import difference_table, score_table
+from crashchat.evaluation.strata import strata
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bootstrap import corrected, intervals, paired
 from crashchat.metrics.by_kind import task_sums
@@ -124,6 +126,12 @@ def _arguments(task_name: str, argv: list[str]) -> argparse.Namespace:
         metavar="FOLDER",
         help="where the annotation files are looked for (default data)",
     )
+    parser.add_argument(
+        "--by",
+        metavar="NAMES",
+        help="also the figures by each value of these columns of the annotations, with commas: source, or "
+        "any that is kept with the data (docs/data.md); numbers of many values in thirds",
+    )
     add_partial(parser)
     add_task_set(parser)
     parser.add_argument(
@@ -172,8 +180,11 @@ def _run(task_name: str, argv: list[str]) -> None:
     predictions = arguments.predictions or newest_predictions(task_name)
     crash_file = getattr(arguments, "crash_annotations", None)
     split = split_of(predictions) or (split_of(arguments.annotations) if arguments.annotations else None)
-    annotations = Annotations(arguments.data_dir, split, arguments.annotations, crash_file)
-    crash_starts = annotations.starts(task)
+    columns = arguments.by.split(",") if arguments.by else []
+    annotations = Annotations(
+        arguments.data_dir, split, arguments.annotations, crash_file=crash_file, keep=tuple(columns)
+    )
+    crash_starts = annotations.starts(task, read_manifest(predictions))
     extras = extras_of(arguments)
 
     def read(path: Path) -> PredictionFile:
@@ -210,6 +221,10 @@ def _run(task_name: str, argv: list[str]) -> None:
     table = score_table(scored, arguments.protocol)
     scored |= file.facts()
     text = "\n".join([f"{task_name}: {predictions}", *file.remarks(), "", table])
+    if columns:
+        found = [strata(file, sums, column, arguments.protocol) for column in columns]
+        text += "".join(f"\n\n{one.table()}" for one in found)
+        scored["by"] = {one.column: one.as_json() for one in found}
     if other:
         try:
             alone = paired(summed(other), sums, arguments.protocol)

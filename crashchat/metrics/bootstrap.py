@@ -9,6 +9,7 @@ A share near 0 or 1 has hardly any spread in resamples, and none at 0 and 1: sha
 (1927) instead, and so has every other figure between 0 and 1 where all resamples agree on an end.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -131,6 +132,40 @@ def intervals(
             low, high = wilson(value, counted[name])
         found[name] = (low, high)
     return found
+
+
+def balanced(
+    parts: Sequence[Sums], protocol: str = "strict", resamples: int = RESAMPLES, seed: int = SEED
+) -> tuple[dict[str, float | None], dict[str, Interval]]:
+    """({figure: the mean of the parts' figures}, {figure: its 95% interval}): each part counts alike, however
+    many questions it has, and is resampled by itself.
+
+    A figure that any part lacks is None. Where no resample of any part differs, the interval is the mean of
+    the parts' own.
+    """
+    figures = [part.metrics(protocol) for part in parts]
+    # A number of questions has no mean over values that says anything.
+    left_out = {*parts[0].tallies, *(name for name in figures[0] if name.lower().startswith("num_"))}
+    names = [name for name in figures[0] if name not in left_out]
+    alone = [intervals(part, protocol, resamples, seed) for part in parts]
+    drawn = []
+    for number, part in enumerate(parts):
+        videos = sorted(set(part.videos))
+        weights = draws(len(videos), resamples, seed + number)
+        drawn.append(_resampled(part, protocol, videos=videos, weights=weights, seed=seed))
+    means: dict[str, float | None] = {}
+    ranges: dict[str, Interval] = {}
+    for name in names:
+        values = [figure[name] for figure in figures]
+        lacking = any(value is None for value in values) or any(name not in found for found in alone)
+        means[name] = None if lacking else float(np.mean(values))
+        if lacking:
+            continue
+        low, high = _tails(np.mean([found[name] for found in drawn], axis=0))
+        if low == high:
+            low, high = (float(np.mean([found[name][end] for found in alone])) for end in (0, 1))
+        ranges[name] = low, high
+    return means, ranges
 
 
 def _tails(values: np.ndarray) -> Interval:

@@ -72,9 +72,20 @@ def clip_name(split: str, index: int, seed: int) -> str:
     return f"videos/{split}_{digest}.mp4"
 
 
-def _record(video: str, question: str, answer: str) -> dict:
+def columns_of(scene: Scene) -> dict[str, str]:
+    """What else is known of a scene, for figures by its values (`crashchat score --by`)."""
+    return {
+        "family": scene.family,
+        "ego": "yes" if scene.subject == "ego-car" else "no",
+        "road_user": scene.object or scene.subject or "nobody",
+        "sky": scene.sky,
+        "seconds": f"{scene.duration:.1f}",
+    }
+
+
+def _record(video: str, question: str, answer: str, columns: dict[str, str]) -> dict:
     turns = [{"from": "human", "value": f"{VIDEO_TAG}\n{question}"}, {"from": "gpt", "value": answer}]
-    return {"video": [video], "conversations": turns, "source": SOURCE}
+    return {"video": [video], "conversations": turns, "source": SOURCE, **columns}
 
 
 def _make_clip(job: tuple[str, int], out: Path, seed: int) -> Scene:
@@ -153,12 +164,14 @@ def _make_demo_set(
     for split in counts:
         # In the order of their names, or the file would alternate between crash and calm.
         members = sorted(
-            (clip_name(*job, seed), task_answers(scene)) for job, scene in scenes.items() if job[0] == split
+            (clip_name(*job, seed), task_answers(scene), columns_of(scene))
+            for job, scene in scenes.items()
+            if job[0] == split
         )
         for name, task in TASKS.items():
             records = [
-                _record(video, task.prompt or "", answers[name])
-                for video, answers in members
+                _record(video, task.prompt or "", answers[name], columns)
+                for video, answers, columns in members
                 if name in answers
             ]
             if task.fact:  # of others nothing is known
@@ -190,7 +203,7 @@ def _make_pretraining_set(
         questions = general_questions(scene, np.random.default_rng([seed, job[1]]))
         # A run of neighbours has every family; one clip in fifty would keep step with the families' cycles.
         split = "val" if job[1] >= count - max(2, count // 50) else "train"
-        splits[split] += [_record(video, question, answer) for question, answer in questions]
+        splits[split] += [_record(video, question, answer, {}) for question, answer in questions]
     for split, records in splits.items():
         write_json_atomic(out / f"general_{split}.json", records)
     write_dataset_card(out, CARD)

@@ -2,7 +2,6 @@
 
 import os
 import random
-from pathlib import Path
 
 import torch
 from peft import PeftModel
@@ -11,8 +10,10 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model
 from crashchat.checkpoints.layouts import read_vision_config
-from crashchat.data.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
+from crashchat.data.annotations import AnnotationError, VideoQAs
 from crashchat.data.pairs import load_pairs
+from crashchat.data.sources import load_questions, question_files
+from crashchat.data_settings import SplitName
 from crashchat.model.attention import BRANCH_ATTENTION
 from crashchat.model.lora import (
     add_adapter,
@@ -35,22 +36,16 @@ ATTENTION = {
 }
 
 
-def question_files(config: TrainConfig, split: str) -> list[Path]:
-    """The annotation files of a split. Raises AnnotationError naming the first that is missing."""
-    return config.annotation_files.get(split) or annotation_paths(config.data_dir, config.all_tasks, split)
-
-
-def load_videos(config: TrainConfig, split: str) -> list[VideoQAs]:
+def load_videos(config: TrainConfig, split: SplitName) -> list[VideoQAs]:
     """The videos of a split and the configured tasks' questions on them; every video must be there.
 
     Of the validation split as many as val_videos says. Raises AnnotationError that lists missing videos: a
     run must not stop at a hole hours later.
     """
-    files = question_files(config, split)
     if isinstance(config, PreferenceConfig):
-        videos = load_pairs(files, config.data_dir)
+        videos = load_pairs(question_files(config, split, config.all_tasks), config.data_dir)
     else:
-        videos = load_annotations(files, config.data_dir, config.all_tasks or None)
+        videos = load_questions(config, split, config.all_tasks)
     missing = [str(video.path) for video in videos if not video.path.is_file()]
     if missing:
         raise AnnotationError(

@@ -21,7 +21,7 @@ from crashchat.checkpoints.folders import load_model, load_tokenizer, save_check
 from crashchat.checkpoints.model_card import ModelCard, write_card
 from crashchat.command import run_command
 from crashchat.config import check_share, save_config
-from crashchat.data.datasets import describe_use
+from crashchat.data.sources import describe_questions, weighted
 from crashchat.files import held, sync
 from crashchat.model.lora import base_of, trainable_parameters
 from crashchat.processes import print_once, process_count, rank
@@ -39,7 +39,7 @@ from crashchat.training.resuming import (
     complete_checkpoints,
     is_extended,
 )
-from crashchat.training.setup import build_model, load_videos, question_files, training_arguments
+from crashchat.training.setup import build_model, load_videos, training_arguments
 from crashchat.training.speed import Profile
 from crashchat.training.trainer import BestIsKept, EpochOrder, LossPlot
 from crashchat.training.ways import check, make_dataset, make_sampler, make_trainer, step_in_words
@@ -90,8 +90,8 @@ def _train(config: TrainConfig) -> Path:
     card = None
     if main_process:
         uses = [
-            describe_use(config.data_dir, question_files(config, split), videos, split)
-            for split, videos in (("train", train_videos), ("val", val_videos))
+            describe_questions(config, "train", config.all_tasks, train_videos),
+            describe_questions(config, "val", config.all_tasks, val_videos),
         ]
         card = card_of(config, settings, videos=train_videos, uses=uses)
     model = build_model(config, tokenizer)
@@ -100,7 +100,7 @@ def _train(config: TrainConfig) -> Path:
     )
     datasets = [
         make_dataset(config, videos, tokenizer, settings, cache=feature_cache)
-        for videos in (train_videos, val_videos)
+        for videos in (weighted(train_videos, config.seed), val_videos)
     ]
     trained, total = trainable_parameters(model)
     # Made after the model: once it exists, ZeRO-3 would shard weights while they are loaded and checked.

@@ -81,6 +81,7 @@ BROKEN = {
     "not yes or no": (record(answer="Perhaps"), "does not parse"),
     "contradiction": (record(video="videos/good.mp4", answer="No"), "already has the answer 'Yes'"),
     "odd source": (record(source=3), "'source' is 3"),
+    "half an answer's character": (record(answer="Yes \ud800"), "holds half of a character"),
 }
 
 

@@ -21,6 +21,13 @@ def scenes(count: int) -> list:
     return [scene_of("train", index, 0) for index in range(count)]
 
 
+def test_what_else_is_known_of_a_scene_stays_with_its_questions(tiny_data):
+    paths = annotation_paths(tiny_data, TASKS, "train")
+    for video in load_annotations(paths, tiny_data, keep=["ego", "road_user", "sky", "seconds", "family"]):
+        (kept,) = {question.kept for question in video.questions}
+        assert len(kept) == 5 and float(dict(kept)["seconds"]) > 1 and dict(kept)["family"] in STORIES
+
+
 def test_clips_are_h264_files_with_the_scenes_frames(tiny_data):
     for split, count in (("train", 6), ("val", 3), ("test", 4)):
         videos = load_annotations(annotation_paths(tiny_data, TASKS, split), tiny_data)

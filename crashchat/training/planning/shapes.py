@@ -11,7 +11,9 @@ from statistics import mean
 
 from transformers import PreTrainedTokenizerBase
 
-from crashchat.data.annotations import VideoQAs, load_annotations
+from crashchat.data.annotations import VideoQAs
+from crashchat.data.sources import load_questions, weighted
+from crashchat.data_settings import SplitName
 from crashchat.model.packing import split_by_tokens
 from crashchat.model.sequence import IGNORED, Branch, branch_token_ids, prefix_ids
 from crashchat.settings import TrainConfig
@@ -137,7 +139,7 @@ def released_split(config: TrainConfig, split: str, video: VideoShape) -> list[V
 
 def shapes_of(
     config: TrainConfig,
-    split: str,
+    split: SplitName,
     settings: VideoSettings,
     tokenizer: PreTrainedTokenizerBase | None = None,
     measured: int = MEASURED,
@@ -147,18 +149,20 @@ def shapes_of(
 
     tokenizer: the base's, None where that is not at hand. Raises AnnotationError and VideoError.
     """
-    named = config.annotation_files.get(split)
-    paths = named or [config.data_dir / TASKS[task].annotation_file(split) for task in config.tasks]
+    usual = [config.data_dir / TASKS[task].annotation_file(split) for task in config.tasks]
+    named = config.data or config.annotation_files.get(split)
     typical = typical_video(settings, tokenizer)
     reading = typical.frames / FRAMES_A_SECOND
     size = "{1} x {0}".format(*TYPICAL_SIZE)
     assumed = f"a {TYPICAL_SECONDS} s clip of {size} pixels, nothing compressed away"
-    if not named and not any(path.is_file() for path in paths):
+    if not named and not any(path.is_file() for path in usual):
         videos = released_split(config, split, typical)
         return Split(
             videos, reading, [f"the released set's numbers of videos and questions, each on {assumed}"]
         )
-    annotated = load_annotations(paths, config.data_dir, config.tasks or None)
+    annotated = load_questions(config, split, config.tasks)
+    if split == "train":
+        annotated = weighted(annotated, config.seed)
     count = _counter(tokenizer)
     branches = [tuple(count(q.text, q.answer) for q in video.questions) for video in annotated]
     shapes, seconds = _measured(annotated, settings, tokenizer, measured)
