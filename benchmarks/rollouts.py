@@ -22,11 +22,12 @@ from crashchat.data.annotations import Question, VideoQAs
 from crashchat.model.lora import base_of
 from crashchat.model.packing import pack
 from crashchat.model.sequence import Branch, build_sequence
-from crashchat.settings import ReinforceConfig
+from crashchat.second_stages import ReinforceConfig
 from crashchat.tasks import TASKS
 from crashchat.training.drawn import answer_lengths, branches_of, lay_out, policy_loss
 from crashchat.training.rewards import Judged
-from crashchat.training.rollouts import Asked, Roller, Rollout
+from crashchat.training.rollout_data import Asked
+from crashchat.training.rollouts import Roller, Rollout
 from crashchat.video.reading import read_visual_tokens
 from crashchat.video.tokens import VisualTokens, normalise
 

@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from crashchat.config import check_share, describe, load_config
 from crashchat.errors import exit_code, writing
-from crashchat.settings import EvalConfig, PreferenceConfig, ReinforceConfig, TrainConfig
+from crashchat.second_stages import PreferenceConfig, ReinforceConfig
+from crashchat.settings import EvalConfig, TrainConfig
 from crashchat.tasks import TASKS, read_task_set, using
 
 KINDS: dict[str, type[TrainConfig] | type[EvalConfig]] = {

@@ -1,6 +1,11 @@
 """What several test files share: the reference data beside the project, and the tiny base checkpoint."""
 
 import os
+
+# Before torch is imported: tests fork processes (helpers/forks.py), which OpenMP's threads would not outlive.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gc
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +19,27 @@ from crashchat.config import ROOT
 
 # Tables of large files that were checked: of all runs of the tests in one place, and not in the user's cache.
 os.environ.setdefault("CRASHCHAT_CACHE", str(Path(tempfile.gettempdir()) / f"crashchat_tests_{os.getuid()}"))
+# The files that take longest, by their place in tests/: handed out first, so that all workers end together.
+LONGEST = (
+    "training/test_train_scripts.py", "test_faults.py", "training/test_runs.py", "training/test_nodes.py",
+    "evaluation/test_eval_scripts.py", "training/test_plan.py", "test_readme.py", "training/test_curves.py",
+    "analysis/test_recordings.py", "analysis/test_analyze.py", "reporting/test_report_page.py",
+    "serving/test_serve.py", "evaluation/test_cheats.py", "training/test_reinforce.py",
+    "answering/test_cascade.py", "video/test_video.py", "training/test_precision.py",
+    "checkpoints/test_damage.py", "serving/test_serve_page_data.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    # What has been imported stays: looking at all of it again takes half a second whenever a command, at its
+    # end, has garbage collected.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -101,11 +127,11 @@ def flash_adapters(tiny_base, once) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def trained(tiny_data, once) -> Path:
-    """The output folder of a training on one process."""
-    from tests.helpers.commands import train
+    """The output folder of a training on one process, by the script."""
+    from tests.helpers.commands import run, train_command
 
     def make(out: Path) -> None:
-        output = train(tiny_data, out, 1)
+        output = run(*train_command(tiny_data, out, 1))
         assert "trained parameters" in output and "best validation loss" in output
         assert "FutureWarning" not in output
 
@@ -114,10 +140,10 @@ def trained(tiny_data, once) -> Path:
 
 @pytest.fixture(scope="session")
 def trained_by_two(tiny_data, once) -> Path:
-    """The output folder of the same training on two processes."""
-    from tests.helpers.commands import train
+    """The output folder of the same training on two processes, by the script and torchrun."""
+    from tests.helpers.commands import run, train_command
 
-    return once("trained_by_two", lambda out: train(tiny_data, out, 2))
+    return once("trained_by_two", lambda out: run(*train_command(tiny_data, out, 2)))
 
 
 @pytest.fixture(scope="session")

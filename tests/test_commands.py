@@ -67,7 +67,6 @@ def test_every_module_can_be_imported():
 
 def test_scripts_explain_themselves():
     assert "key=value" in run("bash", TRAIN, "--help")
-    assert "max_new_tokens" in run("bash", "scripts/eval/eval_video_all_tasks.sh", "--help")
     scripts = sorted((ROOT / "scripts" / "train").glob("*.sh"))
     assert len(scripts) == 11 and len(list((ROOT / "scripts" / "eval").glob("eval_video_*.sh"))) == 7
     assert len(list((ROOT / "scripts" / "eval").glob("compute_*_metrics.py"))) == 6

@@ -8,7 +8,8 @@ import pytest
 
 from crashchat.config import CONFIG_DIR, ROOT, ConfigError, check_share, describe, load_config, save_config
 from crashchat.reporting.published import read_published
-from crashchat.settings import EvalConfig, PreferenceConfig, ReinforceConfig, TrainConfig
+from crashchat.second_stages import PreferenceConfig, ReinforceConfig
+from crashchat.settings import EvalConfig, TrainConfig
 from crashchat.tasks import TASKS
 from tool.lock import requirements
 

@@ -68,6 +68,7 @@ def test_a_kill_while_something_is_written_loses_nothing(bench):
     survived(kills.run(bench, SEED, [CONVERT, SYNTHETIC]), 2)
 
 
+@pytest.mark.slow  # tests/checkpoints/test_damage.py fills a disk under every command
 def test_a_full_disk_is_told_and_harms_nothing(bench):
     survived(disks.run(bench, SEED, [disks.NAMES.index("convert")]), 1)
 

@@ -18,7 +18,8 @@ from crashchat.files import (
     scratch_folder,
     write_bytes_atomic,
 )
-from tests.helpers.commands import ENVIRONMENT, ROOT, run
+from tests.helpers.commands import ENVIRONMENT, ROOT, forked
+from tests.helpers.forks import begin
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
@@ -106,8 +107,7 @@ def merge(tiny_base, tiny_tokenizer, tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("adapter")
     add_adapter(load_model(tiny_base, tiny_tokenizer), rank=2, alpha=2, dropout=0).save_pretrained(folder)
     assert load_adapter(load_model(tiny_base, tiny_tokenizer), folder)
-    tool = "tool/merge_and_convert_videollama3_lora.py"
-    return [sys.executable, tool, "--base", str(tiny_base), "--adapter", str(folder)]
+    return ["merge", "--base", str(tiny_base), "--adapter", str(folder)]
 
 
 @pytest.mark.parametrize("layout", ["native", "local"])
@@ -118,13 +118,15 @@ def test_what_a_killed_merge_left_goes_with_the_next(merge, tmp_path, layout):
     command = [*merge, "--out", str(tmp_path / "model"), "--to", layout]
     while not hidden():  # on a loaded machine it may end before it is seen at work
         shutil.rmtree(tmp_path / "model", ignore_errors=True)
-        with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
+        with open(os.devnull, "w") as nowhere:
+            process = begin(command, nowhere)
             while not hidden() and process.poll() is None:
                 time.sleep(0.001)
             process.kill()
+            process.wait()
     assert not (tmp_path / "model").exists()
     with scratch_folder(tmp_path / "model.v2") as neighbour, scratch_folder(tmp_path / "mode") as another:
-        output = run(*command)
+        output = forked(*command)
         assert "deleted, left by a process that was killed" in output and not hidden()[1:]
         assert neighbour.is_dir() and another.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

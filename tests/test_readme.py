@@ -12,7 +12,7 @@ import pytest
 from crashchat.__main__ import COMMANDS, main
 from crashchat.config import ROOT
 from crashchat.tasks import TASKS
-from tests.helpers.commands import SETTINGS
+from tests.helpers.commands import SETTINGS, forked
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 
@@ -51,8 +51,9 @@ def test_the_recipes_commands_run_one_after_the_other(tiny_base, tiny_data, tmp_
         words = [str(stand_ins.get(word, word)) for word in shlex.split(line)]
         words += next((added for start, added in more.items() if start in line), [])
         if words[0] == "crashchat":
-            words[:1] = [sys.executable, "-m", "crashchat"]
-        elif words[0] == "python":
+            forked(*words[1:])
+            continue
+        if words[0] == "python":
             words[0] = sys.executable
         words = [str(ROOT / word) if word.startswith("scripts/") else word for word in words]
         done = subprocess.run(

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.constraints import Choices, constraint_for
+from crashchat.answering.draws import Draw
 from crashchat.answering.engines import Engine, TorchEngine, VideoContext, device_of
 from crashchat.answering.generate import decode, yes_and_no
 from crashchat.answering.outputs import Answer
@@ -35,10 +36,13 @@ Key = TypeVar("Key")
 
 
 class Asked(NamedTuple):
-    """A question on a video. task: a name of TASKS, None for a general question."""
+    """A question on a video. task: a name of TASKS, None for a general question. draw: how its answer is
+    drawn; None: the likeliest.
+    """
 
     text: str
     task: str | None
+    draw: Draw | None = None
 
     @classmethod
     def of(cls, task: str) -> "Asked":
@@ -94,7 +98,7 @@ class Answerer:
     ) -> list[list[Answer]]:
         """The answers to each video's questions, all at once.
 
-        group: what the answers say of who gave them.
+        group: what the answers say of who gave them. Either all questions are answered by drawing or none is.
         """
         constraints = None
         if self.decode == "constrained":
@@ -109,7 +113,10 @@ class Answerer:
             ]
         texts = [[asked.text for asked in row] for row in questions]
         listed = [[self._candidates(asked) for asked in row] for row in questions]
-        said = self.engine.answer(context, texts, adapter, constraints, listed=listed)
+        draws = [[asked.draw for asked in row if asked.draw is not None] for row in questions]
+        said = self.engine.answer(
+            context, texts, adapter, constraints, listed=listed, draws=draws if any(draws) else None
+        )
         return [
             [
                 Answer(

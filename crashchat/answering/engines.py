@@ -17,6 +17,7 @@ from transformers import Cache, PreTrainedTokenizerBase
 
 from crashchat.answering.candidates import Question, candidate_probabilities
 from crashchat.answering.constraints import Constraint
+from crashchat.answering.draws import Draw
 from crashchat.answering.generate import Heard, answer_from_prefix, unheard, yes_probability
 from crashchat.answering.prefix import (
     PreallocatedLayer,
@@ -68,7 +69,7 @@ class Said(NamedTuple):
 
 
 class Engine(Protocol):
-    """Answers greedily. Not for several threads at once.
+    """Answers questions. Not for several threads at once.
 
     model: what encodes videos, and where. constrains: whether it can keep answers to a form. feature_cache:
     where vision features that had to be made are kept.
@@ -91,13 +92,15 @@ class Engine(Protocol):
         most: int | None = None,
         heard: Heard = unheard,
         listed: list[list[tuple[str, ...]]] | None = None,
+        draws: list[list[Draw]] | None = None,
     ) -> list[list[Said]]:
         """The answers to each video's questions, all at once.
 
         adapter: whose answers; None: whatever the model is, BASE: the base alone. constraints: what each
         answer may be, for an engine that constrains. most: tokens of an answer at most, where that is less
         than the engine's own. heard: called with the first answer's tokens so far, as they come, by an engine
-        that can. listed: answers whose probabilities are told, for an engine that constrains.
+        that can. listed: answers whose probabilities are told, for an engine that constrains. draws: how each
+        answer's tokens are drawn, for such an engine; without, the likeliest are taken.
         """
 
     def likelihoods(
@@ -173,6 +176,7 @@ class TorchEngine:
         most: int | None = None,
         heard: Heard = unheard,
         listed: list[list[tuple[str, ...]]] | None = None,
+        draws: list[list[Draw]] | None = None,
     ) -> list[list[Said]]:
         """See Engine."""
         with self.under(context, adapter) as prefix:
@@ -183,6 +187,7 @@ class TorchEngine:
                 questions,
                 max_new_tokens=min(most or self.max_new_tokens, self.max_new_tokens),
                 constraints=constraints,
+                draws=draws,
                 heard=heard,
             )
             candidates = listed or [[()] * len(row) for row in questions]

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.constraints import Constraint
+from crashchat.answering.draws import Draw
 from crashchat.answering.engines import Said, VideoContext, see
 from crashchat.answering.generate import Heard, unheard
 from crashchat.answering.prefix import embed_prompts, embed_tokens
@@ -129,9 +130,10 @@ class VllmEngine:
         most: int | None = None,
         heard: Heard = unheard,
         listed: list[list[tuple[str, ...]]] | None = None,
+        draws: list[list[Draw]] | None = None,
     ) -> list[list[Said]]:
         """See Engine. Raises EngineError."""
-        assert adapter is None and constraints is None, "open_engine and Answerer refuse both"
+        assert adapter is None and constraints is None and draws is None, "refused before anything is asked"
         del heard, listed  # the server is asked for whole answers; Answerer refuses lists
         at_most = min(most or self.max_new_tokens, self.max_new_tokens)
         ask = partial(self._complete, told=self.yes_no, most=at_most)

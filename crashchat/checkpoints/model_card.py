@@ -67,7 +67,12 @@ class Score(Exact):
     dataset: Line
     split: Line
     metric: Line
+    """The task's name and the figure's; strict, so that every question counts."""
     value: float
+    questions: int | None = None
+    """How many were asked."""
+    predictions_sha256: Sha256 | None = None
+    """Of the prediction file that it is of."""
 
 
 class TrainingSet(Exact):

@@ -10,6 +10,7 @@ from crashchat.data.manifests import Manifest, check_manifest, manifest_path, re
 from crashchat.data.predictions import PredictionError, first_few, read_predictions, tasks_of_record
 from crashchat.data.readings import read_answer
 from crashchat.data.truth import Annotations, Truth
+from crashchat.provenance import file_hash
 from crashchat.tasks import TASKS
 
 
@@ -86,6 +87,7 @@ class PredictionFile:
         """What is known of the file itself, for JSON."""
         return {
             "predictions": str(self.path),
+            "predictions_sha256": file_hash(self.path),
             "num_read_as_released": self.read_otherwise,
             "manifest": self.without_manifest or str(manifest_path(self.path)),
         }

@@ -27,6 +27,7 @@ from crashchat.checkpoints.model_card import read_card, tell_cards
 from crashchat.data.annotations import Question, VideoQAs
 from crashchat.data.sources import load_questions
 from crashchat.errors import CrashChatError
+from crashchat.evaluation.choosing import draw_of
 from crashchat.fleet import Fleet, Lost
 from crashchat.processes import (
     READ_AHEAD,
@@ -49,14 +50,18 @@ Answered = tuple[VideoQAs, list[Answer] | CrashChatError]
 
 
 class Asking(NamedTuple):
-    """What is to be asked. open_questions: by the videos' names."""
+    """What is to be asked, and how. open_questions: by the videos' names."""
 
     videos: list[VideoQAs]
     open_questions: dict[str, list[Question]]
+    config: EvalConfig
 
     def of(self, video: VideoQAs) -> list[Asked]:
         """The questions on a video."""
-        return [Asked(question.text, question.task) for question in self.open_questions[video.name]]
+        return [
+            Asked(question.text, question.task, draw_of(self.config, question))
+            for question in self.open_questions[video.name]
+        ]
 
 
 class VideoReader(Dataset):

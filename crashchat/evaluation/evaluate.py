@@ -133,7 +133,8 @@ def _answer(
     store: where processes take the next video from.
     """
     config, first, processes = evaluation.config, rank() == 0, process_count()
-    run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER)
+    drawn = {"seed"} if config.temperature is not None else set()  # then another one gives other answers
+    run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER - drawn)
     run["weights"] = evaluation.weights  # written anew before the run goes on, they are another model's
     expected = {
         task: [question.data_id for video in videos for question in video.questions if question.task == task]
@@ -161,7 +162,7 @@ def _answer(
     if left:
         starts = annotated_starts(config, list(files))
         journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
-        asked = Asking(left, open_questions)
+        asked = Asking(left, open_questions, config)
         rounds = answers_on_ray(config, asked) if config.ray else answers_here(config, asked, store)
         progress = tqdm(total=-(-len(left) // processes), desc="videos", disable=None if first else True)
         for video, answers in rounds:

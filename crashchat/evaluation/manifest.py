@@ -8,6 +8,7 @@ import torch.distributed as dist
 from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.data.datasets import DatasetUse
 from crashchat.data.manifests import FolderUse, Manifest, write_manifest
+from crashchat.evaluation.choosing import choosing
 from crashchat.processes import process_count, rank
 from crashchat.provenance import command_line, content_hash, file_hash, now, versions
 from crashchat.settings import EvalConfig
@@ -62,7 +63,7 @@ class Evaluation:
                 adapter=adapter,
                 dataset=self.dataset,
                 settings=config.model_dump(mode="json"),
-                decoding=f"greedy, {config.decode}, at most {config.max_new_tokens} tokens",
+                decoding=f"{choosing(config)}, {config.decode}, at most {config.max_new_tokens} tokens",
                 versions=versions(),
                 time=now(),
                 command=command_line(),

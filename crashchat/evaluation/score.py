@@ -67,6 +67,11 @@ def write_scores(scored: dict, out: str | Path) -> tuple[Path, Path]:
     return json_path, csv_path
 
 
+def metrics_path(predictions: Path) -> Path:
+    """Where the scores of a prediction file lie, unless told otherwise."""
+    return predictions.with_name(f"{predictions.stem}_metrics.json")
+
+
 def _flat(metrics: dict, prefix: str = "") -> list[tuple]:
     rows: list[tuple] = []
     for key, value in metrics.items():
@@ -132,6 +137,12 @@ def _arguments(task_name: str, argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--against", type=Path, metavar="FILE", help="another model's predictions: differences with p-values"
     )
+    parser.add_argument(
+        "--card",
+        type=Path,
+        metavar="FOLDER",
+        help="write the scores into the card of the model or adapter that answered, in this folder",
+    )
     add_extras(parser)
     if isinstance(task.answer, Text):
         parser.add_argument(
@@ -194,9 +205,13 @@ def _run(task_name: str, argv: list[str]) -> None:
 
     out = arguments.out or predictions.parent
     if out.suffix not in (".json", ".csv"):
-        out = out / f"{predictions.stem}_metrics.json"
+        out = out / metrics_path(predictions).name
     file = read(predictions)
     other = read(arguments.against) if arguments.against else None
+    if arguments.card:
+        from crashchat.evaluation.card_scores import check_card, write_scores_into_card  # imports torch
+
+        check_card(arguments.card, file)
     judged, judged_text = {}, ""
     if getattr(arguments, "judge", None):  # first: what is wrong with it, nobody should wait for
         judged["judge"], words = judged_scores(arguments, file, out.parent)
@@ -224,6 +239,9 @@ def _run(task_name: str, argv: list[str]) -> None:
         text += f"\n\ncontrols\n\n{control_table(sums.metrics(), scored['controls'])}"
     written = write_scores(scored | judged, out)
     print(f"{text}{judged_text}\n\nwritten: {written[0]}, {written[1]}")
+    if arguments.card:
+        count = write_scores_into_card(arguments.card, file, sums)
+        print(f"{arguments.card}: {count} scores in its card")
 
 
 @with_task_set

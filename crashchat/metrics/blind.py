@@ -22,7 +22,8 @@ from tqdm import tqdm
 from crashchat.data.predictions import constant_answer, with_answers
 from crashchat.tasks import Task
 from crashchat.tasks.quantities import Timed
-from crashchat.video.source import best_video_stream, open_container, time_base
+from crashchat.video.source import best_video_stream, open_container
+from crashchat.video.timeline import time_base
 
 NO_ACCIDENT, MOST_FREQUENT, MEAN_TIMES = "no-accident answer", "most frequent answer", "mean times"
 SOURCE, METADATA, MOTION = "source alone", "metadata alone", "motion alone"

@@ -7,7 +7,6 @@ them, and a choice is right or wrong.
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
 
 WORD = r"(?u)[^\W_](?:[\w'-]*[^\W_])?"
 
@@ -18,6 +17,8 @@ def nearest(texts: Sequence[str], known: Sequence[str]) -> np.ndarray:
     A known text is itself. Of others, the nearest is that with the largest F1 of shared words, and of two
     and three words in a row, which say who does it to whom. Each counts once; of several, the first wins.
     """
+    from sklearn.feature_extraction.text import CountVectorizer  # most of a second, and training needs none
+
     place = {text: number for number, text in reversed(list(enumerate(known)))}
     vectorizer = CountVectorizer(binary=True, ngram_range=(1, 3), token_pattern=WORD)
     analyze = vectorizer.build_analyzer()

@@ -29,6 +29,7 @@ HIGHER = (
     "coverage_",
     "part",
     "all_right",
+    "judged_",
 )
 LOWER = ("calibration_error", "start_MAE", "end_MAE", "TTA_MAE", "MAE")
 

@@ -27,6 +27,7 @@ from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.reporting.about import DRAWN_NOTE, about_lines, annotations_hash
 from crashchat.reporting.clip_cards import clip_cards
 from crashchat.reporting.comparison import Comparison, make_comparison
+from crashchat.reporting.judged_rows import judged_tables
 from crashchat.reporting.metric_tables import metric_tables
 from crashchat.reporting.plots import probabilities_png, thresholds_png, time_errors_png
 from crashchat.reporting.published import (
@@ -36,6 +37,7 @@ from crashchat.reporting.published import (
     published_tables,
 )
 from crashchat.reporting.runs import ReportError, parse_rows
+from crashchat.reporting.stability import as_stability_csv, stability_tables
 from crashchat.reporting.table_text import as_csv, as_markdown, as_text, wrapped
 from crashchat.reporting.tables import (
     Scores,
@@ -111,8 +113,8 @@ def write_report(
     motion: bool = False,
     second: tuple[Path, Mapping[str, Sequence[Path]]] | None = None,
 ) -> str:
-    """Write report.html, metrics.json, comparison.md and comparison.csv to `out`;
-    returns the terminal tables.
+    """Write report.html, metrics.json, comparison.md and comparison.csv to `out`, and stability.csv where a
+    row has several runs; returns the terminal tables.
 
     rows: {name: a folder or file a run}, the first of which the others are compared with; losses: a
     training's output folder; partial: take rows that answered only a part of the annotated questions; motion:
@@ -135,7 +137,11 @@ def write_report(
     published = published_tables(scored) if shown else []
     by_source = breakdown_tables(sums, comparison.sources, "source")
     by_kind = breakdown_tables(sums, comparison.kinds, "crash kind")
-    tables = [*main, *against, *published, *by_source, *by_kind]
+    judges, steady = (
+        judged_tables(comparison.runs, comparison.verdicts),
+        stability_tables(comparison.stability),
+    )
+    tables = [*main, *judges, *steady, *against, *published, *by_source, *by_kind]
     comparison.mark_partial(tables)
     tables += away
     curve = loss_picture(losses) if losses else None
@@ -156,6 +162,8 @@ def write_report(
         drawn_note=DRAWN_NOTE,
         annotations_hash=annotations_hash(used) if (used := comparison.about.dataset) else "",
         main=[*main, *away],
+        judges=judges,
+        steady=steady,
         against=against,
         published=published,
         breakdowns=[("source", by_source), ("crash kind", by_kind)],
@@ -173,7 +181,7 @@ def write_report(
         f"# {comparison.about.title}",
         about_lines(comparison.about),
         *notes,
-        *map(as_markdown, [*main, *away]),
+        *map(as_markdown, [*main, *away, *judges, *steady]),
         *([p_note(against)] if against else []),
         *map(as_markdown, against),
         PUBLISHED_NOTE if shown else NOT_PUBLISHED_NOTE,
@@ -182,6 +190,8 @@ def write_report(
     written = _written(comparison) | ({"out of domain": _written(elsewhere)} if elsewhere else {})
     write_json_atomic(out / "metrics.json", written)
     write_text_atomic(out / "comparison.csv", as_csv(tables))
+    if comparison.stability:
+        write_text_atomic(out / "stability.csv", as_stability_csv(comparison.stability))
     write_text_atomic(out / "comparison.md", "\n\n".join(markdown) + "\n")
     write_text_atomic(out / "report.html", page)
     legend = (
@@ -191,7 +201,7 @@ def write_report(
     parts = [
         comparison.about.title,
         wrapped(about_lines(comparison.about)),
-        *map(as_text, [*main, *away]),
+        *map(as_text, [*main, *away, *judges, *steady]),
         *([wrapped(p_note(against))] if against else []),
         *map(as_text, against),
         legend,

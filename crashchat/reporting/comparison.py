@@ -23,7 +23,9 @@ from crashchat.metrics.sums import Sums, joined
 from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.reporting.about import About, make_about
 from crashchat.reporting.blind_rows import blind_rows, training_videos
+from crashchat.reporting.judged_rows import Verdicts, read_verdicts
 from crashchat.reporting.runs import Run, asked_tasks, asked_videos, collect, remarks
+from crashchat.reporting.stability import Stability, figures, stability_notes, stability_of
 from crashchat.reporting.tables import Scores, Table
 from crashchat.tasks import TASKS, Fact, Task
 from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL, DESCRIPTION
@@ -46,6 +48,7 @@ class Comparison:
     notes: what a reader must know of them, a sentence each.
     sources, kinds: {video: where it comes from}, {video: the annotated description of what happens}, where
     that is known.
+    verdicts: {prediction file: what a judge said of it}.
     sums: {row: {task: sums}} of all rows.
     """
 
@@ -59,6 +62,7 @@ class Comparison:
     notes: list[str]
     sources: dict[str, str]
     kinds: dict[str, str]
+    verdicts: Verdicts
     sums: dict[str, dict[str, Sums]]
 
     @property
@@ -101,17 +105,28 @@ class Comparison:
         """The scores with what is known of the prediction files that they are of, for JSON."""
         return {
             name: {
-                task: figures
-                | self.asked[task].truth_facts()
-                | (
-                    {"files": [run[task].file_facts() for run in self.runs[name]]}
-                    if name in self.runs
-                    else {}
-                )
-                for task, figures in row.items()
+                task: found | self.asked[task].truth_facts() | self._of_runs(name, task)
+                for task, found in row.items()
             }
             for name, row in self.scores.items()
         }
+
+    def _of_runs(self, name: str, task: str) -> dict:
+        """What is known of a row's runs: their files, a judge's figures, and how far their answers agree."""
+        if name not in self.runs:
+            return {}
+        files = [run[task] for run in self.runs[name]]
+        known = [
+            file.file_facts() | ({"judge": self.verdicts[file.path]} if file.path in self.verdicts else {})
+            for file in files
+        ]
+        steady = {"stability": figures(self.stability[name][task])} if name in self.stability else {}
+        return {"files": known, **steady}
+
+    @cached_property
+    def stability(self) -> Stability:
+        """How far the runs of a row agree, of the rows with several."""
+        return stability_of(self.runs, self.sums)
 
     @cached_property
     def scores(self) -> Scores:
@@ -176,6 +191,7 @@ def make_comparison(
     sums |= sum_rows(blind, starts, extras=extras, known=known)
     read = [file for task in asked for file in annotations.files(task)]
     used = describe_use(data_dir, read, _by_video(asked), split) if asked else None
+    verdicts, said = read_verdicts(runs)
     return Comparison(
         about=make_about(rows, runs, used, data_dir=data_dir, split=split, videos=len(asked_about)),
         data_dir=data_dir,
@@ -188,9 +204,12 @@ def make_comparison(
             *([note] if (note := source_note(models, sources)) else []),
             *remarks(runs),
             *notes,
+            *stability_notes(runs),
+            *said,
         ],
         sources=sources,
         kinds=kinds,
+        verdicts=verdicts,
         sums=sums,
     )
 

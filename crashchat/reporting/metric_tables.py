@@ -32,7 +32,8 @@ def metric_tables(scored: Scores) -> list[MetricTable]:
             continue
         first = next(iter(rows.values()))
         plain = [name for name, value in first.items() if not isinstance(value, dict) and not is_count(name)]
-        counts = [name for name in first if is_count(name)]
+        # Of a row with several runs, their number is in the head of the report.
+        counts = [name for name in first if is_count(name) and all(name in row for row in rows.values())]
         released = {name: row["released"] for name, row in rows.items()}
         sections = [
             ("strict: every question counts", [(metric, _cells(metric, rows)) for metric in plain]),

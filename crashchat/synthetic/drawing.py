@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from crashchat.synthetic.scenes import FPS, ROAD_EDGE, Actor, Contact, Scene
+from crashchat.synthetic.shapes import DARK, RGB, Shape, box, disc, from_behind, from_the_side, shade
 
 WIDTH, HEIGHT = 224, 112  # pixels of a frame
 FOCAL = 120.0  # pixels
@@ -18,156 +19,12 @@ BONNET = 103  # pixels from the top
 MARGIN = 10  # pixels of background around the frame, for the shaken camera
 FAR = 70.0  # metres: nothing is drawn beyond
 
-RGB = {
-    "white": (238, 238, 238),
-    "blue": (40, 90, 220),
-    "yellow": (240, 205, 30),
-    "green": (30, 150, 70),
-    "black": (28, 28, 32),
-    "purple": (150, 60, 180),
-}
 # sky above, sky at the horizon, ground, road, light falling on things
 PALETTES = {
     "day": ((96, 160, 232), (196, 222, 244), (104, 150, 76), (98, 98, 102), 1.0),
     "dusk": ((72, 62, 118), (240, 160, 112), (74, 92, 62), (72, 70, 80), 0.8),
     "overcast": ((152, 160, 168), (208, 212, 214), (112, 132, 98), (112, 114, 116), 0.9),
 }
-DARK, TYRE, SKIN, GLASS = (36, 36, 40), (18, 18, 20), (226, 178, 146), (70, 92, 112)
-_ANGLES = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], 1)
-
-Shape = tuple[
-    np.ndarray, tuple[int, int, int]
-]  # corners float[n, 2] in metres (right, up from the ground), colour
-
-
-def _box(left: float, bottom: float, right: float, top: float) -> np.ndarray:
-    return np.array([(left, bottom), (right, bottom), (right, top), (left, top)])
-
-
-def _disc(x: float, y: float, radius: float, tall: float | None = None) -> np.ndarray:
-    return _CIRCLE * (radius, radius if tall is None else tall) + (x, y)
-
-
-def _shade(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
-    red, green, blue = (int(min(255, channel * factor)) for channel in colour)
-    return red, green, blue
-
-
-def _wheels(places: list[tuple[float, float]], radius: float) -> list[Shape]:
-    return [
-        shape
-        for x, y in places
-        for shape in ((_disc(x, y, radius), TYRE), (_disc(x, y, radius * 0.5), (170, 170, 174)))
-    ]
-
-
-def _lights(half: float, height: float, size: float, on: bool) -> list[Shape]:
-    """Two rear lights; lit ones are larger, with a glow, so that they are seen from afar."""
-    shapes: list[Shape] = []
-    for x in (-half, half):
-        if on:
-            shapes += [
-                (_disc(x, height, size * 1.9), (255, 70, 50)),
-                (_disc(x, height, size * 1.25), (255, 0, 0)),
-            ]
-        else:
-            shapes.append((_disc(x, height, size * 0.7), (92, 12, 12)))
-    return shapes
-
-
-def _rear(kind: str, paint: tuple[int, int, int], braking: bool) -> list[Shape]:
-    """A road user that goes away from the camera."""
-    dark = _shade(paint, 0.72)
-    if kind == "car":
-        return [
-            (_box(-1.05, 0, -0.6, 0.5), TYRE),
-            (_box(0.6, 0, 1.05, 0.5), TYRE),
-            (np.array([(-0.95, 1.0), (0.95, 1.0), (0.7, 1.75), (-0.7, 1.75)]), paint),
-            (np.array([(-0.75, 1.08), (0.75, 1.08), (0.58, 1.6), (-0.58, 1.6)]), GLASS),
-            (_box(-1.15, 0.3, 1.15, 1.05), paint),
-            (_box(-1.15, 0.3, 1.15, 0.5), dark),
-            (_box(-0.3, 0.5, 0.3, 0.68), (230, 230, 220)),
-            *_lights(0.85, 0.82, 0.24, braking),
-        ]
-    if kind == "truck":
-        return [
-            (_box(-1.25, 0, -0.7, 0.8), TYRE),
-            (_box(0.7, 0, 1.25, 0.8), TYRE),
-            (_box(-1.4, 0.45, 1.4, 0.9), DARK),
-            (_box(-1.45, 0.85, 1.45, 3.6), paint),
-            (_box(-1.25, 1.05, -0.06, 3.4), dark),
-            (_box(0.06, 1.05, 1.25, 3.4), dark),
-            *_lights(1.05, 0.75, 0.28, braking),
-        ]
-    if kind == "motorbike":
-        return [
-            (_box(-0.22, 0, 0.22, 0.9), TYRE),
-            (_box(-0.5, 0.55, 0.5, 1.0), DARK),
-            (_box(-0.65, 1.15, 0.65, 1.27), TYRE),
-            (np.array([(-0.42, 0.9), (0.42, 0.9), (0.5, 1.65), (-0.5, 1.65)]), paint),
-            (_disc(0, 1.9, 0.32), (20, 20, 24)),
-            (_box(-0.28, 1.84, 0.28, 1.94), (200, 200, 205)),
-            *_lights(0.3, 0.78, 0.2, braking),
-        ]
-    return _side(kind, paint, 0.0, slim=0.75)
-
-
-def _side(kind: str, paint: tuple[int, int, int], step: float, slim: float = 1.0) -> list[Shape]:
-    """A road user seen from the side, going right; step in -1..1 swings the legs."""
-    dark = _shade(paint, 0.72)
-    if kind == "car":
-        return [
-            (np.array([(-1.3, 0.95), (1.0, 0.95), (0.5, 1.7), (-0.9, 1.7)]), paint),
-            (np.array([(-1.05, 1.0), (0.75, 1.0), (0.4, 1.55), (-0.8, 1.55)]), GLASS),
-            (_box(-0.2, 0.95, -0.08, 1.6), paint),
-            (_box(-2.1, 0.35, 2.1, 1.05), paint),
-            (_box(-2.1, 0.35, 2.1, 0.5), dark),
-            (_box(1.9, 0.65, 2.1, 0.9), (255, 240, 170)),
-            *_wheels([(-1.3, 0.4), (1.3, 0.4)], 0.42),
-        ]
-    if kind == "truck":
-        return [
-            (_box(-2.7, 0.5, 2.5, 0.9), DARK),
-            (_box(-2.7, 0.8, 1.2, 3.6), paint),
-            (_box(-2.5, 1.0, 1.0, 1.3), dark),
-            (_box(1.35, 0.6, 2.7, 2.6), dark),
-            (_box(1.8, 1.6, 2.65, 2.4), GLASS),
-            *_wheels([(-2.0, 0.5), (-0.9, 0.5), (1.9, 0.5)], 0.52),
-        ]
-    if kind == "motorbike":
-        return [
-            *_wheels([(-0.75, 0.42), (0.75, 0.42)], 0.45),
-            (np.array([(-0.9, 0.6), (0.7, 0.5), (0.6, 1.05), (-0.8, 0.95)]), DARK),
-            (_box(0.45, 0.9, 0.6, 1.4), TYRE),
-            (np.array([(-0.5, 0.95), (0.1, 0.95), (0.3, 1.65), (-0.25, 1.65)]), paint),
-            (np.array([(0.1, 1.35), (0.6, 1.3), (0.6, 1.45), (0.15, 1.55)]), paint),
-            (_disc(0.1, 1.92, 0.3), (20, 20, 24)),
-        ]
-    if kind == "cyclist":
-        knee = 0.12 * step
-        wheels = []
-        for x in (-0.62 * slim, 0.62 * slim):
-            wheels += [
-                (_disc(x, 0.44, 0.46 * slim, 0.46), TYRE),
-                (_disc(x, 0.44, 0.3 * slim, 0.3), (196, 200, 204)),
-            ]
-        return [
-            *wheels,
-            (np.array([(-0.6 * slim, 0.42), (0, 0.85), (0.6 * slim, 0.42), (0, 0.72)]), (210, 60, 40)),
-            (np.array([(-0.25, 1.0), (0, 1.0), (0.12 + knee, 0.4), (-0.02 + knee, 0.4)]), DARK),
-            (np.array([(-0.35 * slim, 0.95), (0.1, 0.95), (0.35 * slim, 1.6), (-0.2 * slim, 1.65)]), paint),
-            (_disc(0.1, 1.9, 0.25), SKIN),
-        ]
-    swing = 0.34 * step
-    return [
-        (np.array([(-0.15, 0.95), (0.12, 0.95), (0.12 + swing, 0), (-0.12 + swing, 0)]), DARK),
-        (np.array([(-0.12, 0.95), (0.15, 0.95), (0.12 - swing, 0), (-0.12 - swing, 0)]), (58, 58, 70)),
-        (_box(-0.32, 0.85, 0.32, 1.65), paint),
-        (_box(-0.42, 1.0, -0.28, 1.6), dark),
-        (_box(0.28, 1.0, 0.42, 1.6), dark),
-        (_disc(0, 1.9, 0.27), SKIN),
-    ]
 
 
 def _background(scene: Scene, rng: np.random.Generator) -> Image.Image:
@@ -182,8 +39,8 @@ def _background(scene: Scene, rng: np.random.Generator) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(2, 5))):  # clouds
         x, y, size = rng.uniform(0, width), rng.uniform(8, 30), rng.uniform(10, 24)
-        draw.ellipse((x - size, y - size / 4, x + size, y + size / 4), fill=_shade(low, 1.06))
-    far = _shade(
+        draw.ellipse((x - size, y - size / 4, x + size, y + size / 4), fill=shade(low, 1.06))
+    far = shade(
         {"trees": (60, 96, 62), "buildings": (128, 124, 130), "fields": (118, 138, 96)}[scene.roadside], light
     )
     for x in range(-10, width, 14):
@@ -237,10 +94,10 @@ class _View:
 def _road(view: _View, scene: Scene, travelled: float) -> None:
     _, _, _ground, road, light = PALETTES[scene.sky]
     view.quad(
-        -ROAD_EDGE - 1.8, ROAD_EDGE + 1.8, near=2.5, far=FAR, colour=_shade((176, 168, 156), light)
+        -ROAD_EDGE - 1.8, ROAD_EDGE + 1.8, near=2.5, far=FAR, colour=shade((176, 168, 156), light)
     )  # sidewalks
     view.quad(-ROAD_EDGE, ROAD_EDGE, near=2.5, far=FAR, colour=road)
-    paint = _shade((244, 244, 236), light)
+    paint = shade((244, 244, 236), light)
     for x in (-ROAD_EDGE + 0.15, ROAD_EDGE - 0.15):
         view.quad(x - 0.1, x + 0.1, near=2.5, far=FAR, colour=paint)
     period, dash = 6.0, 2.6
@@ -265,15 +122,15 @@ def _roadside(view: _View, scene: Scene, travelled: float, decor: np.ndarray) ->
             a, b = decor[(2 * place + (side > 0)) % len(decor)]
             if scene.roadside == "trees":
                 shapes = [
-                    (_box(-0.25, 0, 0.25, 2.0), _shade((92, 66, 46), light)),
-                    (_disc(0, 3.4 + a, 1.5 + 0.5 * b, 1.9), _shade((44 + 30 * a, 104 + 30 * b, 52), light)),
+                    (box(-0.25, 0, 0.25, 2.0), shade((92, 66, 46), light)),
+                    (disc(0, 3.4 + a, 1.5 + 0.5 * b, 1.9), shade((44 + 30 * a, 104 + 30 * b, 52), light)),
                 ]
                 view.standing(side * (10.5 + 2 * a), z, shapes)
             elif scene.roadside == "buildings":
-                wall = _shade((150 + 60 * a, 130 + 40 * b, 116 + 40 * a), light)
-                shapes = [(_box(-3.5, 0, 3.5, 5 + 4 * b), wall)]
+                wall = shade((150 + 60 * a, 130 + 40 * b, 116 + 40 * a), light)
+                shapes = [(box(-3.5, 0, 3.5, 5 + 4 * b), wall)]
                 shapes += [
-                    (_box(x, y, x + 1.1, y + 1.2), _shade((92, 104, 122), light))
+                    (box(x, y, x + 1.1, y + 1.2), shade((92, 104, 122), light))
                     for y in (1.2, 3.4)
                     for x in (-2.6, -0.5, 1.5)
                 ]
@@ -283,22 +140,22 @@ def _roadside(view: _View, scene: Scene, travelled: float, decor: np.ndarray) ->
                     side * (9.0 + a),
                     z,
                     [
-                        (_box(-0.12, 0, 0.12, 1.3), _shade((206, 206, 200), light)),
-                        (_disc(0, 0.5, 0.9 + b, 0.7), _shade((84, 124, 64), light)),
+                        (box(-0.12, 0, 0.12, 1.3), shade((206, 206, 200), light)),
+                        (disc(0, 0.5, 0.9 + b, 0.7), shade((84, 124, 64), light)),
                     ],
                 )
 
 
 def _actor(view: _View, scene: Scene, actor: Actor, frame: int) -> None:
     x, z = float(actor.x[frame]), float(actor.z[frame])
-    paint = _shade(RGB[actor.colour], PALETTES[scene.sky][4])
+    paint = shade(RGB[actor.colour], PALETTES[scene.sky][4])
     step = float(np.sin(frame / FPS * 9)) if actor.walking[frame] else 0.25
     if actor.heading:
-        shapes = _side(actor.kind, paint, step)
+        shapes = from_the_side(actor.kind, paint, step)
     else:
-        shapes = _rear(actor.kind, paint, bool(actor.braking[frame]))
+        shapes = from_behind(actor.kind, paint, bool(actor.braking[frame]))
     half = max(abs(corners[:, 0]).max() for corners, _ in shapes)
-    view.standing(x, z, [(_disc(0, 0, half * 1.05, 0.22), _shade(PALETTES[scene.sky][3], 0.55))])
+    view.standing(x, z, [(disc(0, 0, half * 1.05, 0.22), shade(PALETTES[scene.sky][3], 0.55))])
     view.standing(x, z, shapes, float(actor.tilt[frame]), mirror=actor.heading < 0)
 
 
@@ -327,7 +184,7 @@ def _crash(view: _View, contact: Contact, frame: int, rng: np.random.Generator) 
         view.standing(x, z, [(star, (255, 120, 0)), (star * 0.55 + (0, 0.4), (255, 235, 90))])
         for _ in range(8):
             bx, by = rng.uniform(-2.2, 2.2), rng.uniform(0, 2.4)
-            view.standing(x + bx, z, [(_box(-0.1, by, 0.1, by + 0.2), (255, 150, 20) if by > 1 else DARK)])
+            view.standing(x + bx, z, [(box(-0.1, by, 0.1, by + 0.2), (255, 150, 20) if by > 1 else DARK)])
 
 
 def draw_scene(scene: Scene) -> Iterator[np.ndarray]:
@@ -336,7 +193,7 @@ def draw_scene(scene: Scene) -> Iterator[np.ndarray]:
     background = _background(scene, rng)
     decor = rng.random((64, 2))
     offset = float(rng.uniform(0, 50))
-    bonnet = _shade(RGB[str(rng.choice(list(RGB)))], 0.55 * PALETTES[scene.sky][4])
+    bonnet = shade(RGB[str(rng.choice(list(RGB)))], 0.55 * PALETTES[scene.sky][4])
     noise = np.random.default_rng([*scene.seed, 2])
     for frame in range(len(scene.ego_speed)):
         dx, dy = 0, round(0.6 * np.sin(1.9 * scene.ego_distance[frame]))  # an uneven road

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from crashchat.synthetic.draft import Draft
 from crashchat.synthetic.scenes import (
-    COLOURS,
     CONTACT_Z,
     CROSSING_GAP,
-    FPS,
     LANES,
     LENGTH,
     ROAD_EDGE,
@@ -19,94 +18,12 @@ from crashchat.synthetic.scenes import (
     SKIES,
     STORIES,
     WIDTH,
-    Actor,
     Contact,
     Scene,
 )
 
 
-class _Draft:
-    """What the families share: the clock, the random numbers, the story's three times,
-    the ego-car's speed.
-    """
-
-    def __init__(self, rng: np.random.Generator):
-        self.rng = rng
-        self.duration = round(rng.uniform(4.0, 10.0), 1)
-        self.t = np.arange(round(self.duration * FPS)) / FPS
-        # The contact is anywhere in the clip, so that the time cannot be guessed.
-        self.start = round(rng.uniform(1.5, self.duration - 1.2), 1)
-        self.end = round(self.start + rng.uniform(0.8, min(2.5, self.duration - 0.3 - self.start)), 1)
-        self.cue = round(self.start - rng.uniform(0.5, min(2.0, self.start - 0.3)), 1)
-        self.cruise = rng.uniform(5.0, 8.5)
-        self.actors: list[Actor] = []
-        self.used: dict[str, set[str]] = {kind: set() for kind in ROAD_USERS}
-        self.drive((0, self.cruise))
-
-    def drive(self, *keys: tuple[float, float]) -> None:
-        """Set the ego-car's speed to straight lines between (seconds, m/s)."""
-        self.speed = np.interp(self.t, [k[0] for k in keys], [k[1] for k in keys])
-        steps = (self.speed[1:] + self.speed[:-1]) / 2 / FPS
-        self.distance = np.concatenate([[0.0], np.cumsum(steps)])
-
-    def ramp(self, begin: float, finish: float, low: float, high: float, power: float = 1.0) -> np.ndarray:
-        """float[T]: low until `begin`, high from `finish` on."""
-        part = np.clip((self.t - begin) / max(finish - begin, 1e-6), 0, 1)
-        return low + (high - low) * part**power
-
-    def since(self, seconds: float, values: np.ndarray, before: np.ndarray) -> np.ndarray:
-        return np.where(self.t >= seconds - 1e-6, values, before)
-
-    def frame(self, seconds: float) -> int:
-        return min(round(seconds * FPS), len(self.t) - 1)
-
-    def add(self, kind: str, x, z, tilt=0.0, braking=False, heading: int = 0, walking=True) -> int:
-        """Add a road user in a colour no other of its kind has; returns its index."""
-        free = [colour for colour in COLOURS if colour not in self.used[kind]]
-        colour = str(self.rng.choice(free))
-        self.used[kind].add(colour)
-
-        def each_frame(value, dtype: type) -> np.ndarray:
-            return np.broadcast_to(np.asarray(value, dtype), self.t.shape).copy()
-
-        self.actors.append(
-            Actor(
-                kind,
-                colour,
-                x=each_frame(x, float),
-                z=each_frame(z, float),
-                tilt=each_frame(tilt, float),
-                braking=each_frame(braking, bool),
-                heading=heading,
-                walking=each_frame(walking, bool),
-            )
-        )
-        return len(self.actors) - 1
-
-    def sign(self) -> int:
-        return int(self.rng.choice([-1, 1]))
-
-    def lie_tilt(self, kind: str, sign: int) -> np.ndarray:
-        """Tilt of a road user that is hit: two wheels and legs fall over, four wheels end askew."""
-        if kind in ("car", "truck"):
-            return self.ramp(self.start, self.end, low=0, high=sign * self.rng.uniform(10, 16), power=0.5)
-        return self.ramp(self.start, min(self.start + 0.5, self.end), 0, sign * 82)
-
-    def calm_ego(self) -> None:
-        """The ego-car of a scene without contact: goes on, slows for a while, or stops."""
-        choice = self.rng.choice(["keep", "slow", "stop"], p=[0.3, 0.3, 0.4])
-        if choice == "slow":
-            self.drive((self.cue, self.cruise), (self.start, self.cruise / 2), (self.end + 1, self.cruise))
-        elif choice == "stop":
-            self.drive((self.start - 0.3, self.cruise), (self.end, 0))
-
-    def stop_ego(self, share: float) -> None:
-        """The ego-car brakes late, has `share` of its speed at the contact, and rests at the end."""
-        begin = self.start - min(0.4, self.start - self.cue)
-        self.drive((begin, self.cruise), (self.start, self.cruise * share), (self.end, 0))
-
-
-def _ahead(draft: _Draft, crash: bool, other: str) -> dict:
+def _ahead(draft: Draft, crash: bool, other: str) -> dict:
     """The vehicle ahead in the ego lane brakes hard: rear-end collision, or the gap is just enough."""
     rng, lead = draft.rng, draft.start - draft.cue
     gap = CONTACT_Z + max(3.0, min(8.0, lead * draft.cruise * rng.uniform(0.6, 0.9)))
@@ -135,7 +52,7 @@ def _ahead(draft: _Draft, crash: bool, other: str) -> dict:
     return {"action": "brakes", "actor": actor, "hit": [actor], "cause": f"ahead {other}"}
 
 
-def _crossing(draft: _Draft, crash: bool, other: str) -> dict:
+def _crossing(draft: Draft, crash: bool, other: str) -> dict:
     """Someone crosses from the roadside: hit, or stops at the edge, or passes clear, or the ego-car waits."""
     rng, side, half = draft.rng, draft.sign(), LENGTH[other] / 2
     waiting = side * (ROAD_EDGE + 0.5 + half)
@@ -190,7 +107,7 @@ def _crossing(draft: _Draft, crash: bool, other: str) -> dict:
     return {"action": "crosses", "actor": actor, "hit": [actor], "cause": cause.get(other, "crossing rider")}
 
 
-def _others(draft: _Draft, crash: bool, kinds: tuple[str, str]) -> dict:
+def _others(draft: Draft, crash: bool, kinds: tuple[str, str]) -> dict:
     """Two others ahead: one drifts into the next lane's user, or runs into the one that brakes before it."""
     rng, (first, second) = draft.rng, kinds
     z = rng.uniform(8.5, 11.0)
@@ -231,7 +148,7 @@ def _others(draft: _Draft, crash: bool, kinds: tuple[str, str]) -> dict:
     return {"action": "changes lane", "actor": a, "hit": [a, b], "cause": "others lane"}
 
 
-def _control(draft: _Draft, crash: bool, kind: str) -> dict:
+def _control(draft: Draft, crash: bool, kind: str) -> dict:
     """A vehicle ahead zigzags and leaves the road, or is caught again by its driver."""
     rng, side = draft.rng, draft.sign()
     z: np.ndarray | float = rng.uniform(8.0, 11.0)
@@ -252,7 +169,7 @@ def _control(draft: _Draft, crash: bool, kind: str) -> dict:
     return {"action": "swerves", "actor": actor, "hit": [actor], "cause": f"control {kind}"}
 
 
-def _fall(draft: _Draft, crash: bool, kind: str) -> dict:
+def _fall(draft: Draft, crash: bool, kind: str) -> dict:
     """A motorbike wobbles and falls, or is caught again."""
     rng, side = draft.rng, draft.sign()
     z: np.ndarray | float = rng.uniform(6.5, 9.0)
@@ -272,7 +189,7 @@ def _fall(draft: _Draft, crash: bool, kind: str) -> dict:
     return {"action": "wobbles", "actor": actor, "hit": [actor], "cause": "fall"}
 
 
-def _add_bystanders(draft: _Draft, family: str) -> None:
+def _add_bystanders(draft: Draft, family: str) -> None:
     """Others who only pass by: in lanes where nothing of the story happens, and on the roadside."""
     rng = draft.rng
     crowded = {lane for lane, x in LANES.items() if any(np.abs(a.x - x).min() < 2.9 for a in draft.actors)}
@@ -306,7 +223,7 @@ def make_scene(seed: Sequence[int], crash: bool, family: str, pair: tuple[str, s
             f"no {'crash' if crash else 'calm'} scene of family {family!r}; known: {', '.join(STORIES)}"
         )
     rng = np.random.default_rng(list(seed))
-    draft = _Draft(rng)
+    draft = Draft(rng)
     sky, roadside = str(rng.choice(SKIES)), str(rng.choice(ROADSIDES))
     pair = pair or STORIES[family][rng.integers(len(STORIES[family]))]
     if pair not in STORIES[family]:

@@ -10,7 +10,8 @@ from crashchat.data.datasets import DatasetUse
 from crashchat.json_files import as_line
 from crashchat.processes import process_count
 from crashchat.provenance import command_line, content_hash, now, text_hash, versions
-from crashchat.settings import SecondStageConfig, TrainConfig
+from crashchat.second_stages import SecondStageConfig
+from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS
 from crashchat.video.measures import measure_clips
 from crashchat.video.tokens import VideoSettings

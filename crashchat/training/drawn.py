@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from crashchat.model.packing import pack, split_by_tokens
 from crashchat.model.sequence import Branch, build_sequence
-from crashchat.settings import ReinforceConfig
+from crashchat.second_stages import ReinforceConfig
 from crashchat.training.policy import clipped, divergence, token_weights
 from crashchat.training.rollouts import Rollout
 

@@ -9,7 +9,7 @@ scripts/train/Preferences.sh through torchrun.
 """
 
 from crashchat.command import run_command
-from crashchat.settings import PreferenceConfig
+from crashchat.second_stages import PreferenceConfig
 from crashchat.training.train import train
 
 

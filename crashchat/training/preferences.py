@@ -13,7 +13,7 @@ from torch import Tensor
 from crashchat.data.annotations import Question
 from crashchat.data.pairs import Pair
 from crashchat.model.sequence import Branch
-from crashchat.settings import PreferenceConfig
+from crashchat.second_stages import PreferenceConfig
 from crashchat.training.batches import QuestionDataset
 from crashchat.training.trainer import QuestionTrainer
 from crashchat.video.tokens import VisualTokens

@@ -9,7 +9,7 @@ and how it is learnt from, rollouts.py and policy.py say.
 """
 
 from crashchat.command import run_command
-from crashchat.settings import ReinforceConfig
+from crashchat.second_stages import ReinforceConfig
 from crashchat.training.train import train
 
 

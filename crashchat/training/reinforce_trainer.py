@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from crashchat.data.annotations import VideoQAs
 from crashchat.files import write_json_atomic
-from crashchat.settings import ReinforceConfig
+from crashchat.second_stages import ReinforceConfig
 from crashchat.training.drawn import DrawnPass, answer_lengths, lay_out, policy_loss
 from crashchat.training.rewards import Reward, default_reward, reward_named
-from crashchat.training.rollouts import Roller, Rollout, RolloutDataset, RolloutSampler, figures_of
+from crashchat.training.rollout_data import RolloutDataset, RolloutSampler
+from crashchat.training.rollouts import Roller, Rollout, figures_of
 from crashchat.training.trainer import QuestionTrainer
 from crashchat.video.tokens import VideoSettings
 

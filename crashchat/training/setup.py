@@ -25,7 +25,8 @@ from crashchat.model.lora import (
 from crashchat.model.varlen import VARLEN_ATTENTION
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype, local_device
-from crashchat.settings import PreferenceConfig, ReinforceConfig, SecondStageConfig, TrainConfig
+from crashchat.second_stages import PreferenceConfig, ReinforceConfig, SecondStageConfig
+from crashchat.settings import TrainConfig
 
 START = "start"  # the adapter that a second stage began with, where it must not be left far behind
 ATTENTION = {

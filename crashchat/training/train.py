@@ -25,7 +25,8 @@ from crashchat.data.sources import describe_questions, weighted
 from crashchat.files import held, sync
 from crashchat.model.lora import base_of, trainable_parameters
 from crashchat.processes import print_once, process_count, rank
-from crashchat.settings import ReinforceConfig, TrainConfig
+from crashchat.second_stages import ReinforceConfig
+from crashchat.settings import TrainConfig
 from crashchat.tasks import keep_task_set
 from crashchat.training.batches import StepSampler
 from crashchat.training.card import card_of, with_outcome

@@ -13,12 +13,13 @@ from crashchat.config import ConfigError
 from crashchat.data.annotations import VideoQAs
 from crashchat.json_files import read_json
 from crashchat.model.videollama3 import CrashChatModel
-from crashchat.settings import PreferenceConfig, ReinforceConfig, SecondStageConfig, TrainConfig
+from crashchat.second_stages import PreferenceConfig, ReinforceConfig, SecondStageConfig
+from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS
 from crashchat.training.batches import QuestionDataset, QuestionSampler, StepSampler
 from crashchat.training.preferences import PairDataset, PreferenceTrainer
 from crashchat.training.reinforce_trainer import SOLVED, ReinforceTrainer, make_roller, rewards_of
-from crashchat.training.rollouts import RolloutDataset, RolloutSampler
+from crashchat.training.rollout_data import RolloutDataset, RolloutSampler
 from crashchat.training.trainer import QuestionTrainer
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.tokens import VideoSettings

@@ -18,7 +18,8 @@ import torch
 from av.error import FFmpegError
 
 from crashchat.video.decoders import ReadPlan, Resize, read_around, read_decord, read_skipping, read_through
-from crashchat.video.source import Source, Timeline, VideoError, probe, sample_indices
+from crashchat.video.source import Source, VideoError, probe
+from crashchat.video.timeline import Timeline, sample_indices
 
 # Formats whose key frames and presentation times are trusted.
 INDEXED_FORMATS = {"mov", "mp4", "matroska", "webm"}

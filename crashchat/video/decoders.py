@@ -18,17 +18,14 @@ import torch
 from crashchat.video.source import (
     WHOLE,
     Source,
-    Timeline,
     VideoError,
     check_timeline,
     frames_of,
     open_container,
     packets_of,
-    sample_indices,
-    time_base,
-    timeline_of,
     video_stream,
 )
+from crashchat.video.timeline import Timeline, sample_indices, time_base, timeline_of
 
 try:
     import decord

@@ -1,11 +1,8 @@
-"""What a video file says of itself before it is decoded, and which of its frames are taken:
-one sampling rule.
-"""
+"""What a video file says of itself before it is decoded."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -15,6 +12,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from crashchat.errors import CrashChatError
+from crashchat.video.timeline import Timeline, time_base, timeline_of
 
 # Of one picture: 8K video has 33 million, and a decoder takes memory for all of them. A file of 1 MB may
 # promise 256 million.
@@ -33,9 +31,6 @@ OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS} | _DECODE
 # Seconds that one frame may stand. A time-lapse or a camera that records movement alone may wait for hours;
 # what waits longer has a damaged time stamp. So a recording's length is bounded by its packets.
 LONGEST_FRAME = 24 * 3600
-# Frame steps within this share of the usual one count as even. Clocks round: 120 fps in milliseconds is 8, 8,
-# 9.
-EVEN = 0.2
 # A file that yields less than this share of what its header promises is cut off, not merely rounded.
 WHOLE = 0.9
 
@@ -55,27 +50,6 @@ class VideoError(CrashChatError):
 
 
 @dataclass
-class Timeline:
-    """Seconds from the stream's start: `pts` of each source frame, in order of display;
-    `end` of the last one.
-
-    ticks: the same times as `pts`, as they stand in the file, in units of the stream's time base.
-    """
-
-    pts: list[float]
-    end: float
-    ticks: list[int]
-
-    @property
-    def even(self) -> bool:
-        """Whether the frame rate is constant."""
-        steps = np.diff(self.pts)
-        return (
-            bool(np.all(np.abs(steps - np.median(steps)) <= EVEN * np.median(steps))) if len(steps) else True
-        )
-
-
-@dataclass
 class Source:
     """What a file's headers and packets say. `timeline` is None where packets carry no usable times.
 
@@ -92,34 +66,6 @@ class Source:
     promised_seconds: float | None
     timeline: Timeline | None
     packets: list[tuple[int, bool]]
-
-
-def sample_indices(
-    pts_seconds: Sequence[float], end_seconds: float, fps: float, max_frames: int
-) -> tuple[list[int], list[float]]:
-    """Which source frames to show, and when: (source indices int[T],
-    seconds float[T]). docs/reference.md, Frames.
-
-    pts_seconds: float[n], presentation times from the stream's start; end_seconds: where the last frame's
-    display ends. Output frame k is the last source frame with time < (k+1)/fps and stands at k/fps. floor(end
-    * fps) of them come out, as from ffmpeg's `fps=…:round=down`, but never fewer than one, so that a clip
-    shorter than 1/fps is still seen. Of more than `max_frames`, the evenly spaced linspace(0, n-1,
-    max_frames, dtype=int) stay. Raises ValueError on no frames, or on a rate or limit that isn't positive.
-    """
-    if not len(pts_seconds):
-        raise ValueError("no frames to sample from")
-    if not fps > 0 or max_frames < 1:
-        raise ValueError(f"fps and max_frames must be positive, found {fps} and {max_frames}")
-    # Times are ticks of a time base, so one on a boundary may come out a rounding error below it.
-    slack = 1e-6
-    # A step back in time shows nothing earlier than what was already on screen.
-    slots = np.floor(np.maximum.accumulate(np.asarray(pts_seconds, dtype=np.float64)) * fps + slack)
-    count = max(1, int(np.floor(end_seconds * fps + slack)))
-    # Never all `count` of them: times far apart would make that many gigabytes.
-    outputs = np.linspace(0, count - 1, max_frames, dtype=int) if count > max_frames else np.arange(count)
-    # First source frame that belongs to a later slot, less one; nothing precedes the first frame.
-    indices = np.maximum(np.searchsorted(slots, outputs, side="right") - 1, 0)
-    return indices.tolist(), (outputs / fps).tolist()
 
 
 def check_file(path: str | Path) -> None:
@@ -164,12 +110,6 @@ def best_video_stream(container: av.container.InputContainer) -> av.VideoStream 
     """The video stream that ffmpeg would choose, None where there is none."""
     # PyAV's type is that of any stream, as it does not tell from the word which kind is asked for.
     return cast(av.VideoStream | None, container.streams.best("video"))
-
-
-def time_base(stream: av.VideoStream) -> Fraction:
-    """Seconds of a tick of the stream's times."""
-    assert stream.time_base is not None, "ffmpeg gives every stream that it reads a time base"
-    return stream.time_base
 
 
 def video_stream(file: Path, container: av.container.InputContainer) -> av.VideoStream:
@@ -295,20 +235,6 @@ def _promised_seconds(container: av.container.InputContainer, stream: av.VideoSt
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     # The container's own duration may be that of a longer sound track.
     return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
-
-
-def timeline_of(times: Sequence[tuple[int, int | None]], stream: av.VideoStream) -> Timeline:
-    """(pts, duration) of each frame in ticks, in order of display -> seconds from the first frame."""
-    start, tick = times[0][0], float(time_base(stream))
-    last_pts, last_duration = times[-1]
-    if last_duration:
-        last_seconds = last_duration * tick
-    elif stream.average_rate:
-        last_seconds = float(1 / stream.average_rate)
-    else:  # The usual step between frames; of a single frame nothing is known.
-        last_seconds = (last_pts - start) * tick / max(len(times) - 1, 1)
-    ticks = [pts for pts, _ in times]
-    return Timeline([(pts - start) * tick for pts in ticks], (last_pts - start) * tick + last_seconds, ticks)
 
 
 def check_timeline(file: Path, timeline: Timeline, promised: float | None) -> None:

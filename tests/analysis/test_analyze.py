@@ -15,8 +15,9 @@ from crashchat.analysis.result_files import name_clips
 from crashchat.config import ROOT
 from crashchat.data.predictions import read_predictions
 from crashchat.tasks import TASKS
-from tests.helpers.analyses import VALIDATOR, read, start
+from tests.helpers.analyses import VALIDATOR, read
 from tests.helpers.flashes import frames, write_video
+from tests.helpers.forks import completed
 
 
 def test_good_clips_are_judged_and_broken_ones_named(folder, analyzed):
@@ -59,17 +60,15 @@ def test_resume_keeps_what_is_done_and_tries_again_what_failed(folder, analyzed,
 
 def test_results_stream_to_pipelines_and_nothing_else_does(folder, model, shared, tmp_path):
     os.mkdir(tmp_path / "here")
-    process = start(
-        folder[0] / "clip0[3-5].mp4", shared / "clips" / "10_dashcam_normal_h264.mp4", "--jsonl", "-", *model
-    )
-    said, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
-    results = [json.loads(line) for line in said.splitlines()]
+    clips = (folder[0] / "clip0[3-5].mp4", shared / "clips" / "10_dashcam_normal_h264.mp4")
+    done = completed("analyze", *clips, "--jsonl", "-", *model)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [json.loads(line) for line in done.stdout.splitlines()]
     for result in results:
         VALIDATOR.validate(result)
     assert [result["name"] for result in results] == ["clip03", "clip04", "clip05", "10_dashcam_normal_h264"]
     assert [result["status"] for result in results[:3]] == ["crash", "no crash", "no crash"]
-    assert "report.html" not in errors
+    assert "report.html" not in done.stderr
 
 
 def test_what_cannot_run_says_so_and_ends_with_2(tiny_base, flash_adapters, tmp_path, capsys, monkeypatch):

@@ -5,8 +5,6 @@ and the others go on.
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -16,13 +14,13 @@ from crashchat.analysis.analyze import find_clips
 from crashchat.analysis.cards import ticks
 from crashchat.analysis.result_files import LONGEST_NAME, name_clips
 from crashchat.analysis.windows import WindowSettings, plan
-from crashchat.config import ROOT
 from crashchat.video.decode import read_clip
 from crashchat.video.reading import read_visual_tokens
 from crashchat.video.source import VideoError, probe
 from crashchat.video.tokens import VideoSettings
 from tests.helpers.clips import H264, SCENE, ffmpeg
 from tests.helpers.flashes import frames, write_video
+from tests.helpers.forks import completed
 
 YEAR = 365 * 24 * 3600
 ODD_NAME = os.fsdecode(b"odd \xff name.webm")
@@ -192,25 +190,9 @@ def test_what_cannot_be_listed_is_a_clip_that_fails(tmp_path):
 
 def analyze(*words: str | Path, base: Path) -> tuple[int, str]:
     """Exit code and stderr of a real process."""
-    command = [
-        sys.executable,
-        "-m",
-        "crashchat",
-        "analyze",
-        *map(str, words),
-        "--model",
-        str(base),
-        "--max-new-tokens",
-        "4",
-    ]
-    done = subprocess.run(
-        [*command, "--fps", "1", "--max-frames", "20"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=600,
-    )
-    return done.returncode, done.stderr.decode()
+    how = ["--model", base, "--max-new-tokens", "4", "--fps", "1", "--max-frames", "20"]
+    done = completed("analyze", *words, *how)
+    return done.returncode, done.stderr
 
 
 def test_no_clip_ends_the_run(clip, tiny_base, tmp_path):

@@ -5,7 +5,6 @@ never another one's code.
 import json
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from crashchat.checkpoints.conversion import convert
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings
 from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.checkpoints.model_card import read_card
-from crashchat.config import CONFIG_DIR, ROOT, load_config
+from crashchat.config import CONFIG_DIR, load_config
 from crashchat.data.annotations import load_annotations
 from crashchat.data.journals import PredictionJournal
 from crashchat.data.predictions import read_predictions
@@ -30,6 +29,7 @@ from crashchat.tasks import TASKS
 from tests.data.test_annotations import record as question
 from tests.data.test_predictions import GOOD
 from tests.data.test_predictions import record as predicted
+from tests.helpers.forks import completed
 from tests.helpers.models import CPU
 from tests.helpers.mutations import DEEP, EXECUTED, damage_checkpoint, damage_file, mutate_json
 
@@ -288,11 +288,9 @@ def test_a_hub_cache_is_read_and_other_links_out_are_refused(tiny_base, tiny_tok
         (tmp_path / "kept").rename(snapshot / name)
 
 
-def run(*words, cwd: Path = ROOT) -> str:
+def run(*words) -> str:
     """Run a command that must fail without a traceback; returns its last line, which begins with `error:`."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], capture_output=True, text=True, cwd=cwd, timeout=600
-    )
+    done = completed(*words)
     assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: "), done.stderr[-1000:]
@@ -318,17 +316,17 @@ def small_disk(tmp_path):
 
 
 COMMANDS = {
-    "convert": "-m crashchat convert {base} {disk}/out",
-    "merge": "-m crashchat merge --base {base} --adapter {adapter} --out {disk}/out",
-    "synthetic": "-m crashchat synthesize --out {disk}/out --train 4 --val 1 --test 1 --workers 1",
-    "train": "-m crashchat train configs/train/independent_crash_recognition.yaml base_model={base} "
+    "convert": "convert {base} {disk}/out",
+    "merge": "merge --base {base} --adapter {adapter} --out {disk}/out",
+    "synthetic": "synthesize --out {disk}/out --train 4 --val 1 --test 1 --workers 1",
+    "train": "train configs/train/independent_crash_recognition.yaml base_model={base} "
     "data_dir={data} output_dir={disk}/out max_steps=2 eval_steps=1 save_steps=1 num_workers=0 "
     "max_frames=4 lora_rank=4",
-    "eval": "-m crashchat evaluate configs/eval/crash_description.yaml model={base} data_dir={data} "
+    "eval": "evaluate configs/eval/crash_description.yaml model={base} data_dir={data} "
     "output_dir={disk}/out num_workers=0 max_frames=4 max_new_tokens=2",
-    "score": "scripts/eval/compute_crash_recognition_metrics.py --predictions {predictions} --out {disk}/out",
-    "report": "-m crashchat compare a={predictions} --data-dir {data} --out {disk}/out --no-meteor",
-    "analyze": "-m crashchat analyze {data}/videos --model {base} --linguistic {adapter} "
+    "score": "score crash_recognition --predictions {predictions} --out {disk}/out",
+    "report": "compare a={predictions} --data-dir {data} --out {disk}/out --no-meteor",
+    "analyze": "analyze {data}/videos --model {base} --linguistic {adapter} "
     "--perception {adapter} --out {disk}/out",
 }
 

@@ -1,4 +1,4 @@
-"""The evaluation scripts in real processes, on a tiny synthetic set: merge, ask, score, resume."""
+"""Evaluation on a tiny synthetic set: merge, ask, score, resume; by the scripts, and in this process."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from crashchat.data.prediction_files import read_prediction_file
 from crashchat.data.truth import Annotations
 from crashchat.provenance import content_hash
 from crashchat.tasks import TASKS
-from tests.helpers.commands import crashchat, run
+from tests.helpers.commands import crashchat, forked, run
 
 
 @pytest.fixture(scope="module")
@@ -28,21 +28,27 @@ def merged(trained, tmp_path_factory) -> Path:
 
 def test_an_evaluation_says_what_the_model_learnt_on(merged, tiny_data, tmp_path):
     words = [f"model={merged}", f"data_dir={tiny_data}", f"output_dir={tmp_path}", "limit=1", "num_workers=0"]
-    output = run("bash", "scripts/eval/eval_video_crash_recognition.sh", "2", *words)
+    output = forked("evaluate", "configs/eval/crash_recognition.yaml", *words, processes=2)
     assert output.count(f"warning: {DRAWN}") == 1
     assert output.count(f"{merged}: learnt on CrashChat synthetic (drawings)") == 1
 
 
 def evaluate(tasks: str, processes: int, out: Path, *settings: str) -> dict[str, list[dict]]:
-    """Run an evaluation script; returns {task: its records}.
+    """Ask what an evaluation script asks; returns {task: its records}.
 
-    processes: 0 runs what the script does in this process.
+    processes: 0 asks in this process.
     """
-    words = [f"output_dir={out}", "max_new_tokens=24", "num_workers=0", *settings]
+    config = f"configs/eval/{tasks}.yaml"
+    words = [config, f"output_dir={out}", "max_new_tokens=24", "num_workers=0", *settings]
     if processes:
-        run("bash", f"scripts/eval/eval_video_{tasks}.sh", str(processes), *words)
+        forked("evaluate", *words, processes=processes)
     else:
-        crashchat("evaluate", f"configs/eval/{tasks}.yaml", *words)
+        crashchat("evaluate", *words)
+    return records_in(out)
+
+
+def records_in(out: Path) -> dict[str, list[dict]]:
+    """{task: the records of its prediction file}."""
     files = out.glob("*_evaluation_results/*/*_predict.json")
     found = {
         path.parts[-3].removesuffix("_evaluation_results"): json.loads(path.read_text()) for path in files
@@ -57,7 +63,9 @@ def evaluate(tasks: str, processes: int, out: Path, *settings: str) -> dict[str,
 def answers(merged, tiny_data, tmp_path_factory) -> tuple[Path, dict[str, list[dict]]]:
     """The merged model's predictions for all six tasks: the folder, and {task: records}."""
     out = tmp_path_factory.mktemp("answers")
-    return out, evaluate("all_tasks", 2, out, f"model={merged}", f"data_dir={tiny_data}")
+    words = [f"model={merged}", f"data_dir={tiny_data}", f"output_dir={out}", "max_new_tokens=24"]
+    run("bash", "scripts/eval/eval_video_all_tasks.sh", "2", *words, "num_workers=0")
+    return out, records_in(out)
 
 
 def test_all_six_tasks_are_asked_and_recorded(answers, merged, tiny_data):
@@ -82,10 +90,10 @@ def test_all_six_tasks_are_asked_and_recorded(answers, merged, tiny_data):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_each_tasks_script_finds_its_file_and_gives_the_same_answers(
+def test_each_tasks_config_finds_its_file_and_gives_the_same_answers(
     answers, merged, trained, tiny_data, tmp_path, task
 ):
-    alone = evaluate(task, 1, tmp_path, f"model={merged}", f"data_dir={tiny_data}")
+    alone = evaluate(task, 0, tmp_path, f"model={merged}", f"data_dir={tiny_data}")
     assert alone == {task: answers[1][task]}
     if task == "crash_description":
         model = ["model=ckpt/tiny_base", f"adapter={trained}", "model_name=model"]
@@ -94,10 +102,10 @@ def test_each_tasks_script_finds_its_file_and_gives_the_same_answers(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_metric_scripts_score_them(answers, tiny_data, task):
+def test_the_metrics_score_them(answers, tiny_data, task):
     path = next(answers[0].glob(f"{task}_evaluation_results/*/*_predict.json"))
     words = ["--predictions", path, "--data-dir", tiny_data, "--no-meteor"]
-    output = run(sys.executable, f"scripts/eval/compute_{task}_metrics.py", *words)
+    output = crashchat("score", task, *words)
     assert "num_records" in output and "not checked" not in output and "no manifest" not in output
     scores = json.loads(path.with_name(f"{path.stem}_metrics.json").read_text())
     assert scores["num_records"] == len(answers[1][task])
@@ -153,6 +161,25 @@ def test_constrained_answers_always_parse(merged, tiny_data, tmp_path):
         assert (record["crash_probability"].expected > 0.5) == (record["raw_response"] == "Yes")
     words = ("configs/eval/all_tasks.yaml", f"model={merged}", "training_answers=crash_description")
     assert "needs decode=constrained" in crashchat("evaluate", *words, ok=False)
+
+
+def test_drawn_answers_are_the_same_with_the_same_seed_alone(merged, tiny_data, tmp_path):
+    settings = [f"model={merged}", f"data_dir={tiny_data}", "temperature=1.5", "top_p=0.9"]
+    drawn = [
+        evaluate("crash_description", 0, tmp_path / name, *settings, f"seed={seed}", *more)
+        for name, seed, more in (("a", 1, ["max_tokens_per_batch=1"]), ("b", 1, []), ("c", 2, []))
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    manifest = json.loads(next((tmp_path / "c").glob("*/*/*_manifest.json")).read_text())
+    assert manifest["decoding"].startswith("drawn from the top 0.9 at temperature 1.5, seed 2, free")
+    words = ["configs/eval/crash_description.yaml", f"output_dir={tmp_path / 'a'}", *settings, "seed=2"]
+    assert "seed" in crashchat(
+        "evaluate", *words, "max_new_tokens=24", ok=False
+    )  # no run goes on with another
+    assert "top_p=0.5 needs temperature" in crashchat("evaluate", words[0], "top_p=0.5", ok=False)
+    runs = f"drawn={','.join(str(tmp_path / name) for name in 'abc')}"
+    words = [runs, "--data-dir", tiny_data, "--out", tmp_path / "out", "--no-meteor"]
+    assert "drawn: 3 runs of the same weights" in " ".join(crashchat("compare", *words).split())
 
 
 def test_a_comparison_names_the_weights_that_answered(answers, merged, tiny_data, tmp_path):

@@ -250,8 +250,9 @@ class Workers:
         process, connection = slot
         if process is None or not process.is_alive():
             connection, there = multiprocessing.Pipe()
-            spawn = multiprocessing.get_context("spawn")
-            process = spawn.Process(
+            context = multiprocessing.get_context("forkserver")  # a worker that died is soon replaced
+            context.set_forkserver_preload(["tests.faults.clips", "tests.faults.files"])
+            process = context.Process(
                 target=_serve, args=(there, str(self.folder / "workers.log")), daemon=True
             )
             process.start()

@@ -2,15 +2,14 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
-from crashchat.config import ROOT
 from crashchat.data.predictions import Records
 from crashchat.data.truth import Annotations
 from crashchat.evaluation.score import scores
 from crashchat.reporting.comparison import sum_rows
 from crashchat.reporting.runs import collect
+from tests.helpers.forks import completed
 
 
 def one_run(rows: dict[str, Path | list[Path]]) -> dict[str, list[Path]]:
@@ -21,20 +20,7 @@ def one_run(rows: dict[str, Path | list[Path]]) -> dict[str, list[Path]]:
 def run(rows: dict[str, Path], data: Path, out: Path, *more) -> subprocess.CompletedProcess:
     """The command as a user gives it, without METEOR, which test_metrics.py has."""
     words = [f"{name}={','.join(map(str, folders))}" for name, folders in one_run(rows).items()]
-    command = [
-        sys.executable,
-        "-m",
-        "crashchat",
-        "compare",
-        *words,
-        "--data-dir",
-        data,
-        "--out",
-        out,
-        "--no-meteor",
-        *more,
-    ]
-    return subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
+    return completed("compare", *words, "--data-dir", data, "--out", out, "--no-meteor", *more)
 
 
 def read(rows: dict[str, Path], data: Path) -> Records:

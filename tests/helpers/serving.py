@@ -1,23 +1,13 @@
 """A real `crashchat serve` for tests, and a client that says to its page's queue whatever it likes."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 
-from crashchat.config import ROOT
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.helpers.forks import begin, free_port
 
 
 class Server:
@@ -26,13 +16,10 @@ class Server:
     def __init__(self, tmp: Path, *words: str, **environment: str):
         self.port, self.tmp = free_port(), tmp
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "crashchat", "serve", "--port", str(self.port), *words]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp)} | environment
         self.log = tmp / "stderr"
+        command = ["serve", "--port", str(self.port), *words]
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stderr=log, stdout=subprocess.DEVNULL
-            )
+            self.process = begin(command, log, environment={"TMPDIR": str(tmp)} | environment)
         deadline = time.monotonic() + 120
         while True:
             try:

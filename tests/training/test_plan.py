@@ -21,7 +21,8 @@ from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.model.attention import BRANCH_ATTENTION
 from crashchat.model.quantized import quantize
 from crashchat.model.videollama3 import CrashChatModel
-from crashchat.settings import ReinforceConfig, TrainConfig
+from crashchat.second_stages import ReinforceConfig
+from crashchat.settings import TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionSampler
 from crashchat.training.planning.cost import Exchange, OperationCounter, pairs_of, time_of
 from crashchat.training.planning.fitting import Needs, Way, fit, ways_of
@@ -408,6 +409,7 @@ def test_a_plan_is_printed_and_written(tiny_base, tiny_data, tmp_path):
     assert "25 processes cannot share so few questions" in refused
 
 
+@pytest.mark.slow  # the 7B model's plan takes twenty seconds; the test before it has a small one's
 def test_the_page_has_the_recipes_plan(tmp_path):
     """As the command prints it where neither the released model nor the released data are at hand."""
     lines = (ROOT / "docs" / "gpus.md").read_text().splitlines()

@@ -11,14 +11,15 @@ from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.model.lora import add_adapter
 from crashchat.model.packing import pack
 from crashchat.model.sequence import build_sequence
-from crashchat.settings import ReinforceConfig
+from crashchat.second_stages import ReinforceConfig
 from crashchat.tasks import TASKS
 from crashchat.training.batches import as_model_input
 from crashchat.training.drawn import answer_lengths, branches_of, lay_out, policy_loss
 from crashchat.training.policy import advantages_of, clipped, divergence, token_weights
 from crashchat.training.reinforce_trainer import make_roller
 from crashchat.training.rewards import Judged, RewardError, reward_named, value_of
-from crashchat.training.rollouts import RolloutDataset, RolloutSampler, figures_of
+from crashchat.training.rollout_data import RolloutDataset, RolloutSampler
+from crashchat.training.rollouts import figures_of
 from tests.helpers.models import CPU
 
 TIMES = ("crash_localization", "pre_crash_localization")

@@ -17,7 +17,7 @@ from crashchat.model.packing import pack
 from crashchat.model.sequence import build_sequence
 from crashchat.tasks import TASKS
 from crashchat.training.preferences import PairDataset, by_how_much, preference_losses
-from tests.helpers.commands import adapter, distance, run
+from tests.helpers.commands import adapter, distance, forked
 from tests.helpers.models import CPU
 
 TASK = TASKS["crash_description"]
@@ -44,7 +44,7 @@ def pairs(tiny_data, tmp_path_factory):
 def prefer(tiny_data, pairs, start, out, processes: int, *more: str) -> str:
     files = f"annotation_files={{train: [{pairs[0]}], val: [{pairs[1]}]}}"
     words = [*SETTINGS, f"data_dir={tiny_data}", f"adapter={start}", f"output_dir={out}", files, *more]
-    return run("bash", "scripts/train/Preferences.sh", str(processes), *words)
+    return forked("prefer", "configs/train/preferences.yaml", *words, processes=processes)
 
 
 def test_two_branches_give_the_loss_and_gradients_of_two_samples(tiny_data, pairs, tiny_base, tiny_tokenizer):

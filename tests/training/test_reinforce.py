@@ -1,4 +1,4 @@
-"""The reinforcement script in real processes: the same adapter from one process and from two, and after a
+"""Reinforcement in real processes: the same adapter from one process and from two, and after a
 kill.
 """
 
@@ -8,9 +8,9 @@ import shutil
 import pytest
 
 from crashchat.checkpoints.model_card import read_card
-from tests.helpers.commands import ROOT, adapter, crashchat, distance, run
+from tests.helpers.commands import adapter, crashchat, distance, forked
 
-SCRIPT = "scripts/train/Reinforce_localization.sh"
+CONFIG = "configs/train/reinforce_localization.yaml"
 SETTINGS = [
     "with=configs/train/tiny_reinforce.yaml", "max_steps=4", "eval_steps=2", "save_steps=2", "rollouts=4",
     "videos_per_step=2", "global_batch_size=6", "max_new_tokens=12", "logging_steps=1", "val_videos=2",
@@ -20,7 +20,7 @@ LINGUISTIC = "tasks=crash_recognition"  # what the start knows of it is learnt b
 
 def reinforce(tiny_data, start, out, processes: int, *more: str, ok: bool = True) -> str:
     words = [*SETTINGS, f"data_dir={tiny_data}", f"adapter={start}", f"output_dir={out}", *more]
-    return run("bash", SCRIPT, str(processes), *words, ok=ok)
+    return forked("reinforce", CONFIG, *words, processes=processes, ok=ok)
 
 
 @pytest.fixture(scope="module")
@@ -87,4 +87,3 @@ def test_mistakes_are_told_before_anything_starts(trained, tiny_data, tmp_path):
     assert "rewards: found 'iou', expected module:function" in output
     output = reinforce(tiny_data, tmp_path / "nowhere", tmp_path, 1, ok=False)
     assert f"no adapter at {tmp_path / 'nowhere'}" in output
-    assert (ROOT / SCRIPT).is_file()

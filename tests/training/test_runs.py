@@ -24,7 +24,7 @@ from tests.helpers.commands import (
     begin_training,
     crashchat,
     distance,
-    run,
+    forked,
     train,
     train_command,
     unfinished,
@@ -104,7 +104,7 @@ def test_a_folder_or_prediction_file_in_use_is_refused(tiny_data, tmp_path):
     words = ["model=ckpt/tiny_base", f"data_dir={tiny_data}", f"output_dir={out}", "max_new_tokens=2"]
     words += ["num_workers=0", "limit=1"]
     with held(results / f".{name}.lock", "test"):
-        output = run("bash", "scripts/eval/eval_video_crash_recognition.sh", *words, ok=False)
+        output = forked("evaluate", "configs/eval/crash_recognition.yaml", *words, ok=False)
         assert (
             f"error: {results / name} is in use by process {os.getpid()} on " in output
             and "Traceback" not in output

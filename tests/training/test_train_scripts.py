@@ -1,5 +1,6 @@
-"""The training scripts in real processes, on a tiny synthetic set: the same weights from one process
-and from many, with DeepSpeed, from a feature cache, and after a kill.
+"""Training in real processes, on a tiny synthetic set: the same weights from one process and from many,
+with DeepSpeed, from a feature cache, and after a kill. The scripts and torchrun have made what the others are
+held against (`trained`, `trained_by_two`, `trained_by_zero3`).
 """
 
 import os
@@ -20,6 +21,7 @@ from tests.helpers.commands import (
     distance,
     run,
     train,
+    train_command,
     unfinished,
 )
 
@@ -92,7 +94,7 @@ def test_zero3_saves_a_whole_adapter(trained, trained_by_zero3):
 
 
 def test_an_impossible_division_names_what_works(tiny_data, tmp_path):
-    output = train(tiny_data, tmp_path, 5, "global_batch_size=4", ok=False)
+    output = run(*train_command(tiny_data, tmp_path, 5, "global_batch_size=4"), ok=False)
     assert output.count("global_batch_size=4: 5 processes cannot share so few questions") == 1
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from crashchat.video.source import sample_indices
+from crashchat.video.timeline import sample_indices
 
 
 def test_last_frame_before_the_next_slot():

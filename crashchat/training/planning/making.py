@@ -13,7 +13,8 @@ from crashchat.config import check_share
 from crashchat.model.packing import split_by_tokens
 from crashchat.model.sequence import image_token_id
 from crashchat.processes import GPU_READERS
-from crashchat.settings import SecondStageConfig, TrainConfig
+from crashchat.second_stages import SecondStageConfig
+from crashchat.settings import TrainConfig
 from crashchat.training.planning.cost import Exchange, OperationCounter, Step, time_of
 from crashchat.training.planning.fitting import Fit, Needs, fit
 from crashchat.training.planning.gpus import GIB, GPUS, SIZES, Gpu
