@@ -24,6 +24,8 @@ COMMANDS = {
     "compare": ("reporting.compare", "score several runs side by side, as tables and a page"),
     "analyze": ("analysis.analyze", "clips in, crash reports out"),
     "serve": ("serving.serve", "a page and an HTTP endpoint for clips"),
+    "review": ("review.app", "a page on which people confirm or correct an analysis"),
+    "export-labels": ("review.export", "what people decided on an analysis, as annotation files and tables"),
     "synthesize": ("synthetic.make", "draw synthetic clips with exact annotations"),
     "convert": ("checkpoints.convert", "write a checkpoint or an adapter in another layout"),
     "merge": ("checkpoints.merge", "fold an adapter into its base"),

@@ -167,7 +167,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         made.mkdir()
         yield made
         for path in made.iterdir():  # safetensors makes files private; a model is shared like any other file
-            os.chmod(path, 0o644)
+            if path.is_file():
+                os.chmod(path, 0o644)
         sync_tree(made)
         check_new(folder)
         if folder.exists():

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect
@@ -80,11 +81,29 @@ def _network(address: str) -> str:
     return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-class RequestGuard:
-    """Answers what must not get through, and puts the page's policy on what does. Plain ASGI."""
+@dataclass(frozen=True)
+class Ways:
+    """What a server has, and no more: addresses to read; addresses that take a body; its pages' policy."""
 
-    def __init__(self, app, limits: Limits, password: str | None):
-        self.app, self.limits, self.password = app, limits, password
+    read: re.Pattern[str] = READ
+    takes: tuple[str, ...] = (*TAKES_CLIPS, JOIN)
+    policy: str = POLICY
+
+
+Admits = Callable[[str, str], bool]  # name, password -> whether they are let in
+
+
+class RequestGuard:
+    """Answers what must not get through, and puts the page's policy on what does. Plain ASGI.
+
+    password: asked for with any name. admits: in its place, asks for a name and its password.
+    """
+
+    def __init__(
+        self, app, limits: Limits, password: str | None, admits: Admits | None = None, ways: Ways = Ways()
+    ):
+        self.app, self.limits, self.ways = app, limits, ways
+        self.admits = admits or (_any_name(password) if password else None)
         self.guesses = Guesses()
 
     async def __call__(self, scope, receive, send):
@@ -111,7 +130,7 @@ class RequestGuard:
             if message["type"] == "http.response.start":
                 started = True
                 message = message | {
-                    "headers": [*message["headers"], (b"content-security-policy", POLICY.encode())]
+                    "headers": [*message["headers"], (b"content-security-policy", self.ways.policy.encode())]
                 }
             await send(message)
 
@@ -126,14 +145,14 @@ class RequestGuard:
             await _refuse(408, "the body came too slowly", Connection="close")(scope, receive, send)
 
     def _who(self, client: str, authorization: str | None) -> PlainTextResponse | None:
-        if not self.password:
+        if self.admits is None:
             return None
         if authorization is not None:
             if wait := math.ceil(self.guesses.wait(client)):
                 return _refuse(
                     429, f"too many wrong passwords; try again in {wait} s", **{"Retry-After": str(wait)}
                 )
-            if _gives(authorization, self.password):
+            if _gives(authorization, self.admits):
                 return None
             self.guesses.add(client)
         return _refuse(
@@ -142,8 +161,8 @@ class RequestGuard:
 
     def _what(self, method: str, path: str, headers: dict[str, str]) -> PlainTextResponse | None:
         if method in ("GET", "HEAD"):
-            return None if READ.fullmatch(path) else _refuse(404, "there is nothing here")
-        if method != "POST" or path not in (*TAKES_CLIPS, JOIN):
+            return None if self.ways.read.fullmatch(path) else _refuse(404, "there is nothing here")
+        if method != "POST" or path not in self.ways.takes:
             return _refuse(404, "there is nothing here")
         # Another site's page must not use the server through its reader's browser.
         try:
@@ -164,14 +183,18 @@ class RequestGuard:
         return None
 
 
-def _gives(authorization: str, password: str) -> bool:
-    """Whether an Authorization header holds this password."""
+def _any_name(password: str) -> Admits:
+    return lambda name, given: secrets.compare_digest(given.encode(), password.encode())
+
+
+def _gives(authorization: str, admits: Admits) -> bool:
+    """Whether an Authorization header holds a name and password that are let in."""
     scheme, _, value = authorization.partition(" ")
     try:
-        given = base64.b64decode(value, validate=True).partition(b":")[2]
+        name, _, given = base64.b64decode(value, validate=True).decode().partition(":")
     except ValueError:
         return False
-    return scheme.lower() == "basic" and secrets.compare_digest(given, password.encode())
+    return scheme.lower() == "basic" and admits(name, given)
 
 
 def _refuse(status: int, text: str, **headers: str) -> PlainTextResponse:
