@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test coverage curves faults demo
+.PHONY: help setup lint test slow coverage curves faults demo
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -15,6 +15,9 @@ coverage: ## which lines and branches of crashchat/ the suite passes, its proces
 
 test: ## style and the whole test suite, as continuous integration runs it
 	bash scripts/test.sh
+
+slow: ## the tests that take minutes and say little more
+	bash scripts/test.sh -m slow
 
 curves: ## record anew the losses that tests/training/test_curves.py follows, after a change of what is learnt
 	bash -c 'source scripts/setup.sh && exec "$$PYTHON" -m tests.helpers.curves record'

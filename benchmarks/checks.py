@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from common import SIZES, make_model, make_tokenizer
 
-from crashchat.answering.generate import answer_from_prefix, prefill
+from crashchat.answering.generate import answer_from_prefix
+from crashchat.answering.prefix import prefill
 from crashchat.model import varlen
 from crashchat.model.attention import branch_attention, segments_of
 from crashchat.model.lora import base_of

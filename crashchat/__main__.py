@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -12,9 +13,14 @@ import crashchat
 # is imported.
 COMMANDS = {
     "train": ("training.train", "fine-tune a model: a config, and settings that differ from it"),
+    "plan": ("training.planning.plan", "what a training takes: memory, time, money, and which cards it fits"),
     "reinforce": (
         "training.reinforce",
         "learn from drawn answers and what they are worth: a config, and settings that differ from it",
+    ),
+    "prefer": (
+        "training.prefer",
+        "learn from pairs of a better and a worse answer: a config, and settings that differ from it",
     ),
     "evaluate": (
         "evaluation.evaluate",
@@ -22,9 +28,10 @@ COMMANDS = {
     ),
     "score": ("evaluation.score", "score a prediction file"),
     "compare": ("reporting.compare", "score several runs side by side, as tables and a page"),
+    "recommend": ("reporting.recommend", "whether a model that learnt on may take the deployed one's place"),
     "analyze": ("analysis.analyze", "clips in, crash reports out"),
     "serve": ("serving.serve", "a page and an HTTP endpoint for clips"),
-    "review": ("review.app", "a page on which people confirm or correct an analysis"),
+    "review": ("serving.review_page", "a page on which people confirm or correct an analysis"),
     "export-labels": ("review.export", "what people decided on an analysis, as annotation files and tables"),
     "synthesize": ("synthetic.make", "draw synthetic clips with exact annotations"),
     "convert": ("checkpoints.convert", "write a checkpoint or an adapter in another layout"),
@@ -57,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if not sys.warnoptions:  # what a library will rename some day is no user's business
         warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # nor which kernels it would rather have
     module = importlib.import_module(f"crashchat.{COMMANDS[words[0]][0]}")
     return module.main(words[1:])
 

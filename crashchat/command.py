@@ -14,24 +14,41 @@ from typing import TypeVar
 
 from crashchat.config import check_share, describe, load_config
 from crashchat.errors import exit_code, writing
-from crashchat.settings import EvalConfig, ReinforceConfig, TrainConfig
+from crashchat.settings import EvalConfig, PreferenceConfig, ReinforceConfig, TrainConfig
 
 KINDS: dict[str, type[TrainConfig] | type[EvalConfig]] = {
     "train": TrainConfig,
     "reinforce": ReinforceConfig,
+    "prefer": PreferenceConfig,
     "evaluate": EvalConfig,
 }
-Config = TypeVar("Config", TrainConfig, ReinforceConfig, EvalConfig)
+Config = TypeVar("Config", bound=TrainConfig | EvalConfig)
+
+
+class _Once(argparse.Action):
+    """Takes an option's value; where it is given twice, the last would win unseen, and that is an error."""
+
+    given = False
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if option_string and self.given:
+            parser.error(f"{option_string} is given twice")
+        self.given = True
+        setattr(namespace, self.dest, values)
 
 
 def make_parser(command: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
-    """A parser for `crashchat COMMAND`, whose help keeps the lines as they are written."""
-    return argparse.ArgumentParser(
+    """A parser for `crashchat COMMAND`, whose help keeps the lines as they are written, and that takes an
+    option once.
+    """
+    parser = argparse.ArgumentParser(
         prog=f"crashchat {command}",
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.register("action", None, _Once)  # of options that name no action
+    return parser
 
 
 def run_command(

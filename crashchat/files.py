@@ -56,6 +56,18 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def delete_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed left of files that they were writing into a folder.
+
+    For who has the folder's files to itself alone: what another process is writing just now would go too.
+    """
+    left = re.compile(r"\..+\.[0-9a-f]{8}")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if left.fullmatch(path.name) and path.is_file():
+            print(f"{path}: deleted, left by a process that was killed")
+            path.unlink()
+
+
 def write_text_atomic(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 (see write_bytes_atomic)."""
     write_bytes_atomic(path, text.encode("utf-8"))

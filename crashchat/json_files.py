@@ -1,5 +1,5 @@
 """Reading JSON that others wrote: whatever is wrong with it is one line that names file, key,
-what was found and expected.
+what was found and expected. What JSON objects hold is typed by two bases, one for theirs and one for ours.
 """
 
 import json
@@ -28,6 +28,18 @@ class Lenient(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class Exact(BaseModel):
+    """A JSON object of our own: these keys and no others, every number finite; the text below a key
+    describes it in the schema.
+    """
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def as_json(self) -> dict:
+        """The same as JSON values."""
+        return self.model_dump(mode="json")
 
 
 def as_line(name: str) -> str:

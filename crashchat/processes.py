@@ -20,6 +20,7 @@ import torch.distributed as dist
 from crashchat.settings import Dtype
 
 LAUNCHER = "CRASHCHAT_LAUNCHER"  # scripts/launch.sh's process id, which is torchrun's
+GPU_READERS = 8  # processes that read videos for one beside a GPU
 READ_AHEAD = 2  # fetches of each reader that may wait
 VIDEO_BYTES = 10240 * 4 * 588  # of a video of the recipe's size, before compression
 PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
@@ -103,7 +104,7 @@ def reader_count(setting: int | None) -> int:
 
     Warns where /dev/shm, through which they hand frames over, is as small as a container's usually is.
     """
-    count = setting if setting is not None else 8 if torch.cuda.is_available() else 2
+    count = setting if setting is not None else GPU_READERS if torch.cuda.is_available() else 2
     shared = Path("/dev/shm")
     if (
         count

@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from crashchat.errors import abbreviate
+from crashchat.json_files import Exact
 from crashchat.tasks import TASKS
 
 Decode = Literal["free", "constrained"]
@@ -21,8 +22,12 @@ Logger = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
 MAX_FPS, MAX_FRAMES, MAX_TOKENS, MAX_RANK, MAX_STEPS = 1000, 100_000, 2**24, 4096, 10**9
 
 
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+# Settings that may be given as words with commas between them.
+LISTS = ("tasks", "training_answers", "supervised_tasks", "lora_targets", "report_to")
+
+
+class Settings(Exact):
+    """What training and evaluation share."""
 
     data_dir: Path = Path("data")
     """Folder of the annotation files; the videos' annotated paths start from it."""
@@ -72,15 +77,7 @@ class Settings(BaseModel):
             raise ValueError("expected a text without NUL")
         return value
 
-    @field_validator(
-        "tasks",
-        "training_answers",
-        "supervised_tasks",
-        "lora_targets",
-        "report_to",
-        mode="before",
-        check_fields=False,
-    )
+    @field_validator(*LISTS, mode="before", check_fields=False)
     @classmethod
     def _names(cls, value):
         return [name for name in value.split(",") if name] if isinstance(value, str) else value
@@ -101,6 +98,10 @@ class TrainConfig(Settings):
     """Where the adapter, checkpoints, logs and the resolved config go."""
     base_model: Path = Path("ckpt/videollama3_baseline")
     """Folder of the base checkpoint."""
+    adapter: Path | None = None
+    """Folder of the adapter to start from, which is trained on; none: base_model, be it a base or a merged
+    model, gets a new adapter.
+    """
     finetune: Literal["lora", "full"] = "lora"
     """lora trains LoRA and the projector on a frozen base; full trains every weight
     (only for tiny models).
@@ -199,6 +200,11 @@ class TrainConfig(Settings):
         """Every task whose questions are read."""
         return self.tasks
 
+    @property
+    def keeps_start(self) -> bool:
+        """Whether the model as it was at the start is asked as well."""
+        return False
+
     @model_validator(mode="after")
     def _consistent(self):
         if self.save_steps % self.eval_steps:
@@ -218,6 +224,8 @@ class TrainConfig(Settings):
             )
         if self.attention == "flash_attn" and find_spec("flash_attn") is None:
             raise ValueError("attention=flash_attn needs flash-attn: see requirements-gpu.txt")
+        if self.finetune == "full" and self.adapter:
+            raise ValueError("finetune=full trains every weight: adapter does not go with it")
         if self.finetune == "full" and (self.quantization or self.dora or self.rslora or self.lora_on_vision):
             raise ValueError(
                 "finetune=full trains every weight: no quantization, dora, rslora, lora_on_vision"
@@ -237,13 +245,42 @@ class TrainConfig(Settings):
         return self
 
 
-class ReinforceConfig(TrainConfig):
+class SecondStageConfig(TrainConfig):
+    """What goes on from a model that has learnt its tasks: that of `adapter`, or a merged base_model."""
+
+    @model_validator(mode="after")
+    def _of_an_adapter(self):
+        if self.finetune == "full":
+            raise ValueError("a second stage trains an adapter: finetune=full does not go with it")
+        return self
+
+
+class PreferenceConfig(SecondStageConfig):
+    """What one run of learning from pairs of answers does; annotation_files names the pairs of each split."""
+
+    beta: float = Field(default=0.1, gt=0, le=100)
+    """How far the model is held near its start: the smaller, the farther it goes."""
+    global_batch_size: int = Field(default=24, gt=0, le=10**6)
+    """Pairs an optimizer step learns from, over all processes."""
+
+    @property
+    def keeps_start(self) -> bool:
+        """Whether the model as it was at the start is asked as well."""
+        return True
+
+    @model_validator(mode="after")
+    def _paired(self):
+        lacking = [split for split in ("train", "val") if not self.annotation_files.get(split)]
+        if lacking:
+            raise ValueError(f"annotation_files names no pairs of {', '.join(lacking)}")
+        if self.feature_cache:
+            raise ValueError("learning from pairs does not go with feature_cache yet")
+        return self
+
+
+class ReinforceConfig(SecondStageConfig):
     """What one run of reinforcement learning does: answers are drawn, rewarded, and learnt from."""
 
-    adapter: Path | None = None
-    """Folder of the adapter to start from, which is trained on; none: base_model is a merged model, and gets
-    a new adapter.
-    """
     tasks: list[str] = Field(default=["crash_localization", "pre_crash_localization"], min_length=1)
     """Tasks whose answers are drawn and rewarded."""
     supervised_tasks: list[str] = Field(default_factory=list)
@@ -292,6 +329,11 @@ class ReinforceConfig(TrainConfig):
         """Every task whose questions are read."""
         return [*self.tasks, *self.supervised_tasks]
 
+    @property
+    def keeps_start(self) -> bool:
+        """Whether the model as it was at the start is asked as well."""
+        return self.kl > 0
+
     @model_validator(mode="after")
     def _reinforceable(self):
         if self.eval_steps % self.updates:
@@ -307,8 +349,6 @@ class ReinforceConfig(TrainConfig):
                 f"supervised_tasks={self.supervised_tasks} does not go with "
                 f"global_batch_size={self.global_batch_size}: give both, or [] and 0"
             )
-        if self.finetune == "full":
-            raise ValueError("reinforcement trains an adapter: finetune=full does not go with it")
         if self.annotation_files:
             raise ValueError("reinforcement reads the files of its tasks in data_dir: no annotation_files")
         if self.deepspeed and "zero3" in self.deepspeed.name:

@@ -281,6 +281,9 @@ GROUPS: dict[Group, tuple[str, ...]] = {
     group: tuple(task.name for task in _ALL if task.group == group) for group in _IN_ORDER
 }
 
+# The tasks whose answers are texts.
+TEXTS = tuple(name for name in GROUPS[LINGUISTIC] if name != "crash_recognition")
+
 _BY_PROMPT = {task.prompt: task for task in _ALL}
 
 

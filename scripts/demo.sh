@@ -32,9 +32,8 @@ processes=$(( $(nproc) > 1 ? 2 : 1 ))
 tiny=(with=configs/train/tiny_model.yaml data_dir=data/demo "${settings[@]}")
 # A wrong setting is named now, not after the clips are made.
 "$PYTHON" -m crashchat.command train configs/train/heterogeneous.yaml "$processes" "${tiny[@]}"
-# A log is lines, not the redrawn bars of a terminal; what a library will rename is no user's business.
+# A log is lines, not the redrawn bars of a terminal.
 if [[ ! -t 2 ]]; then export TQDM_DISABLE=1; fi
-export PYTHONWARNINGS="${PYTHONWARNINGS:-ignore::FutureWarning}"
 
 step() { printf '\n== %s (%d s)\n' "$1" $(( SECONDS - installed )); }
 

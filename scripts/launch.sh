@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one launcher: bash scripts/launch.sh train|reinforce|evaluate CONFIG [processes] [key=value ...]
+# The one launcher: bash scripts/launch.sh train|reinforce|prefer|evaluate CONFIG [processes] [key=value ...]
 # Runs the command under torchrun. Processes: the first argument if it is a number, else 1. CUDA_VISIBLE_DEVICES picks GPUs.
 # More nodes: set NNODES, MASTER_ADDR (the first node's) and MASTER_PORT, the same on each, and NODE_RANK on each its own
 # (and NODE_ADDR, its address, where the others do not reach it by its host name).
@@ -39,9 +39,8 @@ elif [[ ! -e /dev/nvidiactl && ! -e /dev/dxg ]]; then
     cores=$(nproc)
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( cores / processes > 0 ? cores / processes : 1 ))}"
 fi
-# A log is lines, not the redrawn bars of a terminal; what a library will rename is no user's business.
+# A log is lines, not the redrawn bars of a terminal.
 if [[ ! -t 2 ]]; then export TQDM_DISABLE="${TQDM_DISABLE:-1}"; fi
-export PYTHONWARNINGS="${PYTHONWARNINGS:-ignore::FutureWarning}"
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 restarts=${MAX_RESTARTS:-0}
 if [[ "$processes" -eq 1 && "${NNODES:-1}" -eq 1 && "$*" != *deepspeed=* && "$restarts" -eq 0 ]]; then

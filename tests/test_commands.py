@@ -40,6 +40,14 @@ def test_a_wrong_word_is_named(capsys):
         assert told in output
 
 
+def test_an_option_given_twice_is_refused(capsys):
+    words = ["compare", "a=x", "--losses", "a", "b=y", "--out", "o"]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--losses", "b"])
+    assert end.value.code == 2 and "--losses is given twice" in capsys.readouterr().err
+    assert main(words) == 1 and "a=x" not in capsys.readouterr().err.partition("usage")[2]
+
+
 def test_wrong_settings_are_found_before_any_process_starts(tmp_path):
     for words, told in (
         (["epoch=3"], "unknown key 'epoch'"),
@@ -61,7 +69,7 @@ def test_scripts_explain_themselves():
     assert "key=value" in run("bash", TRAIN, "--help")
     assert "max_new_tokens" in run("bash", "scripts/eval/eval_video_all_tasks.sh", "--help")
     scripts = sorted((ROOT / "scripts" / "train").glob("*.sh"))
-    assert len(scripts) == 10 and len(list((ROOT / "scripts" / "eval").glob("eval_video_*.sh"))) == 7
+    assert len(scripts) == 12 and len(list((ROOT / "scripts" / "eval").glob("eval_video_*.sh"))) == 7
     assert len(list((ROOT / "scripts" / "eval").glob("compute_*_metrics.py"))) == 6
     for script in scripts:
         config = next(word for word in script.read_text().split() if word.endswith(".yaml"))

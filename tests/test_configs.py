@@ -8,13 +8,14 @@ import pytest
 
 from crashchat.config import CONFIG_DIR, ROOT, ConfigError, check_share, describe, load_config, save_config
 from crashchat.reporting.published import read_published
-from crashchat.settings import EvalConfig, ReinforceConfig, TrainConfig
+from crashchat.settings import EvalConfig, PreferenceConfig, ReinforceConfig, TrainConfig
 from crashchat.tasks import GROUPS, TASKS
 from tool.lock import requirements
 
 RECIPE, TINY = CONFIG_DIR / "train" / "recipe.yaml", CONFIG_DIR / "train" / "tiny_model.yaml"
 REINFORCE = CONFIG_DIR / "train" / "reinforce_localization.yaml"
-OVER = (RECIPE, TINY, REINFORCE, TINY_REINFORCE := CONFIG_DIR / "train" / "tiny_reinforce.yaml")
+PREFER = CONFIG_DIR / "train" / "preferences.yaml"
+OVER = (RECIPE, TINY, REINFORCE, PREFER, TINY_REINFORCE := CONFIG_DIR / "train" / "tiny_reinforce.yaml")
 TRAIN = sorted(path for path in (CONFIG_DIR / "train").glob("*.yaml") if path not in OVER)
 EVAL = sorted((CONFIG_DIR / "eval").glob("*.yaml"))
 
@@ -63,12 +64,14 @@ def test_a_file_of_settings_lies_over_the_strategys_and_below_the_words(tmp_path
         load_config(TrainConfig, strategy, [f"with={tmp_path / 'odd.yaml'}"])
 
 
-def test_the_second_stage():
+def test_the_second_stages():
     config = load_config(ReinforceConfig, REINFORCE)
     assert config.tasks == list(GROUPS["perception"]) and config.supervised_tasks == list(
         GROUPS["linguistic"]
     )
     assert config.learning_rate == 1e-5 and config.global_batch_size == 24 and config.adapter is None
+    config = load_config(PreferenceConfig, PREFER)
+    assert config.beta == 0.1 and config.keeps_start and config.learning_rate == 1e-5
     tiny = load_config(ReinforceConfig, REINFORCE, [f"with={TINY_REINFORCE}"])
     assert tiny.base_model == Path("ckpt/tiny_base") and tiny.max_steps == 300 and tiny.rollouts == 8
 
@@ -150,7 +153,7 @@ def test_wrong_files_are_named(tmp_path):
 
 
 def test_every_setting_has_a_doc():
-    for kind in (TrainConfig, ReinforceConfig, EvalConfig):
+    for kind in (TrainConfig, ReinforceConfig, PreferenceConfig, EvalConfig):
         assert all(field.description for field in kind.model_fields.values())
         assert "None" not in [line.strip() for line in describe(kind).splitlines()]
 

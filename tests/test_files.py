@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from crashchat.checkpoints.adapters import load_adapter
-from crashchat.files import FolderError, held, new_folder, scratch_folder, write_bytes_atomic
+from crashchat.files import (
+    FolderError,
+    delete_leftovers,
+    held,
+    new_folder,
+    scratch_folder,
+    write_bytes_atomic,
+)
 from tests.helpers.commands import ENVIRONMENT, ROOT, run
 
 
@@ -121,3 +128,20 @@ def test_what_a_killed_merge_left_goes_with_the_next(merge, tmp_path, layout):
         assert "deleted, left by a process that was killed" in output and not hidden()[1:]
         assert neighbour.is_dir() and another.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_killed_writer_left_is_deleted_and_nothing_else(tmp_path, capsys):
+    for name in (
+        ".result.json.0a1b2c3d",
+        ".lock",
+        ".result.json.made_abcd1234",
+        "result.json",
+        ".hidden.json",
+    ):
+        (tmp_path / name).write_text("x")
+    delete_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock", ".result.json.made_abcd1234", "result.json", ".hidden.json"
+    }  # fmt: skip
+    assert ".result.json.0a1b2c3d: deleted, left by a process that was killed" in capsys.readouterr().out
+    delete_leftovers(tmp_path / "nowhere")

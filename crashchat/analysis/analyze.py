@@ -138,6 +138,7 @@ def analyze(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    bar.set_postfix_str("", refresh=False)  # which clip ended last says nothing
     bar.refresh()
     bar.close()
     return results

@@ -7,9 +7,10 @@ window's start.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from crashchat.checkpoints.model_card import TrainingSet, learnt_on
+from crashchat.json_files import Exact
 from crashchat.tasks import Group
 
 FORMAT: Literal["crashchat.analysis.clip/2"] = "crashchat.analysis.clip/2"
@@ -24,15 +25,7 @@ Seconds = Annotated[float, Field(ge=0, description="seconds from the clip's star
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    def as_json(self) -> dict:
-        """The same as JSON values."""
-        return self.model_dump(mode="json")
-
-
-class TaskAnswer(_Part):
+class TaskAnswer(Exact):
     """The answer to one task on a window."""
 
     task: str
@@ -47,14 +40,14 @@ class TaskAnswer(_Part):
     """Whether they parse."""
 
 
-class Interval(_Part):
+class Interval(Exact):
     """A stretch of the clip."""
 
     start: Seconds
     end: Seconds
 
 
-class Window(_Part):
+class Window(Exact):
     """A stretch of a recording that the model looked at, or the whole clip."""
 
     start: Seconds
@@ -80,7 +73,7 @@ class Window(_Part):
         return self.status == CRASH or "Yes" in labels
 
 
-class Event(_Part):
+class Event(Exact):
     """A crash that one window, or several that overlap, saw."""
 
     start: Seconds
@@ -100,7 +93,7 @@ class Event(_Part):
     """The span of its film strip."""
 
 
-class ModelPart(_Part):
+class ModelPart(Exact):
     """A folder that a model was loaded from."""
 
     name: str
@@ -118,7 +111,7 @@ class ModelPart(_Part):
         return learnt_on(self.trained_on, self.unknown)
 
 
-class ModelIdentity(_Part):
+class ModelIdentity(Exact):
     """Who answered."""
 
     base: ModelPart
@@ -140,7 +133,7 @@ class ModelIdentity(_Part):
         return [(role, part) for role, part in named if part]
 
 
-class Sampling(_Part):
+class Sampling(Exact):
     """How the clip was read and asked about."""
 
     fps: Annotated[int | float, Field(gt=0)]
@@ -157,7 +150,7 @@ class Sampling(_Part):
     max_new_tokens: Annotated[int, Field(ge=1)]
 
 
-class ClipResult(_Part):
+class ClipResult(Exact):
     """What crashchat analyze found in one clip."""
 
     format: Literal["crashchat.analysis.clip/2"] = FORMAT

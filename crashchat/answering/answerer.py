@@ -15,16 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.constraints import Choices, constraint_for
-from crashchat.answering.generate import (
-    Prefix,
-    answer_from_prefix,
-    decode,
-    encode,
-    prefill,
-    yes_and_no,
-    yes_probability,
-)
+from crashchat.answering.generate import answer_from_prefix, decode, yes_and_no, yes_probability
 from crashchat.answering.outputs import Answer
+from crashchat.answering.prefix import Prefix, encode, prefill
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model, load_tokenizer
 from crashchat.checkpoints.layouts import CheckpointError, read_vision_config

@@ -210,6 +210,7 @@ def load_adapter(
         adapted = model
         adapted.add_adapter(name, config, autocast_adapter_dtype=trained)
     else:
+        config.base_model_name_or_path = None  # PEFT writes the model's own there, and would warn of another
         adapted = get_peft_model(model, config, adapter_name=name, autocast_adapter_dtype=trained)
     if trained:
         train_in_float32(adapted)

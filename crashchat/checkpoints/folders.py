@@ -32,7 +32,7 @@ from crashchat.model.quantized import quantize
 from crashchat.model.sequence import image_token_id
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype, print_once
-from crashchat.settings import MAX_FPS, MAX_FRAMES
+from crashchat.settings import MAX_FPS, MAX_FRAMES, Settings
 from crashchat.video.tokens import VideoSettings, VisionSettings
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -142,6 +142,20 @@ def load_video_settings(
     )
 
 
+def video_settings_of(folder: str | Path, config: Settings) -> VideoSettings:
+    """How a run wants its videos: its settings, and where they say nothing the checkpoint's.
+
+    Raises CheckpointError as load_video_settings does.
+    """
+    return load_video_settings(
+        folder,
+        config.fps,
+        max_frames=config.max_frames,
+        max_visual_tokens=config.max_visual_tokens,
+        token_compression=config.token_compression,
+    )
+
+
 def load_model(
     folder: str | Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -187,6 +201,7 @@ def load_model(
     if quantized:
         quantize(loaded)
     model: CrashChatModel = loaded.to(device)
+    model.name_or_path = str(folder)  # what an adapter on it names as its base
     return model.eval()
 
 

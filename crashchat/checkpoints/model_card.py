@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from crashchat.checkpoints.layouts import CheckpointError, file_in
 from crashchat.data.datasets import DatasetUse
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.html import TEMPLATES
-from crashchat.json_files import Line, as_line, checked, read_json
+from crashchat.json_files import Exact, Line, as_line, checked, read_json
 from crashchat.processes import print_once
 from crashchat.provenance import CARD_FILE, command_line, content_hash, now, versions
 from crashchat.video.measures import ClipSpreads
@@ -44,11 +44,7 @@ MEASURES = {
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class Origin(_Part):
+class Origin(Exact):
     """A folder that training or merging started from."""
 
     name: Line
@@ -57,7 +53,7 @@ class Origin(_Part):
     """Over its files' names and contents."""
 
 
-class TaskSet(_Part):
+class TaskSet(Exact):
     """Which of the six tasks were trained."""
 
     names: list[Line]
@@ -65,7 +61,7 @@ class TaskSet(_Part):
     """Over their names and prompts, a line each."""
 
 
-class Score(_Part):
+class Score(Exact):
     """A figure that was measured."""
 
     dataset: Line
@@ -74,7 +70,7 @@ class Score(_Part):
     value: float
 
 
-class TrainingSet(_Part):
+class TrainingSet(Exact):
     """A data set that a model learnt on."""
 
     name: Line
@@ -82,7 +78,7 @@ class TrainingSet(_Part):
     """Whether its videos are drawings of traffic, not footage."""
 
 
-class ModelCard(_Part):
+class ModelCard(Exact):
     """What is known of a model or adapter; what is not known is null or empty."""
 
     format: Literal["crashchat.card/1"] = FORMAT
@@ -138,7 +134,7 @@ def write_card(folder: Path, card: ModelCard) -> None:
         print_once(f"{readme}: left as it is, as it is not of crashchat; the card is in {CARD_FILE}")
     else:
         write_text_atomic(readme, as_readme(card))
-    write_json_atomic(folder / CARD_FILE, card.model_dump(mode="json"))
+    write_json_atomic(folder / CARD_FILE, card.as_json())
 
 
 def _is_ours(readme: Path) -> bool:

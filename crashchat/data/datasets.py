@@ -7,21 +7,17 @@ one. Without it a set is called as its folder, and is taken for real footage.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from crashchat.data.annotations import AnnotationError, VideoQAs
 from crashchat.files import write_json_atomic
-from crashchat.json_files import Line, as_line, checked, read_json
+from crashchat.json_files import Exact, Line, as_line, checked, read_json
 from crashchat.provenance import file_hash, text_hash
 
 DATASET_FILE = "dataset.json"
 
 
-class _Described(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class DatasetCard(_Described):
+class DatasetCard(Exact):
     """What dataset.json says of a data folder."""
 
     name: Line
@@ -32,7 +28,7 @@ class DatasetCard(_Described):
     """What it is, in a sentence."""
 
 
-class DatasetUse(_Described):
+class DatasetUse(Exact):
     """What a run took of a data set; None where that is not known."""
 
     name: Line
@@ -62,7 +58,7 @@ def read_dataset_card(data_dir: Path) -> DatasetCard:
 
 def write_dataset_card(data_dir: Path, card: DatasetCard) -> None:
     """Write dataset.json to a data folder."""
-    write_json_atomic(data_dir / DATASET_FILE, card.model_dump())
+    write_json_atomic(data_dir / DATASET_FILE, card.as_json())
 
 
 def names_hash(names: Iterable[str]) -> str:

@@ -5,20 +5,16 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
 from crashchat.data.datasets import DatasetUse
 from crashchat.data.predictions import PredictionError
 from crashchat.files import write_json_atomic
-from crashchat.json_files import checked, read_json
+from crashchat.json_files import Exact, checked, read_json
 from crashchat.provenance import file_hash
 
 
-class _Stated(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class FolderUse(_Stated):
+class FolderUse(Exact):
     """A folder of weights that a run took."""
 
     path: str
@@ -27,7 +23,7 @@ class FolderUse(_Stated):
     """SHA-256 over its weights and settings (crashchat.provenance.content_hash)."""
 
 
-class Manifest(_Stated):
+class Manifest(Exact):
     """What a prediction file was made from."""
 
     predictions_sha256: str
@@ -63,7 +59,7 @@ def manifest_path(predictions: Path) -> Path:
 
 def write_manifest(predictions: Path, manifest: Manifest) -> None:
     """Write a prediction file's manifest beside it."""
-    write_json_atomic(manifest_path(predictions), manifest.model_dump(mode="json"))
+    write_json_atomic(manifest_path(predictions), manifest.as_json())
 
 
 def read_manifest(predictions: Path) -> Manifest | None:

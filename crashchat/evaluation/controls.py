@@ -11,12 +11,10 @@ from dataclasses import replace
 from crashchat.data.predictions import with_answers
 from crashchat.metrics.sums import format_value
 from crashchat.metrics.text import Extras, text_sums
-from crashchat.tasks import GROUPS, LINGUISTIC, Task
+from crashchat.tasks import Task
 
-# The tasks whose answers are texts.
-TEXTS = tuple(name for name in GROUPS[LINGUISTIC] if name != "crash_recognition")
 SEED = 0
-PADDING = 10  # so many of the most frequent annotated answers behind each
+PADDING = 10  # so many of the most frequent annotated answers
 FIGURES = ("BLEU", "rougeL_f", "CIDEr", "BERTScore", "exact_match", "facts_f1", "semantic")
 
 
@@ -25,7 +23,7 @@ def control_answers(task: Task, records: list[dict]) -> dict[str, list[str]]:
 
     empty; the no-accident answer to all; the most frequent annotated answer that tells of a crash, to all;
     the annotated answers, each to another question; the annotated answers, each with the most frequent ones
-    behind it.
+    behind it; and these alone, without the annotated one.
     """
     truths = [record[task.gt_fields[0]] or "" for record in records]
     often = [text for text, _ in Counter(truths).most_common()]
@@ -38,7 +36,11 @@ def control_answers(task: Task, records: list[dict]) -> dict[str, list[str]]:
         "no accident": [task.negative_answer or ""] * len(records),
         "most frequent": (crashes or often)[:1] * len(records),
     }
-    return found | {"swapped": swapped, "padded": [f"{truth} {padding}" for truth in truths]}
+    return found | {
+        "swapped": swapped,
+        "padded": [f"{truth} {padding}" for truth in truths],
+        "padding": [" ".join([text for text in often if text != truth][:PADDING]) for truth in truths],
+    }
 
 
 def control_scores(task: Task, records: list[dict], extras: Extras) -> dict[str, dict]:

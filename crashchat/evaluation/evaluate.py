@@ -29,7 +29,7 @@ from crashchat.answering.answerer import (
 )
 from crashchat.answering.constraints import Choices
 from crashchat.answering.outputs import Answer
-from crashchat.checkpoints.folders import load_video_settings
+from crashchat.checkpoints.folders import video_settings_of
 from crashchat.checkpoints.model_card import read_card, tell_cards
 from crashchat.command import run_command
 from crashchat.config import save_config
@@ -96,17 +96,11 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
 
     Raises CheckpointError, ConfigError and AnnotationError.
     """
-    settings = load_video_settings(
-        config.model,
-        config.fps,
-        max_frames=config.max_frames,
-        max_visual_tokens=config.max_visual_tokens,
-        token_compression=config.token_compression,
-    )
+    settings = video_settings_of(config.model, config)
     tell_cards({folder: read_card(folder) for folder in filter(None, (config.model, config.adapter))})
     adapters = {"default": config.adapter} if config.adapter else {}
     model, tokenizer = load_with_adapters(
-        config.model, adapters, device, config.vision_config, choose_dtype(device, config.dtype)
+        config.model, adapters, device, config.vision_config, dtype=choose_dtype(device, config.dtype)
     )
     choices: dict[str, Choices] = {}
     for task in config.training_answers:

@@ -1,6 +1,4 @@
-"""A prediction file to its scores: the dispatcher, the table, the files,
-and the command of the six metric scripts.
-"""
+"""A prediction file to its scores: the dispatcher, the files, and the command of the six metric scripts."""
 
 import argparse
 import csv
@@ -21,19 +19,20 @@ from crashchat.data.predictions import (
 )
 from crashchat.data.truth import SIGNS, Annotations
 from crashchat.errors import exit_code
-from crashchat.evaluation.controls import TEXTS, control_scores, control_table
+from crashchat.evaluation.controls import control_scores, control_table
 from crashchat.evaluation.extras import add_extras, extras_of
+from crashchat.evaluation.judge import add_judge, judged_scores
+from crashchat.evaluation.score_tables import difference_table, score_table
 from crashchat.files import write_json_atomic, write_text_atomic
-from crashchat.metrics.bootstrap import Difference, corrected, intervals, paired
+from crashchat.metrics.bootstrap import corrected, intervals, paired
 from crashchat.metrics.localization import (
-    PARSED_ONLY,
     crash_localization_sums,
     pre_crash_localization_sums,
 )
 from crashchat.metrics.recognition import recognition_sums
-from crashchat.metrics.sums import PROTOCOLS, Sums, format_value, is_count
+from crashchat.metrics.sums import PROTOCOLS, Sums
 from crashchat.metrics.text import NO_EXTRAS, Extras, text_sums
-from crashchat.tasks import PERCEPTION, TASKS
+from crashchat.tasks import PERCEPTION, TASKS, TEXTS
 
 
 def task_sums(
@@ -84,58 +83,6 @@ def with_intervals(sums: Sums, protocol: str) -> dict:
     return {**several, **sums.metrics(protocol), "intervals": ranges, **spread}
 
 
-def score_table(scored: dict, protocol: str = "strict") -> str:
-    """What `scores` gave as a terminal table: what was counted,
-    then a line a metric with interval and other protocol.
-    """
-    (other,) = set(PROTOCOLS) - {protocol}
-    figures = {name: value for name, value in scored.items() if not isinstance(value, dict | str)}
-    width = max(map(len, figures))
-    counts = [name for name in figures if is_count(name)]
-    lines = [f"{name:{width}}  {figures[name]:>12}" for name in counts]
-    lines += ["", f"{'metric':{width}}  {protocol:>12}  {'95% interval':>16}  {other:>12}"]
-    for name, value in figures.items():
-        if name not in counts:
-            note = f"  ({parsed_note(scored)})" if name in PARSED_ONLY and value is not None else ""
-            low, high = scored["intervals"].get(name, (None, None))
-            interval = "" if low is None or isinstance(value, int) else f"{low:.4f} – {high:.4f}"
-            lines.append(
-                f"{name:{width}}  {format_value(value, 4):>12}  {interval:>16}  "
-                f"{format_value(scored[other][name], 4):>12}{note}"
-            )
-    for truth, row in scored.get("confusion", {}).items():
-        lines.append(
-            f"truth {truth}: answered " + ", ".join(f"{answer} {count}" for answer, count in row.items())
-        )
-    return "\n".join(lines)
-
-
-def parsed_note(scored: dict) -> str:
-    """Of how many questions a figure is that only answers which parse have."""
-    asked = scored["num_scored"] + scored["num_unparsed"] + scored["num_failed"]
-    return f"of {scored['num_scored']} of {asked} answers, those that parse"
-
-
-def difference_table(differences: dict[str, Difference], other: Path) -> str:
-    """The paired bootstrap as a terminal table."""
-    width = max(map(len, differences), default=6)
-    lines = [
-        f"difference to {other}, same videos drawn for both; p corrected by Holm for these "
-        f"{len(differences)} tests;",
-        "'can show': the smallest true difference that such a test set shows four times in five",
-        "",
-        f"{'metric':{width}}  {'difference':>10}  {'95% interval':>18}  {'p':>10}  {'can show':>8}",
-    ]
-    for name, found in differences.items():
-        can_show = "—" if found.detectable is None else f"{found.detectable:.4f}"
-        over = f"  (over the {found.over} videos that both answered)" if found.over is not None else ""
-        lines.append(
-            f"{name:{width}}  {found.value:>+10.4f}  {f'{found.low:+.4f} – {found.high:+.4f}':>18}  "
-            f"{found.p_text.removeprefix('p '):>10}  {can_show:>8}{over}"
-        )
-    return "\n".join(lines)
-
-
 def write_scores(scored: dict, out: str | Path) -> tuple[Path, Path]:
     """Write `out` (a .json path) and the same scores beside it as .csv (metric,value,low,high);
     returns both paths.
@@ -167,7 +114,7 @@ def _flat(metrics: dict, prefix: str = "") -> list[tuple]:
 def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(
         f"score {task_name}",
-        f"Scores {task_name} predictions, with 95% bootstrap intervals over videos: every question counts; "
+        f"Scores {task_name} predictions, with 95% intervals: every question counts;\n"
         "and the released scripts' numbers, which drop answers that do not parse. Writes JSON and CSV.",
         f"example: crashchat score {task_name} --predictions "
         f"{prediction_path('outputs', task_name, 'my_model')}",
@@ -218,6 +165,7 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
             action="store_true",
             help="also score what must not score well: empty, constant, swapped and padded answers",
         )
+        add_judge(parser)
     if task_name == SIGNS:
         parser.add_argument(
             "--crash-annotations",
@@ -226,7 +174,10 @@ def _arguments(task_name: str, argv: list[str] | None) -> argparse.Namespace:
             help="crash_localization annotations of the same videos, which say when crashes begin (default: "
             "beside the questions)",
         )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if task_name in TEXTS and bool(arguments.judge) != bool(arguments.labels):
+        parser.error("--judge needs --labels, and --labels --judge: a judge's figure alone says nothing")
+    return arguments
 
 
 def add_partial(parser: argparse.ArgumentParser) -> None:
@@ -248,29 +199,39 @@ def _run(task_name: str, argv: list[str] | None) -> None:
     crash_starts = annotations.starts() if task_name == SIGNS else None
     extras = extras_of(arguments)
 
-    def read(path: Path) -> tuple[PredictionFile, Sums]:
-        file = read_prediction_file(path, annotations, task_name, arguments.partial)
+    def read(path: Path) -> PredictionFile:
+        return read_prediction_file(path, annotations, task_name, arguments.partial)
+
+    def summed(file: PredictionFile) -> Sums:
         found = task_sums(task_name, file.records, crash_starts, extras)
         if found.counts.get("missing_video_count") == len(file.records):
             raise PredictionError(
-                f"{path}: no record has a crash start, so nothing can be scored; "
+                f"{file.path}: no record has a crash start, so nothing can be scored; "
                 + (
                     f"{crash_file} names none of its videos"
                     if crash_file
                     else "give --crash-annotations FILE"
                 )
             )
-        return file, found
+        return found
 
-    file, sums = read(predictions)
+    out = arguments.out or predictions.parent
+    if out.suffix not in (".json", ".csv"):
+        out = out / f"{predictions.stem}_metrics.json"
+    file = read(predictions)
+    other = read(arguments.against) if arguments.against else None
+    judged, judged_text = {}, ""
+    if getattr(arguments, "judge", None):  # first: what is wrong with it, nobody should wait for
+        judged["judge"], words = judged_scores(arguments, file, out.parent)
+        judged_text = f"\n\n{words}"
+    sums = summed(file)
     scored = {"task": task_name, "protocol": arguments.protocol, **scores(sums, arguments.protocol)}
     table = score_table(scored, arguments.protocol)
     scored |= file.facts()
     text = "\n".join([f"{task_name}: {predictions}", *file.remarks(), "", table])
-    if arguments.against:
-        other, other_sums = read(arguments.against)
+    if other:
         try:
-            alone = paired(other_sums, sums, arguments.protocol)
+            alone = paired(summed(other), sums, arguments.protocol)
         except ValueError as error:
             raise PredictionError(f"{predictions}, {arguments.against}: {error}") from error
         differences = dict(zip(alone, corrected(list(alone.values())), strict=True))
@@ -280,11 +241,8 @@ def _run(task_name: str, argv: list[str] | None) -> None:
     if getattr(arguments, "controls", False):
         scored["controls"] = control_scores(TASKS[task_name], file.records, extras)
         text += f"\n\ncontrols\n\n{control_table(sums.metrics(), scored['controls'])}"
-    out = arguments.out or predictions.parent
-    if out.suffix not in (".json", ".csv"):
-        out = out / f"{predictions.stem}_metrics.json"
-    written = write_scores(scored, out)
-    print(f"{text}\n\nwritten: {written[0]}, {written[1]}")
+    written = write_scores(scored | judged, out)
+    print(f"{text}{judged_text}\n\nwritten: {written[0]}, {written[1]}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crashchat.model.attention import Segment, segments_of
+from crashchat.model.attention import NOTHING, Segment, segments_of
 from crashchat.model.sequence import IGNORED, VideoSequence
 from crashchat.video.tokens import VisualTokens
 
@@ -31,6 +31,7 @@ class PackedBatch:
     batch.
     segments: what attends to what (attention.py).
     label_index: int64[N], the places in the row whose next token is labelled.
+    label_counts: how many of them each branch has, in order.
     image_index: int64[K], the places of the image tokens.
 
     Of the videos that are encoded, which without a feature cache are all:
@@ -54,6 +55,7 @@ class PackedBatch:
     video_ids: Tensor
     segments: list[Segment]
     label_index: Tensor
+    label_counts: list[int]
     image_index: Tensor
     pixel_values_videos: Tensor
     video_grid_thw: list[list[int]]
@@ -109,13 +111,19 @@ def pack(sequences: Sequence[VideoSequence], visuals: Sequence[VisualTokens]) ->
     if len(image_index) != kept:
         raise ValueError(f"{len(image_index)} image tokens in the text, but {kept} visual tokens were kept")
     masks = [visual.compression_mask for visual in encoded]
+    segments = segments_of(video_ids[None], columns["branch_ids"])
     return PackedBatch(
         **columns,
         video_ids=video_ids[None],
-        segments=segments_of(video_ids[None], columns["branch_ids"]),
+        segments=segments,
         # A label is predicted by the token before it, which is always of the same branch: a branch's first
         # token has none.
         label_index=(columns["labels"][0, 1:] != IGNORED).nonzero()[:, 0],
+        label_counts=[
+            int((columns["labels"][0, segment.own] != IGNORED).sum())
+            for segment in segments
+            if segment.prefix != NOTHING
+        ],
         image_index=image_index,
         pixel_values_videos=torch.cat([visual.pixel_values for visual in encoded or visuals]),
         video_grid_thw=[grid for visual in encoded for grid in visual.grid_thw.tolist()],

@@ -29,5 +29,8 @@ def quantize(model: CrashChatModel) -> None:
                 )
             small.weight = Params4bit(module.weight.data, requires_grad=False, quant_type="nf4")
             small.bias = module.bias
+            # On a CPU a layer would repack its weights in place in evaluation, which needs widths of whole
+            # blocks.
+            small.support_avx512bf16_for_cpu = False
             setattr(layers.get_submodule(parent), own, small)
     cast(Any, model).is_loaded_in_4bit = True  # PEFT asks

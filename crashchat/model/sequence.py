@@ -136,4 +136,4 @@ def build_sequence(
         torch.tensor(column, dtype=torch.int64) for column in (input_ids, labels, position_ids, branch_ids)
     )
     image_places = (tokens == image_token_id(tokenizer)).nonzero()[:, 0]
-    return VideoSequence(tokens, labelled, positions, numbers, image_places)
+    return VideoSequence(tokens, labelled, positions, numbers, image_places=image_places)

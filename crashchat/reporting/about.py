@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from crashchat.data.datasets import DatasetUse
-from crashchat.data.predictions import video_name
+from crashchat.json_files import Exact
 from crashchat.metrics.bootstrap import PAIRED_RESAMPLES, RESAMPLES, SEED
 from crashchat.provenance import command_line, file_hash, now, text_hash, versions
 from crashchat.reporting.runs import Run
@@ -16,11 +14,7 @@ DRAWN_NOTE = (
 )
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class RowAbout(_Part):
+class RowAbout(Exact):
     """One row: whose answers, from which files."""
 
     name: str
@@ -35,7 +29,7 @@ class RowAbout(_Part):
     """Over the SHA-256 of its prediction files, in their order."""
 
 
-class About(_Part):
+class About(Exact):
     """What heads a report, and stands in metrics.json under "about"."""
 
     title: str
@@ -70,22 +64,19 @@ def make_about(
     used: DatasetUse | None,
     data_dir: Path,
     split: str,
+    videos: int,
 ) -> About:
-    """rows: {name: the folder or file of each run}; runs: their files; used: the annotated split."""
-    videos = {
-        video_name(record["video_path"])
-        for of_row in runs.values()
-        for file in of_row[0].values()
-        for record in file.records
-    }
+    """rows: {name: the folder or file of each run}; runs: their files; used: the annotated split; videos: how
+    many were asked about.
+    """
     what = used.name if used else "Answers without annotation files"
     drawn = " (drawings)" if used and used.drawn else ""
     return About(
-        title=f"{what}{drawn}: {split} split, {len(videos):,} videos",
+        title=f"{what}{drawn}: {split} split, {videos:,} videos",
         data_dir=str(data_dir),
         dataset=used,
         split=split,
-        videos=len(videos),
+        videos=videos,
         rows=[_row_about(name, paths, runs[name]) for name, paths in rows.items()],
         made=now(),
         command=command_line(),

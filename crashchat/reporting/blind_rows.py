@@ -29,12 +29,17 @@ def training_videos(records: Records, data_dir: Path) -> list[VideoQAs]:
 
 
 def blind_rows(
-    records: Records, videos: list[VideoQAs], data_dir: Path, sources: dict[str, str], motion: bool = False
+    records: Records,
+    videos: list[VideoQAs],
+    data_dir: Path,
+    asked_about: Mapping[str, Path],
+    sources: dict[str, str],
+    motion: bool = False,
 ) -> tuple[Records, list[str]]:
     """The blind baselines, and notes on what could not be made of them and why.
 
-    videos: the training videos. sources: of the videos asked about, where known. motion: decode the videos,
-    for the row MOTION.
+    videos: the training videos. asked_about: the path of each video asked about, as the records have it;
+    sources: of these, where known. motion: decode the videos, for the row MOTION.
     """
     asked, notes = asked_tasks(records), []
     if not videos:
@@ -43,11 +48,8 @@ def blind_rows(
             "can be made."
         )
     paths = {
-        video_name(record["video_path"]): Path(record["video_path"])
-        for answered in asked.values()
-        for record in answered
+        name: path if path.is_file() else data_dir / "videos" / name for name, path in asked_about.items()
     }
-    paths = {name: path if path.is_file() else data_dir / "videos" / name for name, path in paths.items()}
     train_paths = {video.name: video.path for video in videos}
     readers: dict[str, Callable[[list[Path]], list | None]] = {METADATA: read_metadata}
     if motion:

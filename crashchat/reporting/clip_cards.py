@@ -10,7 +10,7 @@ from pathlib import Path
 from crashchat.data.predictions import Records, is_number, video_name
 from crashchat.evaluation.score import per_question_score
 from crashchat.html import data_uri, link
-from crashchat.metrics.localization import interval_iou
+from crashchat.metrics.localization import first_sign_score, interval_iou
 from crashchat.metrics.sums import Sums
 from crashchat.tasks import PERCEPTION, TASKS
 from crashchat.video.decode import read_clip
@@ -18,7 +18,7 @@ from crashchat.video.film_strip import STRIP_FRAMES, film_strip
 from crashchat.video.source import VideoError
 
 BEST, WORST, RANDOM = 2, 2, 2  # clips of each
-RIGHT_IOU = 0.5  # overlap from which an interval is marked right
+RIGHT = 0.5  # overlap from which an interval is marked right, and score from which a first sign is
 
 
 @dataclass
@@ -71,11 +71,15 @@ def _lane(row: str, answers: dict[str, dict]) -> Lane:
         )
     if interval and is_number(lane.start) and is_number(lane.end):
         iou = interval_iou((interval["gt_start"], interval["gt_end"]), (lane.start, lane.end))
-        lane.verdicts.append((f"IoU {iou:.2f}", iou >= RIGHT_IOU))
+        lane.verdicts.append((f"IoU {iou:.2f}", iou >= RIGHT))
     elif interval:
         lane.verdicts.append(("no interval", False))
     if sign and is_number(lane.sign) and is_number(sign["gt_time"]):
-        lane.verdicts.append((f"sign {lane.sign - sign['gt_time']:+.1f} s", None))
+        crash = sign.get("crash_start", interval.get("gt_start"))
+        right = None
+        if is_number(crash) and crash > sign["gt_time"]:
+            right = first_sign_score(crash, sign["gt_time"], lane.sign) >= RIGHT
+        lane.verdicts.append((f"sign {lane.sign - sign['gt_time']:+.1f} s", right))
     elif sign:
         lane.verdicts.append(("no first sign", False))
     return lane

@@ -81,7 +81,7 @@ def out_of_domain(comparison: Comparison) -> list[Table]:
 
 
 def _written(comparison: Comparison) -> dict:
-    return {"about": comparison.about.model_dump(mode="json"), **comparison.written()}
+    return {"about": comparison.about.as_json(), **comparison.written()}
 
 
 def write_report(

@@ -23,7 +23,7 @@ from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.reporting.about import About, make_about
 from crashchat.reporting.blind_rows import blind_rows, training_videos
 from crashchat.reporting.columns import TITLES
-from crashchat.reporting.runs import Run, asked_tasks, collect, remarks
+from crashchat.reporting.runs import Run, asked_tasks, asked_videos, collect, remarks
 from crashchat.reporting.tables import Scores, Table
 from crashchat.tasks import TASKS
 
@@ -40,6 +40,7 @@ class Comparison:
     data_dir, split: where the clips and annotations are, and which split was answered.
     runs: the prediction files of all runs of each row, the first of which the others are compared with;
     models: the records of each row's first run; blind: answers made without looking.
+    answered: the names of all videos that were asked about.
     notes: what a reader must know of them, a sentence each.
     sources, kinds: {video: where it comes from}, {video: the annotated description of what happens}, where
     that is known.
@@ -52,6 +53,7 @@ class Comparison:
     runs: dict[str, list[Run]]
     models: Records
     blind: Records
+    answered: set[str]
     notes: list[str]
     sources: dict[str, str]
     kinds: dict[str, str]
@@ -70,15 +72,6 @@ class Comparison:
             for name, runs in self.runs.items()
         }
         return pooled | self.blind
-
-    @property
-    def answered(self) -> set[str]:
-        """The names of all videos that were asked about."""
-        return {
-            video_name(record["video_path"])
-            for records in asked_tasks(self.models).values()
-            for record in records
-        }
 
     @property
     def tasks(self) -> list[str]:
@@ -171,7 +164,10 @@ def make_comparison(
         "gt_caption",
     )
     training = training_videos(models, training_dir or data_dir)
-    blind, notes = blind_rows(models, training, data_dir=data_dir, sources=sources, motion=motion)
+    asked_about = asked_videos(models)
+    blind, notes = blind_rows(
+        models, training, data_dir=data_dir, asked_about=asked_about, sources=sources, motion=motion
+    )
     known = {task: tuple(filter(None, (video.answer_of(task) for video in training))) for task in TASKS}
     starts = annotations.starts()
     sums: dict[str, dict[str, Sums]] = {}
@@ -182,12 +178,13 @@ def make_comparison(
     read = [file for task in asked for file in annotations.files(task)]
     used = describe_use(data_dir, read, _by_video(asked), split) if asked else None
     return Comparison(
-        about=make_about(rows, runs, used, data_dir=data_dir, split=split),
+        about=make_about(rows, runs, used, data_dir=data_dir, split=split, videos=len(asked_about)),
         data_dir=data_dir,
         split=split,
         runs=runs,
         models=models,
         blind=blind,
+        answered=set(asked_about),
         notes=[
             *([note] if (note := source_note(models, sources)) else []),
             *remarks(runs),

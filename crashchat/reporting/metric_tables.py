@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from crashchat.evaluation.score import parsed_note
+from crashchat.evaluation.score_tables import parsed_note
 from crashchat.metrics.localization import PARSED_ONLY
 from crashchat.metrics.sums import format_value, is_count
 from crashchat.reporting.columns import HIGHER, LOWER, best_rows

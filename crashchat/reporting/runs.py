@@ -147,6 +147,15 @@ def _questions(file: PredictionFile) -> set:
     return {(record["data_id"], video_name(record["video_path"])) for record in file.records}
 
 
+def asked_videos(records: Records) -> dict[str, Path]:
+    """{name: path, as a record has it} of all videos that some row was asked about."""
+    return {
+        video_name(record["video_path"]): Path(record["video_path"])
+        for answered in asked_tasks(records).values()
+        for record in answered
+    }
+
+
 def asked_tasks(records: Records) -> dict[str, list[dict]]:
     """{task: records of one row that was asked}; what they are about is the same in every row."""
     return {

@@ -2,6 +2,7 @@
 
     crashchat export-labels outputs/analysis --out data/reviewed
     crashchat export-labels outputs/analysis --out data/reviewed --group '(drive\\d+)_' --splits 70 10 20
+    crashchat export-labels outputs/analysis --out data/next --hold-out-random --replay data
     crashchat check-data data/reviewed
 
 Writes the six tasks' annotation files of each split in the released form, videos/ with links to the clips (or
@@ -9,15 +10,18 @@ copies: --copy), findings.csv, .parquet and .xlsx with a line a clip, and statis
 from the random share, and how far reviewers agree. All clips of one recording go to one split: what of a
 file's path names its recording, --group says; files with the same content count as one anyhow. A recording's
 split depends on its name and the seed alone, so that a later export moves none. Clips that people disagree
-about are left out until a lead settles them, and counted. Exit code: 0 all written, 1 nothing was.
+about are left out until a lead settles them, and counted. Where a model's answer was corrected, pairs/ holds
+both, for crashchat prefer. Exit code: 0 all written, 1 nothing was.
+
+To learn again (scripts/train/Continue_from_review.sh): --hold-out-random makes the random share the test
+split and leaves out other clips of its recordings; --replay mixes a share of what the model learnt before
+into train and val.
 """
 
-import hashlib
 import os
-import re
 import shutil
 from collections import Counter, defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from crashchat.analysis.result_tables import write_findings
@@ -26,17 +30,19 @@ from crashchat.data.datasets import DatasetCard, write_dataset_card
 from crashchat.errors import exit_code, listed, writing
 from crashchat.files import new_folder, write_bytes_atomic, write_json_atomic
 from crashchat.json_files import as_line
-from crashchat.provenance import file_hash
 from crashchat.review.agreement import Fleet, Share, agreements, fleet
 from crashchat.review.findings import COLUMNS, finding, workbook
 from crashchat.review.folder import Reviewed, read_folder
-from crashchat.review.labels import Labels, ReviewError
-from crashchat.review.standing import Standing
+from crashchat.review.labels import CORRECT, Labels, ReviewError
+from crashchat.review.rejected import rejected_answers
+from crashchat.review.replay import FOLDER, LEARNT, annotated, copies, records_of, replayed
+from crashchat.review.splits import SHARES, TEST, splits_of
+from crashchat.review.standing import Decision, Standing
 from crashchat.review.store import FILE, Store
 from crashchat.tasks import SPLITS, TASKS, VIDEO_TAG
 
 SOURCE = "review"
-SHARES = (80.0, 10.0, 10.0)  # percent of the recordings, in the order of SPLITS
+PAIRS = "pairs"  # folder of the pairs of answers
 
 
 def answers_of(labels: Labels) -> dict[str, str]:
@@ -60,89 +66,90 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def recordings(clips: list[Reviewed], group: str | None = None) -> dict[str, str]:
-    """{clip: the recording it is of}: what `group`, a regular expression, finds of its path (its first group,
-    or all that it matches; the whole path where it finds nothing), and one for files with the same content.
+@dataclass(frozen=True)
+class Options:
+    """What of a review is exported, and how.
+
+    videos: what relative paths of clips start from. group: what of a path names its recording. shares: of
+    recordings in each of SPLITS, percent. copy: copy videos instead of linking to them. drawn: whether they
+    are drawings of traffic. skip_missing: leave out decided clips whose video is not there. hold_out_random:
+    make the random share the test split. replay: a data folder of which replay_share is mixed in.
     """
-    try:
-        pattern = re.compile(group) if group is not None else None
-    except re.error as error:
-        raise ReviewError(f"--group {group!r}: no regular expression ({error})") from error
-    parents: dict[str, str] = {}
 
-    def root(key: str) -> str:
-        while parents.setdefault(key, key) != key:
-            key = parents[key]
-        return key
-
-    keys = {}
-    sizes: dict[int, list[Reviewed]] = defaultdict(list)
-    for clip in clips:
-        found = pattern.search(clip.result.path) if pattern else None
-        keys[clip.name] = (
-            root(found[found.re.groups and 1] or clip.result.path) if found else root(clip.result.path)
-        )
-        sizes[clip.video.stat().st_size].append(clip)
-    for same in sizes.values():
-        contents: dict[str, str] = {}
-        for clip in same if len(same) > 1 else []:
-            mine = root(keys[clip.name])
-            other = root(contents.setdefault(file_hash(clip.video), mine))
-            parents[max(mine, other)] = min(mine, other)
-    return {name: root(key) for name, key in keys.items()}
+    videos: Path | None = None
+    group: str | None = None
+    shares: tuple[float, ...] = SHARES
+    seed: int = 0
+    copy: bool = False
+    drawn: bool = False
+    skip_missing: bool = False
+    hold_out_random: bool = False
+    replay: Path | None = None
+    replay_share: float = 0.1
 
 
-def split_of(recording: str, shares: tuple[float, ...] = SHARES, seed: int = 0) -> str:
-    """A recording's split, which depends on nothing else."""
-    digest = hashlib.sha256(f"{seed}/{recording}".encode("utf-8", "surrogatepass")).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64 * sum(shares)
-    for split, share in zip(SPLITS, shares, strict=True):
-        if place < share:
-            return split
-        place -= share
-    return next(split for split, share in zip(SPLITS, shares, strict=True) if share)
+@dataclass
+class _Written:
+    """What goes into the data folder: {file: records}, {path in it: the video}."""
+
+    records: dict[str, list[dict]] = field(default_factory=lambda: defaultdict(list))
+    videos: dict[str, Path] = field(default_factory=dict)
+
+    def add(self, split: str, task: str, record: dict) -> None:
+        """One more annotation record."""
+        self.records[TASKS[task].annotation_file(split)].append(record)
+
+    def write(self, out: Path, copy: bool) -> None:
+        """Write all of it to a new folder."""
+        for file, held in self.records.items():
+            (out / file).parent.mkdir(exist_ok=True)
+            write_json_atomic(out / file, held)
+        for name, video in self.videos.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            if copy:
+                shutil.copyfile(video, out / name)
+            else:
+                os.symlink(video.resolve(), out / name)
 
 
-def export(
-    folder: Path,
-    out: Path,
-    videos: Path | None = None,
-    group: str | None = None,
-    shares: tuple[float, ...] = SHARES,
-    seed: int = 0,
-    copy: bool = False,
-    drawn: bool = False,
-    skip_missing: bool = False,
-) -> list[str]:
+def export(folder: Path, out: Path, options: Options = Options()) -> list[str]:
     """Write annotation files, tables and statistics to `out`, all or nothing; returns what to tell.
 
-    shares: of recordings in each of SPLITS. drawn: whether the videos are drawings of traffic. skip_missing:
-    leave out decided clips whose video is not there. Raises ReviewError.
+    Raises ReviewError.
     """
-    if len(shares) != len(SPLITS) or min(shares) < 0 or sum(shares) <= 0:
-        raise ReviewError(f"--splits {shares}: expected the percent of {', '.join(SPLITS)}, 0 or more each")
-    clips = read_folder(folder, videos)
+    clips = read_folder(folder, options.videos)
     if not (folder / FILE).is_file():
         raise ReviewError(f"{folder / FILE}: not there; nothing was reviewed yet (crashchat review {folder})")
     store = Store(folder)
     store.sync(clips)
     rows, standings = store.clips(), store.standings()
-    usable: dict[str, Labels] = {
-        name: standing.final.after
+    usable = {
+        name: standing.final
         for name, standing in standings.items()
         if standing.final and standing.final.labelled
     }
     lost = [f"{folder / name}.json: reviewed, and no longer there" for name in usable if name not in clips]
     lost += [reason for name in usable if name in clips and (reason := clips[name].missing())]
-    if lost and not skip_missing:
+    if lost and not options.skip_missing:
         raise ReviewError(
             f"{len(lost)} reviewed clip(s) are missing; put them back or give --skip-missing:{listed(lost)}"
         )
-    kept = {name: clips[name] for name in usable if name in clips and not clips[name].missing()}
+    there = [clip for clip in clips.values() if not clip.missing()]
+    drawn = [clip.name for clip in there if options.hold_out_random and rows[clip.name].random]
+    splits = splits_of(there, options.group, options.shares, seed=options.seed, held_out=drawn)
+    decided = [clip for clip in there if clip.name in usable]
+    kept = {clip.name: clip for clip in decided if clip.name in splits}
     if not kept:
         raise ReviewError(f"{folder}: no clip was confirmed or corrected; nothing to export")
-    grouped = recordings(list(kept.values()), group)
-    splits = {name: split_of(recording, shares, seed) for name, recording in grouped.items()}
+    splits = {name: splits[name] for name in kept}
+    if options.hold_out_random:
+        _check_held_out(folder, splits)
+    written = _Written()
+    for name, clip in sorted(kept.items()):
+        _add_clip(written, clip, usable[name], splits[name])
+    told = _told(standings, written, splits=splits, lost=len(lost), companions=len(decided) - len(kept))
+    if options.replay:
+        told.append(_add_replayed(written, options, options.replay, kept=kept, splits=splits))
     results = {name: clip.result for name, clip in clips.items()}
     estimate = fleet(results, rows, standings)
     findings = [
@@ -150,56 +157,84 @@ def export(
         for name, clip in clips.items()
     ]
     with new_folder(out) as made, writing(out):
-        counts = _write_annotations(made, kept, usable=usable, splits=splits, copy=copy)
+        written.write(made, options.copy)
         write_findings(made, findings, COLUMNS)
         write_bytes_atomic(made / "findings.xlsx", workbook(findings))
         pairs = [asdict(pair) for pair in agreements(standings)]
         write_json_atomic(made / "statistics.json", {"fleet": estimate.as_json(), "agreement": pairs})
-        told = f"Clips of {folder.resolve().name}, as people confirmed or corrected a model's answers."
-        write_dataset_card(made, DatasetCard(name=as_line(out.resolve().name), drawn=drawn, description=told))
-    return _told(standings, counts, splits=splits, lost=len(lost), estimate=estimate)
+        about = f"Clips of {folder.resolve().name}, as people confirmed or corrected a model's answers."
+        card = DatasetCard(name=as_line(out.resolve().name), drawn=options.drawn, description=about)
+        write_dataset_card(made, card)
+    return [*told, *fleet_lines(estimate)]
 
 
-def _write_annotations(
-    out: Path, clips: dict[str, Reviewed], usable: dict[str, Labels], splits: dict[str, str], copy: bool
-) -> Counter[str]:
-    """Write videos and annotation files; returns how many records each file that was written holds."""
-    (out / "videos").mkdir()
-    records: dict[str, list[dict]] = defaultdict(list)
-    for name, clip in sorted(clips.items()):
-        video = f"videos/{name}{clip.video.suffix}"
-        if copy:
-            shutil.copyfile(clip.video, out / video)
-        else:
-            os.symlink(clip.video.resolve(), out / video)
-        for task, answer in answers_of(usable[name]).items():
-            turns = [
-                {"from": "human", "value": f"{VIDEO_TAG}\n{TASKS[task].prompt}"},
-                {"from": "gpt", "value": answer},
-            ]
-            records[TASKS[task].annotation_file(splits[name])].append(
-                {"video": [video], "conversations": turns, "source": SOURCE}
-            )
-    for file, held in records.items():
-        write_json_atomic(out / file, held)
-    return Counter({file: len(held) for file, held in records.items()})
+def _check_held_out(folder: Path, splits: dict[str, str]) -> None:
+    for split in (TEST, *LEARNT):
+        if split not in splits.values() and split != "val":
+            what = "of the random share" if split == TEST else "to learn from, outside of the random share,"
+            raise ReviewError(f"{folder}: no clip {what} was confirmed or corrected; review some more first")
+
+
+def _add_clip(written: _Written, clip: Reviewed, decision: Decision, split: str) -> None:
+    """A reviewed clip: its questions, and where an answer was corrected, both answers."""
+    video = f"videos/{clip.name}{clip.video.suffix}"
+    written.videos[video] = clip.video
+    answers = answers_of(decision.after)
+    rejected = rejected_answers(clip.result, answers) if decision.verdict == CORRECT else {}
+    for task, answer in answers.items():
+        turns = [
+            {"from": "human", "value": f"{VIDEO_TAG}\n{TASKS[task].prompt}"},
+            {"from": "gpt", "value": answer},
+        ]
+        record = {"video": [video], "conversations": turns, "source": SOURCE}
+        written.add(split, task, record)
+        if task in rejected and split != TEST:
+            written.records[f"{PAIRS}/{split}.json"].append(record | {"rejected": rejected[task]})
+
+
+def _add_replayed(
+    written: _Written, options: Options, data_dir: Path, kept: dict[str, Reviewed], splits: dict[str, str]
+) -> str:
+    """A share of what the model learnt on; returns what to tell.
+
+    Raises ReviewError where a clip to learn from is one of its held-out videos.
+    """
+    learnt = [clip.video for name, clip in kept.items() if splits[name] != TEST]
+    asked = [clip.video for name, clip in kept.items() if splits[name] == TEST]
+    if same := copies(learnt, [video.path for video in annotated(data_dir, TEST)]):
+        lines = [f"{video} is {other}" for video, other in same.items()]
+        raise ReviewError(
+            f"{len(same)} reviewed clip(s) belong to the {TEST} split of {data_dir}, from which nothing may "
+            f"be learnt; take them out of the analysis:{listed(lines)}"
+        )
+    count, left = 0, 0
+    for split, videos in replayed(data_dir, options.replay_share, options.seed).items():
+        known = copies([video.path for video in videos], asked)
+        for video in videos:
+            if video.path in known:
+                left += 1
+                continue
+            count += 1
+            written.videos[f"{FOLDER}/{video.name}"] = video.path
+            for task, record in records_of(video).items():
+                written.add(split, task, record)
+    out = f"; {left} are in the random share and left out" if left else ""
+    return f"{count} videos of {data_dir} replayed{out}"
 
 
 def _told(
-    standings: dict[str, Standing], counts: Counter[str], splits: dict[str, str], lost: int, estimate: Fleet
+    standings: dict[str, Standing], written: _Written, splits: dict[str, str], lost: int, companions: int
 ) -> list[str]:
     each = Counter(splits.values())
+    counts = {file: len(held) for file, held in written.records.items() if not file.startswith(PAIRS)}
+    pairs = sum(map(len, written.records.values())) - sum(counts.values())
     lines = [
         f"{len(splits)} clips: " + ", ".join(f"{each[split]} {split}" for split in SPLITS),
-        f"{counts.total()} questions in {len(counts)} annotation files",
+        f"{sum(counts.values())} questions in {len(counts)} annotation files",
+        f"{pairs} corrected answers in {PAIRS}/",
     ]
-    missing = [
-        TASKS[task].annotation_file(split)
-        for split in SPLITS
-        for task in TASKS
-        if not counts[TASKS[task].annotation_file(split)]
-    ]
-    if missing:
+    files = [TASKS[task].annotation_file(split) for split in SPLITS for task in TASKS]
+    if missing := [file for file in files if file not in counts]:
         lines.append(f"not written, as no clip has an answer for them: {', '.join(missing)}")
     disagreed = sum(standing.disagree for standing in standings.values())
     unlabelled = sum(bool(one.final and not one.final.labelled) for one in standings.values())
@@ -207,10 +242,11 @@ def _told(
         (disagreed, "people disagree (a lead settles them in crashchat review)"),
         (unlabelled, "unsure or unusable"),
         (lost, "the video or its result is missing"),
+        (companions, "of a recording in the random share, which is held out"),
     ):
         if count:
             lines.append(f"left out: {count}, {why}")
-    return [*lines, *fleet_lines(estimate)]
+    return lines
 
 
 def fleet_lines(estimate: Fleet) -> list[str]:
@@ -251,20 +287,18 @@ def main(argv: list[str] | None = None) -> int:
         "--drawn", action="store_true", help="the videos are drawings of traffic, not footage"
     )
     parser.add_argument("--skip-missing", action="store_true", help="leave out clips whose video is missing")
-    arguments = parser.parse_args(argv)
-
-    def work() -> None:
-        told = export(
-            arguments.folder,
-            arguments.out,
-            videos=arguments.videos,
-            group=arguments.group,
-            shares=tuple(arguments.splits),
-            seed=arguments.seed,
-            copy=arguments.copy,
-            drawn=arguments.drawn,
-            skip_missing=arguments.skip_missing,
-        )
-        print("\n".join([*told, f"written: {arguments.out}"]))
-
-    return exit_code(work)
+    parser.add_argument(
+        "--hold-out-random",
+        action="store_true",
+        help="the random share is the test split, all else train and val",
+    )
+    parser.add_argument(
+        "--replay", type=Path, metavar="DATA_DIR", help="mix in what the model learnt on before"
+    )
+    parser.add_argument(
+        "--replay-share", type=float, default=0.1, help="of its training and validation videos (default 0.1)"
+    )
+    arguments = vars(parser.parse_args(argv))
+    folder, out = arguments.pop("folder"), arguments.pop("out")
+    options = Options(shares=tuple(arguments.pop("splits")), **arguments)
+    return exit_code(lambda: print("\n".join([*export(folder, out, options), f"written: {out}"])))

@@ -3,10 +3,11 @@
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from crashchat.analysis.results import CONTRADICTION, CRASH, NO_CRASH, ClipResult
 from crashchat.errors import CrashChatError
+from crashchat.json_files import Exact
 
 CONFIRM: Literal["confirm"] = "confirm"
 CORRECT: Literal["correct"] = "correct"
@@ -24,10 +25,10 @@ class ReviewError(CrashChatError):
     """What a reviewer or a lead can mend; the message says what and how."""
 
 
-class Labels(BaseModel):
+class Labels(Exact):
     """What is said of one clip. Times are seconds from its start; None: not said."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     crash: bool | None = None
     """Whether there is a crash."""

@@ -1,6 +1,5 @@
 """What the review page shows and takes, without HTTP. Threads share it."""
 
-import re
 import threading
 from collections import Counter
 from dataclasses import asdict
@@ -12,19 +11,12 @@ from crashchat.review.labels import Labels, ReviewError, Verdict, model_labels
 from crashchat.review.queue import due, full_queue, reasons_of
 from crashchat.review.standing import Decision, Standing
 from crashchat.review.store import Store
-from crashchat.serving.guard import Ways
 from crashchat.video.playable import is_playable, write_playable
 from crashchat.video.source import probe
 
 AHEAD = 20  # clips of the queue that a page is told of
+CLOSED = ("description", "cause")  # answers of which there are not many
 CHOICES = 200  # of a closed set, the most frequent
-WAYS = Ways(
-    read=re.compile(
-        r"/|/favicon\.ico|/api/(queue|statistics|clips/\d{1,9})|/static/review\.(js|css)|/videos/\d{1,9}|/strips/\d{1,9}/\d{1,4}"
-    ),
-    takes=("/api/decisions", "/api/undo"),
-    policy="default-src 'self'; frame-ancestors 'none'",
-)
 
 
 class ReviewService:
@@ -36,6 +28,8 @@ class ReviewService:
         self.names = {self.rows[name].id: name for name in clips}
         self.results = {name: clip.result for name, clip in clips.items()}
         self._queue = full_queue(self.results, self.rows, seed)
+        said = list(map(model_labels, self.results.values()))
+        self._texts = {name: _texts(said, name) for name in CLOSED}
         self._lock = threading.Lock()
 
     def queue(self, user: str) -> dict:
@@ -54,13 +48,9 @@ class ReviewService:
         }
 
     def _choices(self, standings: dict[str, Standing]) -> dict[str, list[str]]:
-        said = [model_labels(result) for result in self.results.values()]
-        said += [one.final.after for one in standings.values() if one.final]
-        found = {}
-        for name in ("description", "cause"):
-            texts = Counter(text for labels in said if (text := getattr(labels, name)))
-            found[name] = [text for text, _ in texts.most_common(CHOICES)]
-        return found
+        said = [one.final.after for one in standings.values() if one.final]
+        texts = {name: self._texts[name] + _texts(said, name) for name in CLOSED}
+        return {name: [text for text, _ in texts[name].most_common(CHOICES)] for name in CLOSED}
 
     def clip(self, number: int, user: str) -> dict:
         """A clip for the page. What others said of it is shown to a lead who is to settle it, nobody else."""
@@ -80,7 +70,7 @@ class ReviewService:
             "notes": [note for window in clip.result.windows for note in window.notes],
             "unlike": clip.result.unlike_training,
             "warnings": clip.result.warnings,
-            "strips": [f"/strips/{number}/{at}" for at in range(len(clip.strips(self.folder)))],
+            "strips": [f"strips/{number}/{at}" for at in range(len(clip.strips(self.folder)))],
             "model": model_labels(clip.result).model_dump(),
             "mine": _shown(mine) if mine else None,
             "others": [_shown(one) for one in standing.opinions.values()] if settling else [],
@@ -138,6 +128,10 @@ class ReviewService:
         if number not in self.names:
             raise ReviewError(f"there is no clip {number} in this analysis")
         return self.clips[self.names[number]]
+
+
+def _texts(said: list[Labels], name: str) -> Counter[str]:
+    return Counter(text for labels in said if (text := getattr(labels, name)))
 
 
 def _shown(one: Decision) -> dict:

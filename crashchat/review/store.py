@@ -78,6 +78,8 @@ class Store:
         self.path = folder / FILE
         self._lock = threading.Lock()
         self._decisions: list[Decision] = []
+        self._of: dict[str, list[Decision]] = {}
+        self._standings: dict[str, Standing] = {}
         with self._writing() as connection:
             self._migrate(connection)
 
@@ -272,17 +274,29 @@ class Store:
         return last
 
     def decisions(self) -> list[Decision]:
-        """All decisions, in their order. As they never change, only new ones are read."""
+        """All decisions, in their order."""
         with self._lock:
-            last = self._decisions[-1].id if self._decisions else 0
-            with self._opened() as connection:
-                rows = connection.execute(f"{_DECISIONS} WHERE d.id > ? ORDER BY d.id", (last,)).fetchall()
-            self._decisions += map(_decision, rows)
+            self._read_on()
             return list(self._decisions)
 
     def standings(self) -> dict[str, Standing]:
         """{clip: what stands of it} of the clips that were decided on."""
-        return standings(self.decisions())
+        with self._lock:
+            self._read_on()
+            return dict(self._standings)
+
+    def _read_on(self) -> None:
+        """As decisions never change, only new ones are read, and only their clips stand anew."""
+        last = self._decisions[-1].id if self._decisions else 0
+        with self._opened() as connection:
+            rows = connection.execute(f"{_DECISIONS} WHERE d.id > ? ORDER BY d.id", (last,)).fetchall()
+        new = list(map(_decision, rows))
+        self._decisions += new
+        for one in new:
+            self._of.setdefault(one.clip, []).append(one)
+        for clip in {one.clip for one in new}:
+            self._standings.pop(clip, None)
+            self._standings |= standings(self._of[clip])
 
     def _may_decide(self, connection: sqlite3.Connection, user: str) -> Role:
         roles = dict(map(tuple, connection.execute("SELECT name, role FROM users")))

@@ -1,8 +1,8 @@
 """Synthetic dashcam clips as real H.264 files, with annotations in the released format
 that are exact by construction.
 
-    crashchat synthesize --out data/demo                        240 train, 40 val and 100 test clips, six
-    tasks crashchat synthesize --out data/general --pretraining 3000  clips with general questions
+    crashchat synthesize --out data/demo                        240 train, 40 val, 100 test clips, six tasks
+    crashchat synthesize --out data/general --pretraining 3000  clips with general questions
 
 Half of the clips are crashes; the others are near misses of every kind and plain driving, drawn by the same
 code. The same seed gives the same scenes and annotations, whatever the number of processes.
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from crashchat.command import make_parser
 from crashchat.data.datasets import DatasetCard, write_dataset_card
 from crashchat.errors import exit_code, writing
-from crashchat.files import write_json_atomic
+from crashchat.files import delete_leftovers, held, write_json_atomic
 from crashchat.synthetic.drawing import HEIGHT, WIDTH, draw_scene
 from crashchat.synthetic.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, Scene
 from crashchat.synthetic.stories import make_scene
@@ -137,8 +137,16 @@ def make_demo_set(
     counts = {"train": train, "val": val, "test": test}
     settings = {"kind": "six tasks", "seed": seed, **counts}
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
-    if _already_made(out, settings, [clip_name(*job, seed) for job in jobs]):
-        return
+    with held(out / ".lock", str(out)):
+        delete_leftovers(out)
+        if not _already_made(out, settings, [clip_name(*job, seed) for job in jobs]):
+            _make_demo_set(out, counts, jobs, settings=settings, workers=workers)
+
+
+def _make_demo_set(
+    out: Path, counts: dict[str, int], jobs: list[tuple[str, int]], *, settings: dict, workers: int | None
+) -> None:
+    seed = settings["seed"]
     scenes = dict(zip(jobs, _make_clips(out, jobs, seed, workers), strict=True))
     for split in counts:
         # In the order of their names, or the file would alternate between crash and calm.
@@ -161,8 +169,16 @@ def make_pretraining_set(out: str | Path, count: int, seed: int = 0, workers: in
     out = Path(out)
     settings = {"kind": "general questions", "seed": seed, "count": count}
     jobs = [("general", index) for index in range(count)]
-    if _already_made(out, settings, [clip_name(*job, seed) for job in jobs]):
-        return
+    with held(out / ".lock", str(out)):
+        delete_leftovers(out)
+        if not _already_made(out, settings, [clip_name(*job, seed) for job in jobs]):
+            _make_pretraining_set(out, jobs, settings=settings, workers=workers)
+
+
+def _make_pretraining_set(
+    out: Path, jobs: list[tuple[str, int]], *, settings: dict, workers: int | None
+) -> None:
+    count, seed = settings["count"], settings["seed"]
     splits: dict[str, list[dict]] = {"train": [], "val": []}
     for job, scene in zip(jobs, _make_clips(out, jobs, seed, workers), strict=True):
         video = clip_name(*job, seed)

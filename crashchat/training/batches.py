@@ -123,7 +123,7 @@ class QuestionDataset(Dataset):
                 self.tokenizer,
                 visual.seconds,
                 tokens_per_frame=visual.kept_per_frame,
-                branches=[Branch(question.text, question.answer) for question in questions],
+                branches=self.branches(questions),
                 max_length=self.max_length,
             )
             for visual, questions in zip(visuals, asked.values(), strict=True)
@@ -132,6 +132,10 @@ class QuestionDataset(Dataset):
         lengths = [len(sequence) for sequence in sequences]
         lists = split_by_tokens(lengths, self.max_tokens_per_batch or sys.maxsize)
         return [self._pass([sequences[i] for i in some], [visuals[i] for i in some]) for some in lists]
+
+    def branches(self, questions: list[Question]) -> list[Branch]:
+        """What is learnt of some questions on a video."""
+        return [Branch(question.text, question.answer) for question in questions]
 
     def _pass(self, sequences: list[VideoSequence], visuals: list[VisualTokens]) -> Pass:
         videos = [without_pixels(visual) for visual in visuals] if self.feature_cache else None

@@ -10,7 +10,7 @@ from crashchat.data.datasets import DatasetUse
 from crashchat.json_files import as_line
 from crashchat.processes import process_count
 from crashchat.provenance import command_line, content_hash, now, text_hash, versions
-from crashchat.settings import ReinforceConfig, TrainConfig
+from crashchat.settings import SecondStageConfig, TrainConfig
 from crashchat.tasks import TASKS
 from crashchat.video.measures import measure_clips
 from crashchat.video.tokens import VideoSettings
@@ -28,7 +28,8 @@ LORA = (
 )  # fmt: skip
 
 
-REINFORCED = {
+SECOND_STAGE = {
+    "beta",
     "supervised_share", "videos_per_step", "rollouts", "temperature", "top_p", "max_new_tokens",
     "scale_advantages", "token_weighting", "updates", "clip_low", "clip_high", "kl", "dynamic_sampling",
 }  # fmt: skip
@@ -53,12 +54,12 @@ def card_of(
     # A whole model goes on from what its base knows; an adapter holds only what it learnt itself.
     earlier = read_card(config.base_model) or ModelCard(kind="model", name=base, unknown=[base])
     start = ModelCard(kind="adapter", name=base)  # nothing learnt yet
-    if isinstance(config, ReinforceConfig):
-        given |= config.model_dump(mode="json", include=REINFORCED)
-        if config.adapter:
-            name = as_line(config.adapter.resolve().name)
-            start = read_card(config.adapter) or ModelCard(kind="adapter", name=name, unknown=[name])
-            given["start"] = name
+    if isinstance(config, SecondStageConfig):
+        given |= config.model_dump(mode="json", include=SECOND_STAGE)
+    if config.adapter:
+        name = as_line(config.adapter.resolve().name)
+        start = read_card(config.adapter) or ModelCard(kind="adapter", name=name, unknown=[name])
+        given["start"] = name
     return ModelCard(
         kind="model" if whole else "adapter",
         name=as_line(config.output_dir.resolve().name),

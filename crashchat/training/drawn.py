@@ -66,7 +66,7 @@ def lay_out(
             rollout.visual.seconds,
             rollout.visual.kept_per_frame,
             branches_of([rollout], closing),
-            config.max_length,
+            max_length=config.max_length,
         )
         for rollout in rollouts
     ]
@@ -101,7 +101,7 @@ def policy_loss(
     log_probs = -model(**drawn.batch, temperature=config.temperature).token_losses
     if drawn.before is None:
         drawn.before = log_probs.detach()
-    gained = clipped(log_probs, drawn.before, drawn.advantages, config.clip_low, config.clip_high)
+    gained = clipped(log_probs, drawn.before, drawn.advantages, low=config.clip_low, high=config.clip_high)
     loss = -(drawn.weights * gained).sum()
     if reference is not None:
         loss = loss + config.kl * (drawn.weights * divergence(log_probs, reference)).sum()

@@ -3,25 +3,22 @@
 What is drawn, rollouts.py says; how it is learnt from, policy.py.
 """
 
-import contextlib
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.data.annotations import VideoQAs
 from crashchat.files import write_json_atomic
 from crashchat.settings import ReinforceConfig
-from crashchat.training.batches import QuestionLoader
 from crashchat.training.drawn import DrawnPass, answer_lengths, lay_out, policy_loss
 from crashchat.training.rewards import Reward, default_reward, reward_named
 from crashchat.training.rollouts import Roller, Rollout, RolloutDataset, RolloutSampler, figures_of
-from crashchat.training.setup import START
-from crashchat.training.trainer import VIDEOS_AT_ONCE, QuestionTrainer
+from crashchat.training.trainer import QuestionTrainer
 from crashchat.video.tokens import VideoSettings
 
 SOLVED = "solved_videos.json"  # in a checkpoint: what dynamic_sampling leaves out
@@ -31,12 +28,14 @@ COLLAPSED = 0.9  # share of a step's answers that are one and the same text, fro
 class ReinforceTrainer(QuestionTrainer):
     """A trainer whose steps learn from answers that it draws itself, and from annotated ones beside them."""
 
+    config: ReinforceConfig
+    sampler: RolloutSampler
     train_dataset: RolloutDataset
     eval_dataset: RolloutDataset
 
     def __init__(self, config: ReinforceConfig, sampler: RolloutSampler, roller: Roller, **kwargs):
         super().__init__(config, sampler, **kwargs)
-        self.settings, self.order, self.roller = config, sampler, roller
+        self.roller = roller
         self.passes: list[DrawnPass] = []
         self.figures: dict[str, tuple[float, int]] = {}
         self.texts: dict[str, int] = {}
@@ -48,56 +47,57 @@ class ReinforceTrainer(QuestionTrainer):
         """
         if isinstance(inputs, Exception):
             raise inputs
-        again = self.state.global_step % self.settings.updates > 0
+        again = self.state.global_step % self.config.updates > 0
         if not again:
             self._draw(inputs["asked"])
         model.train()
         supervised = cast(list[dict], self._prepare_input(inputs["batches"]))
-        labelled = sum(len(batch["label_index"]) for batch in supervised)
-        tokens = sum(one["input_ids"].shape[1] for one in [*supervised, *(own.batch for own in self.passes)])
+        batches = [*supervised, *(own.batch for own in self.passes)]
         shares = self.gather_numbers(
-            labelled, len(supervised), len(self.passes), tokens, inputs["num_videos"] + len(inputs["asked"])
+            [
+                sum(map(self.count_of, supervised)),
+                len(supervised),
+                len(self.passes),
+                sum(batch["input_ids"].shape[1] for batch in batches),
+                inputs["num_videos"] + len(inputs["asked"]),
+                self.operations_of(batches),
+            ]
         )
-        self.speed.count(tokens=int(shares[:, 3].sum()), videos=int(shares[:, 4].sum()))
+        self.speed.count(*map(int, shares[:, 3:].sum(dim=0)))
         known, rounds = int(shares[:, 0].sum()), [int(shares[:, column].max()) for column in (1, 2)]
-        share = self.settings.supervised_share if known else 0.0
+        share = self.config.supervised_share if known else 0.0
         scale = self.args.world_size
-        result = torch.zeros((), device=self.args.device)
-        jobs: list[tuple[str, int]] = [("drawn", index) for index in range(rounds[1])]
-        jobs += [("known", index) for index in range(rounds[0])]
-        for place, (kind, index) in enumerate(jobs):
-            last = place == len(jobs) - 1
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            with (
-                contextlib.nullcontext()
-                if last or self.is_deepspeed_enabled
-                else self.accelerator.no_sync(model)
-            ):
-                if kind == "drawn" and index < len(self.passes):
-                    loss = (1 - share) * scale * self._learn_from(model, self.passes[index])
-                elif kind == "known" and index < len(supervised):
-                    videos = inputs["videos"][index]
-                    loss = share * scale / known * self.run_model(model, supervised[index], videos)
-                else:  # another process has more passes; a surplus one counts nothing
-                    batch = self.passes[0].batch if self.passes else supervised[0]
-                    loss = 0.0 * model(**batch).loss_sum
-                self.accelerator.backward(
-                    loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {})
-                )
-            result += loss.detach()
-        return result
+
+        def from_drawn(index: int) -> Tensor:
+            if index < len(self.passes):
+                return (1 - share) * scale * self._learn_from(model, self.passes[index])
+            return surplus()
+
+        def from_annotated(index: int) -> Tensor:
+            if index < len(supervised):
+                videos = inputs["videos"][index]
+                return share * scale / known * self.run_model(model, supervised[index], videos)
+            return surplus()
+
+        def surplus() -> Tensor:  # another process has more passes; this one counts nothing
+            return 0.0 * model(**batches[-1]).loss_sum
+
+        losses = [partial(from_drawn, index) for index in range(rounds[1])]
+        losses += [partial(from_annotated, index) for index in range(rounds[0])]
+        return self.run_passes(model, losses)
 
     def _learn_from(self, model, drawn: DrawnPass) -> Tensor:
-        reference = self._reference(drawn) if self.settings.kl else None
-        return policy_loss(model, drawn, self.settings, reference)
+        reference = self._reference(drawn) if self.config.kl else None
+        return policy_loss(model, drawn, self.config, reference)
 
     @torch.no_grad()
     def _reference(self, drawn: DrawnPass) -> Tensor:
         """Log-probabilities under the model that the run started from: the adapter as it was, or none."""
         if drawn.reference is None:
-            model = self.accelerator.unwrap_model(self.model)
-            with model.disable_adapter() if self.settings.adapter is None else _under(model, START):
-                output = model(**drawn.batch, temperature=self.settings.temperature)
+            with self.at_the_start():
+                output = self.accelerator.unwrap_model(self.model)(
+                    **drawn.batch, temperature=self.config.temperature
+                )
             drawn.reference = -output.token_losses
         return drawn.reference
 
@@ -113,12 +113,12 @@ class ReinforceTrainer(QuestionTrainer):
         ]
         closing = self.roller.tokenizer.eos_token_id
         lengths = answer_lengths(kept, closing)
-        counts = self.gather_numbers(sum(lengths), len(lengths)).sum(dim=0).tolist()
+        counts = self.gather_numbers([sum(lengths), len(lengths)]).sum(dim=0).tolist()
         # A process without anything to learn from runs what it drew all the same, counting nothing.
         self.passes = lay_out(
             kept or rollouts[:1],
             self.roller.tokenizer,
-            self.settings,
+            self.config,
             tokens=counts[0],
             answers=counts[1],
             device=self.args.device,
@@ -132,9 +132,9 @@ class ReinforceTrainer(QuestionTrainer):
         for group in (group for rollout in rollouts for group in rollout.groups):
             for one in group.judged:
                 self.texts[one.text] = self.texts.get(one.text, 0) + 1
-        if self.settings.dynamic_sampling:
+        if self.config.dynamic_sampling:
             own = [
-                (self.order.video_of[group.number], group.advantages is not None)
+                (self.sampler.video_of[group.number], group.advantages is not None)
                 for rollout in rollouts
                 for group in rollout.groups
             ]
@@ -142,7 +142,7 @@ class ReinforceTrainer(QuestionTrainer):
             if self.args.world_size > 1:
                 found = [[] for _ in range(self.args.world_size)]
                 dist.all_gather_object(found, own, group=self.host_group)
-            self.order.note([pair for pairs in found for pair in pairs])
+            self.sampler.note([pair for pairs in found for pair in pairs])
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """As QuestionTrainer's, with the means of what was drawn since the last log, and a word where the
@@ -161,22 +161,12 @@ class ReinforceTrainer(QuestionTrainer):
         """The mean reward of the likeliest answers to the validation questions of the rewarded tasks."""
         dataset: RolloutDataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         rewarded, _ = dataset.split()
-        own = rewarded[self.args.process_index :: self.args.world_size]
-        fetches = [
-            sum(own[start : start + VIDEOS_AT_ONCE], []) for start in range(0, len(own), VIDEOS_AT_ONCE)
-        ]
         rollouts: list[Rollout] = []
-        shown = self.is_world_process_zero()
-        for inputs in tqdm(
-            QuestionLoader(dataset, fetches, self.readers),
-            desc="validation",
-            leave=False,
-            disable=None if shown else True,
-        ):
+        for inputs in self.validation_loader(dataset, self.validation_fetches(rewarded)):
             with self.accelerator.autocast():
                 rollouts += self.roller.draw(self.model, inputs["asked"], None)
         sums = figures_of(rollouts)
-        names = ["reward", *(f"reward_{task}" for task in self.settings.tasks), "unparsed"]
+        names = ["reward", *(f"reward_{task}" for task in self.config.tasks), "unparsed"]
         table = torch.tensor([sums.get(name, (0.0, 0)) for name in names], dtype=torch.float64)
         if self.host_group is not None:
             dist.all_reduce(table, group=self.host_group)
@@ -185,30 +175,12 @@ class ReinforceTrainer(QuestionTrainer):
             for name, (total, count) in zip(names, table.tolist(), strict=True)
             if count
         }
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.speed.restart()
-        return metrics
+        return self.told(metrics)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        if self.settings.dynamic_sampling and self.args.should_save:
-            write_json_atomic(Path(output_dir) / SOLVED, self.order.state())
+        if self.config.dynamic_sampling and self.args.should_save:
+            write_json_atomic(Path(output_dir) / SOLVED, self.sampler.state())
         super()._save_rng_state(output_dir)
-
-
-@contextlib.contextmanager
-def _under(model, adapter: str):
-    """Another adapter of a PEFT model for a while; which weights are trained stays as it was."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    own = model.active_adapter
-    model.set_adapter(adapter)
-    try:
-        yield
-    finally:
-        model.set_adapter(own)
-        model.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 def rewards_of(config: ReinforceConfig) -> dict[str, tuple[str, Reward]]:
@@ -228,4 +200,4 @@ def make_roller(
         task: sorted({answer for video in videos if (answer := video.answer_of(task))})
         for task in config.tasks
     }
-    return Roller(config, tokenizer, settings, rewards_of(config), known)
+    return Roller(config, tokenizer, settings, rewards=rewards_of(config), known=known)

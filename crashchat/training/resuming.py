@@ -38,13 +38,18 @@ MAY_DIFFER = {
 LENGTH = ("epochs", "max_steps")  # these may grow
 
 
+def earlier_run(config: TrainConfig) -> TrainConfig | None:
+    """The settings of the run that the output folder holds; None where it holds none."""
+    path = config.output_dir / RESOLVED_CONFIG
+    return load_config(type(config), path) if path.is_file() else None
+
+
 def check_resumable(config: TrainConfig) -> None:
     """Raises ConfigError if the output folder holds a run with other settings, naming each that differs."""
-    path = config.output_dir / RESOLVED_CONFIG
-    if not path.is_file():
+    run = earlier_run(config)
+    if run is None:
         return
-    earlier = load_config(type(config), path).model_dump(mode="json")
-    now = config.model_dump(mode="json")
+    earlier, now = run.model_dump(mode="json"), config.model_dump(mode="json")
     allowed = MAY_DIFFER | ({*LENGTH} if is_extended(config) else set())
     differing = [
         f"{key}: {earlier[key]!r} then, {now[key]!r} now"
@@ -62,10 +67,9 @@ def is_extended(config: TrainConfig) -> bool:
     """Whether the output folder holds a run of these settings that was to be shorter: more epochs now,
     or more steps.
     """
-    path = config.output_dir / RESOLVED_CONFIG
-    if not path.is_file() or config.finetune == "full":
+    earlier = earlier_run(config)
+    if earlier is None or config.finetune == "full":
         return False
-    earlier = load_config(type(config), path)
     if (earlier.max_steps is None) != (config.max_steps is None):
         return False
     return (config.max_steps or config.epochs) > (earlier.max_steps or earlier.epochs)

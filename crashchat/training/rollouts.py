@@ -10,7 +10,7 @@ A question's G answers cost its prompt G times and the video once.
 import contextlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -18,7 +18,8 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.draws import Draw
-from crashchat.answering.generate import answer_from_prefix, decode, encode, prefill
+from crashchat.answering.generate import answer_from_prefix, decode
+from crashchat.answering.prefix import encode, prefill
 from crashchat.data.annotations import Question, VideoQAs
 from crashchat.data.truth import crash_start_of
 from crashchat.model.attention import BRANCH_ATTENTION
@@ -30,7 +31,7 @@ from crashchat.training.batches import Fetch, QuestionDataset, QuestionSampler
 from crashchat.training.policy import advantages_of
 from crashchat.training.rewards import Judged, Reward, value_of
 from crashchat.training.sharing import share_questions
-from crashchat.video.tokens import VideoSettings, VisualTokens
+from crashchat.video.tokens import VideoSettings, VisualTokens, without_pixels
 
 
 @dataclass
@@ -266,7 +267,9 @@ class Roller:
         for place, (question, number) in enumerate(zip(asked.questions, asked.numbers, strict=True)):
             own = slice(place * count, (place + 1) * count)
             rollout.groups.append(
-                self._judge(asked, question, number, found.tokens[0][own], found.log_probs[0][own])
+                self._judge(
+                    asked, question, number, tokens=found.tokens[0][own], log_probs=found.log_probs[0][own]
+                )
             )
         return rollout
 
@@ -310,14 +313,8 @@ class Roller:
 
 def _with_features(visual: VisualTokens, features: torch.Tensor) -> VisualTokens:
     """The video as it goes through the language model again: encoded already."""
-    return VisualTokens(
-        pixel_values=visual.pixel_values[:0],
-        grid_thw=visual.grid_thw,
-        merge_sizes=visual.merge_sizes,
-        compression_mask=visual.compression_mask,
-        seconds=visual.seconds,
-        features=features.clone(),  # made in inference mode, it could not be learnt through
-    )
+    # Features that were made in inference mode could not be learnt through.
+    return replace(without_pixels(visual), features=features.clone(), cache_key=None)
 
 
 def figures_of(rollouts: Iterable[Rollout]) -> dict[str, tuple[float, int]]:

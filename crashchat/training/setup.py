@@ -12,6 +12,7 @@ from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model
 from crashchat.checkpoints.layouts import read_vision_config
 from crashchat.data.annotations import AnnotationError, VideoQAs, annotation_paths, load_annotations
+from crashchat.data.pairs import load_pairs
 from crashchat.model.attention import BRANCH_ATTENTION
 from crashchat.model.lora import (
     add_adapter,
@@ -23,9 +24,9 @@ from crashchat.model.lora import (
 from crashchat.model.varlen import VARLEN_ATTENTION
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype, local_device
-from crashchat.settings import ReinforceConfig, TrainConfig
+from crashchat.settings import PreferenceConfig, ReinforceConfig, TrainConfig
 
-START = "start"  # the adapter that reinforcement began with, where it must not be left far behind
+START = "start"  # the adapter that a second stage began with, where it must not be left far behind
 ATTENTION = {
     "branch_attention": BRANCH_ATTENTION,
     "flex_attention": "flex_attention",
@@ -44,7 +45,11 @@ def load_videos(config: TrainConfig, split: str) -> list[VideoQAs]:
     Of the validation split as many as val_videos says. Raises AnnotationError that lists missing videos: a
     run must not stop at a hole hours later.
     """
-    videos = load_annotations(question_files(config, split), config.data_dir, config.all_tasks or None)
+    files = question_files(config, split)
+    if isinstance(config, PreferenceConfig):
+        videos = load_pairs(files, config.data_dir)
+    else:
+        videos = load_annotations(files, config.data_dir, config.all_tasks or None)
     missing = [str(video.path) for video in videos if not video.path.is_file()]
     if missing:
         raise AnnotationError(
@@ -72,15 +77,20 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Cras
         vision=read_vision_config(config.vision_config),
         quantized=config.quantization is not None,
     )
+    return prepared(base, config)
+
+
+def prepared(base: CrashChatModel, config: TrainConfig) -> CrashChatModel | PeftModel:
+    """A base with a new adapter, or all of it to be trained. Raises CheckpointError."""
     if config.finetune == "full":
         base.requires_grad_(True)
         train_in_float32(base)
         return base
     base.requires_grad_(False)
-    if isinstance(config, ReinforceConfig) and config.adapter is not None:
+    if config.adapter is not None:
         model = load_adapter(base, config.adapter, trained=True)
         set_dropout(model, config.lora_dropout)
-        if config.kl:
+        if config.keeps_start:
             load_adapter(model, config.adapter, START)
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(".default." in name)
@@ -102,7 +112,6 @@ def _finished(model: PeftModel, config: TrainConfig) -> PeftModel:
     # Under autocast alone, which DeepSpeed does without: elsewhere inputs and weights would differ in type.
     if base_of(model).dtype != torch.float32 and not config.deepspeed:
         leave_inputs_as_they_are(model)
-    model.peft_config["default"].base_model_name_or_path = str(config.base_model)
     return model
 
 

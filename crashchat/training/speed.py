@@ -8,19 +8,22 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from crashchat.training.planning.gpus import gpu_called
+
 FIRST, STEPS = 2, 3  # the profile's: the first two steps are unlike all others
 
 
 class Speed:
     """Counts what has gone through the model since the last log, over all processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int = 1) -> None:
+        self.processes = processes
         self.restart()
 
     def restart(self) -> None:
         """Begin anew, as after a validation, whose time is not training's."""
         self._start = time.perf_counter()
-        self._tokens = self._videos = 0
+        self._tokens = self._videos = self._operations = 0
         self._waited = 0.0
 
     @contextlib.contextmanager
@@ -32,14 +35,17 @@ class Speed:
         finally:
             self._waited += time.perf_counter() - begin
 
-    def count(self, tokens: int, videos: int) -> None:
-        """Add a step's."""
+    def count(self, tokens: int, videos: int, operations: int) -> None:
+        """Add a step's; operations in units of 10^9."""
         self._tokens += tokens
         self._videos += videos
+        self._operations += operations
 
     def since_last_log(self) -> dict[str, float]:
-        """tokens and videos a second of all processes, the share of the time that this one waited for videos,
-        and on a GPU the memory that was in use at most, in GiB.
+        """Of all processes tokens and videos a second, and the model's operations, in 10^12 a second
+        (planning/cost.py; what gradient checkpointing repeats is not counted); the share of the time that
+        this process waited for videos; on a GPU the memory that was in use at most, in GiB, and on a known
+        one the operations over its peak (MFU).
         """
         if not self._videos:
             return {}
@@ -48,9 +54,12 @@ class Speed:
             "tokens_per_second": round(self._tokens / seconds, 1),
             "videos_per_second": round(self._videos / seconds, 3),
             "waiting_for_data": round(self._waited / seconds, 3),
+            "model_tflops": round(self._operations / 1000 / seconds, 4),
         }
         if torch.cuda.is_available():
             values["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+            if gpu := gpu_called(torch.cuda.get_device_name()):
+                values["mfu"] = round(values["model_tflops"] / (gpu.tflops * self.processes), 4)
         self.restart()
         return values
 

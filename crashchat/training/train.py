@@ -17,7 +17,7 @@ import torch.distributed as dist
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings, save_checkpoint
+from crashchat.checkpoints.folders import load_model, load_tokenizer, save_checkpoint, video_settings_of
 from crashchat.checkpoints.model_card import ModelCard, write_card
 from crashchat.command import run_command
 from crashchat.config import check_share, save_config
@@ -29,6 +29,7 @@ from crashchat.settings import ReinforceConfig, TrainConfig
 from crashchat.training.batches import StepSampler
 from crashchat.training.card import card_of, with_outcome
 from crashchat.training.losses import plot_losses
+from crashchat.training.planning.plan import warn_of_memory
 from crashchat.training.resuming import (
     RESOLVED_CONFIG,
     check_resumable,
@@ -81,14 +82,9 @@ def _train(config: TrainConfig) -> Path:
     set_seed(config.seed)
 
     tokenizer = load_tokenizer(config.base_model)
-    settings = load_video_settings(
-        config.base_model,
-        config.fps,
-        max_frames=config.max_frames,
-        max_visual_tokens=config.max_visual_tokens,
-        token_compression=config.token_compression,
-    )
+    settings = video_settings_of(config.base_model, config)
     train_videos, val_videos = load_videos(config, "train"), load_videos(config, "val")
+    warn_of_memory(config)
     card = None
     if main_process:
         uses = [
@@ -101,7 +97,7 @@ def _train(config: TrainConfig) -> Path:
         config.feature_cache, config.feature_cache_gb, base_of(model).model.vision_model, settings
     )
     datasets = [
-        make_dataset(config, videos, tokenizer, settings, feature_cache)
+        make_dataset(config, videos, tokenizer, settings, cache=feature_cache)
         for videos in (train_videos, val_videos)
     ]
     trained, total = trainable_parameters(model)

@@ -1,11 +1,14 @@
 """Training steps, validation and checkpoints: transformers' Trainer, fed with questions grouped by video."""
 
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.data import DataLoader
@@ -14,13 +17,15 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from crashchat.files import sync_tree
-from crashchat.model.lora import is_projector, trained_state
+from crashchat.model.lora import base_of, is_projector, trained_state
 from crashchat.model.videollama3 import CrashChatOutput
 from crashchat.processes import reader_count
 from crashchat.settings import TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionLoader, StepSampler
 from crashchat.training.losses import plot_losses
+from crashchat.training.planning.cost import OperationCounter
 from crashchat.training.resuming import write_checksums
+from crashchat.training.setup import START
 from crashchat.training.speed import Speed
 from crashchat.video.tokens import VisualTokens
 
@@ -41,7 +46,8 @@ class QuestionTrainer(Trainer):
         self.config = config
         self.sampler = sampler
         self.readers = reader_count(config.num_workers)
-        self.speed = Speed()
+        self.speed = Speed(self.args.world_size)
+        self.counter = OperationCounter(base_of(self.model).config, config)
         # For numbers that the computer needs at once: asking the GPUs for them would wait for their work.
         self.host_group = dist.new_group(backend="gloo") if self.args.world_size > 1 else None
 
@@ -58,7 +64,7 @@ class QuestionTrainer(Trainer):
         """As Trainer's, with the speed since the last log beside the training loss."""
         super().log({**logs, **self.speed.since_last_log()} if "loss" in logs else logs, *args, **kwargs)
 
-    def gather_numbers(self, *numbers: int) -> Tensor:
+    def gather_numbers(self, numbers: list[int]) -> Tensor:
         """int64[processes, n]: some numbers of every process."""
         own = torch.tensor(numbers)
         if self.host_group is None:
@@ -66,6 +72,21 @@ class QuestionTrainer(Trainer):
         rows = [torch.empty_like(own) for _ in range(self.args.world_size)]
         dist.all_gather(rows, own, group=self.host_group)
         return torch.stack(rows)
+
+    def operations_of(self, batches: list[dict]) -> int:
+        """Of a forward and a backward pass of some batches, in units of 10^9."""
+        return int(sum(map(self.counter.of_batch, batches)) / 1e9)
+
+    def count_of(self, batch: dict) -> int:
+        """What the loss of a batch is averaged over: its labelled tokens."""
+        return len(batch["label_index"])
+
+    @contextlib.contextmanager
+    def at_the_start(self) -> Iterator[None]:
+        """The model as it was when the run started, for a while: under the adapter of then, or under none."""
+        model = self.accelerator.unwrap_model(self.model)
+        with _under(model, START) if START in model.peft_config else model.disable_adapter():
+            yield
 
     def run_model(self, model, batch: dict, videos: list[VisualTokens] | None) -> Tensor:
         """loss_sum of a batch; features that had to be encoded are kept for the next time.
@@ -94,20 +115,35 @@ class QuestionTrainer(Trainer):
         model.train()
         batches = cast(list[dict], self._prepare_input(inputs["batches"]))
         shares = self.gather_numbers(
-            sum(len(batch["label_index"]) for batch in batches),
-            len(batches),
-            sum(batch["input_ids"].shape[1] for batch in batches),
-            inputs["num_videos"],
+            [
+                sum(map(self.count_of, batches)),
+                len(batches),
+                sum(batch["input_ids"].shape[1] for batch in batches),
+                inputs["num_videos"],
+                self.operations_of(batches),
+            ]
         )
-        labelled, passes = int(shares[:, 0].sum()), int(shares[:, 1].max())
-        self.speed.count(tokens=int(shares[:, 2].sum()), videos=int(shares[:, 3].sum()))
-        total = torch.zeros((), device=self.args.device)
-        for index in range(passes):
+        counted, passes = int(shares[:, 0].sum()), int(shares[:, 1].max())
+        self.speed.count(*map(int, shares[:, 2:].sum(dim=0)))
+
+        def loss_of(index: int) -> Tensor:
             # All processes make the same number of passes (ZeRO-3 gathers weights in step); a surplus one
             # counts nothing. Gradients are averaged over processes, so each one's sum is scaled up to make
             # the average a sum.
-            scale = self.args.world_size / labelled if index < len(batches) else 0.0
-            last = index == passes - 1
+            scale = self.args.world_size / counted if index < len(batches) else 0.0
+            own = min(index, len(batches) - 1)
+            return self.run_model(model, batches[own], inputs["videos"][own]) * scale
+
+        return self.run_passes(model, [partial(loss_of, index) for index in range(passes)])
+
+    def run_passes(self, model, losses: Sequence[Callable[[], Tensor]]) -> Tensor:
+        """Forward and backward of a step's passes; processes exchange gradients in the last one alone.
+
+        losses: each runs its pass and returns its loss. Returns float32[], their sum.
+        """
+        total = torch.zeros((), device=self.args.device)
+        for index, loss_of in enumerate(losses):
+            last = index == len(losses) - 1
             self.accelerator.gradient_state._set_sync_gradients(last)
             with (
                 contextlib.nullcontext()
@@ -117,8 +153,7 @@ class QuestionTrainer(Trainer):
                 if self.config.offload_activations
                 else contextlib.nullcontext(),
             ):
-                own = min(index, len(batches) - 1)
-                loss = self.run_model(model, batches[own], inputs["videos"][own]) * scale
+                loss = loss_of()
                 self.accelerator.backward(
                     loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {})
                 )
@@ -127,13 +162,9 @@ class QuestionTrainer(Trainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            trained = [
-                (name, weight)
-                for name, weight in (model or self.model).named_parameters()
-                if weight.requires_grad
-            ]
-            projector = [weight for name, weight in trained if is_projector(name)]
-            others = [weight for name, weight in trained if not is_projector(name)]
+            trained = trained_state(model or self.model)
+            projector = [weight for name, weight in trained.items() if is_projector(name)]
+            others = [weight for name, weight in trained.items() if not is_projector(name)]
             kind: Any = torch.optim.AdamW
             if self.config.optimizer == "adamw_8bit":
                 from bitsandbytes.optim import AdamW8bit as kind
@@ -198,37 +229,64 @@ class QuestionTrainer(Trainer):
         videos shared among processes, several read and asked at a time.
         """
         dataset: QuestionDataset = eval_dataset if eval_dataset is not None else self.eval_dataset
-        rank, processes = self.args.process_index, self.args.world_size
-        own = dataset.numbers[rank::processes]
-        starts = range(0, len(own), VIDEOS_AT_ONCE)
-        fetches = [sum(own[start : start + VIDEOS_AT_ONCE], []) for start in starts]
+        processes = self.args.world_size
+        fetches = self.validation_fetches(dataset.numbers)
         # Every process runs the same number of batches (ZeRO-3 gathers weights in step); the surplus counts
         # nothing.
         rounds = -(-len(dataset.numbers[::processes]) // VIDEOS_AT_ONCE)
         surplus = rounds - len(fetches)
-        loader = QuestionLoader(dataset, [*fetches, *[dataset.numbers[0]] * surplus], self.readers)
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        progress = tqdm(
-            loader, desc="validation", leave=False, disable=None if self.is_world_process_zero() else True
-        )
-        for index, inputs in enumerate(progress):
+        padded = [*fetches, *[dataset.numbers[0]] * surplus]
+        for index, inputs in enumerate(self.validation_loader(dataset, padded)):
             batches = cast(list[dict], self._prepare_input(inputs["batches"]))
-            for place in range(int(self.gather_numbers(len(batches)).max())):
+            for place in range(int(self.gather_numbers([len(batches)]).max())):
                 one = min(place, len(batches) - 1)
                 loss_sum = self.run_model(self.model, batches[one], inputs["videos"][one])
                 if place < len(batches) and index < len(fetches):
-                    labelled = totals.new_tensor(len(batches[one]["label_index"]))
-                    totals += torch.stack([loss_sum.double(), labelled])
+                    counted = totals.new_tensor(self.count_of(batches[one]))
+                    totals += torch.stack([loss_sum.double(), counted])
         if processes > 1:
             dist.all_reduce(totals)
         loss_sum, count = totals.tolist()
-        metrics = {f"{metric_key_prefix}_loss": loss_sum / count}
         self.model.train()
+        return self.told({f"{metric_key_prefix}_loss": loss_sum / count})
+
+    def validation_fetches(self, numbers: list[list[int]]) -> list[list[int]]:
+        """This process's share of the question numbers of each video, those of several videos together."""
+        own = numbers[self.args.process_index :: self.args.world_size]
+        return [sum(own[start : start + VIDEOS_AT_ONCE], []) for start in range(0, len(own), VIDEOS_AT_ONCE)]
+
+    def validation_loader(self, dataset: QuestionDataset, fetches: list[list[int]]) -> tqdm:
+        """The model's inputs of these fetches, with a progress bar on the first process."""
+        return tqdm(
+            QuestionLoader(dataset, fetches, self.readers),
+            desc="validation",
+            leave=False,
+            disable=None if self.is_world_process_zero() else True,
+        )
+
+    def told(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Log what a validation found, and tell the callbacks; returns it."""
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.speed.restart()
         return metrics
+
+
+@contextlib.contextmanager
+def _under(model: PeftModel, adapter: str) -> Iterator[None]:
+    """Another adapter of a PEFT model for a while; which weights are trained stays as it was."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    own = model.active_adapter
+    model.set_adapter(adapter)
+    try:
+        yield
+    finally:
+        model.set_adapter(own)
+        model.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 class EpochOrder(TrainerCallback):

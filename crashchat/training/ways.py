@@ -1,4 +1,6 @@
-"""The two ways of learning, from annotated answers and from drawn ones: what a run is made of in each."""
+"""The three ways of learning, from annotated answers, from drawn ones and from pairs: what each is made
+of.
+"""
 
 from pathlib import Path
 from typing import cast
@@ -11,8 +13,9 @@ from crashchat.config import ConfigError
 from crashchat.data.annotations import VideoQAs
 from crashchat.json_files import read_json
 from crashchat.model.videollama3 import CrashChatModel
-from crashchat.settings import ReinforceConfig, TrainConfig
+from crashchat.settings import PreferenceConfig, ReinforceConfig, TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionSampler, StepSampler
+from crashchat.training.preferences import PairDataset, PreferenceTrainer
 from crashchat.training.reinforce_trainer import SOLVED, ReinforceTrainer, make_roller, rewards_of
 from crashchat.training.rollouts import RolloutDataset, RolloutSampler
 from crashchat.training.trainer import QuestionTrainer
@@ -28,8 +31,8 @@ def check(config: TrainConfig) -> None:
     """
     if isinstance(config, ReinforceConfig):
         rewards_of(config)
-        if config.adapter:
-            read_adapter(config.adapter)
+    if config.adapter:
+        read_adapter(config.adapter)
 
 
 def make_dataset(
@@ -48,7 +51,8 @@ def make_dataset(
     if isinstance(config, ReinforceConfig):
         rewarded = frozenset(config.tasks)
         return RolloutDataset(videos, tokenizer, settings, **sizes, feature_cache=cache, rewarded=rewarded)
-    return QuestionDataset(videos, tokenizer, settings, **sizes, feature_cache=cache)
+    kind = PairDataset if isinstance(config, PreferenceConfig) else QuestionDataset
+    return kind(videos, tokenizer, settings, **sizes, feature_cache=cache)
 
 
 def make_sampler(config: TrainConfig, dataset: QuestionDataset, args: TrainingArguments) -> StepSampler:
@@ -69,7 +73,9 @@ def make_sampler(config: TrainConfig, dataset: QuestionDataset, args: TrainingAr
 def step_in_words(config: TrainConfig) -> str:
     """What a step learns from."""
     if not isinstance(config, ReinforceConfig):
-        return f"{config.global_batch_size} questions"
+        return (
+            f"{config.global_batch_size} {'pairs' if isinstance(config, PreferenceConfig) else 'questions'}"
+        )
     drawn = f"{config.rollouts} answers drawn to each question on {config.videos_per_step} videos"
     others = f" and {config.global_batch_size} annotated ones" if config.global_batch_size else ""
     return drawn + others
@@ -93,6 +99,8 @@ def make_trainer(
         "eval_dataset": datasets[1],
         "callbacks": callbacks,
     }
+    if isinstance(config, PreferenceConfig):
+        return PreferenceTrainer(config, sampler, **common)
     if not isinstance(config, ReinforceConfig):
         return QuestionTrainer(config, sampler, **common)
     assert isinstance(sampler, RolloutSampler), "make_sampler made it"

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, int64
 
+from crashchat.json_files import Exact
 from crashchat.video.decode import read_clip
 from crashchat.video.source import Source, VideoError, probe
 
@@ -25,10 +26,10 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 RATIO, DIFFERENCE = 1.5, 0.1
 
 
-class Spread(BaseModel):
+class Spread(Exact):
     """How a measure spreads over a set of clips."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     least: float
     low: float
@@ -40,10 +41,10 @@ class Spread(BaseModel):
     greatest: float
 
 
-class ClipSpreads(BaseModel):
+class ClipSpreads(Exact):
     """How the measures of a set's clips spread; none where no clip has it."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     videos: int = Field(ge=1)
     """How many clips were measured."""

@@ -13,7 +13,7 @@ from crashchat.checkpoints.model_card import DRAWN, ModelCard, read_card, write_
 from crashchat.data.datasets import DatasetUse
 from crashchat.provenance import CARD_FILE
 from crashchat.video.measures import measure_clips
-from tests.analysis.test_analyze import read
+from tests.helpers.analyses import read
 from tests.helpers.clips import H264, SCENE, ffmpeg
 from tests.helpers.flashes import frames, write_video
 from tests.helpers.models import MODEL

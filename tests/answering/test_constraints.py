@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from crashchat.answering.constraints import Choices, Times, constraint_for
-from crashchat.answering.generate import answer_from_prefix, decode, prefill
+from crashchat.answering.generate import answer_from_prefix, decode
+from crashchat.answering.prefix import prefill
 from crashchat.checkpoints.folders import load_model, load_video_settings
 from crashchat.tasks import TASKS
 from crashchat.video.reading import read_visual_tokens

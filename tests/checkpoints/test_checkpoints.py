@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 
-from crashchat.answering.generate import answer_from_prefix, prefill
+from crashchat.answering.generate import answer_from_prefix
+from crashchat.answering.prefix import prefill
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.conversion import convert as convert_layout
 from crashchat.checkpoints.folders import (
@@ -154,6 +156,17 @@ def test_an_adapter_saves_projector_and_lora_and_refuses_another_base(tiny_base,
         load_adapter(load_model(tiny_base, tiny_tokenizer, CPU), tmp_path / "adapter")
 
 
+def test_an_adapter_names_its_base_and_loads_without_a_warning(tiny_base, copy, tiny_tokenizer, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trained = add_adapter(load_model(tiny_base, tiny_tokenizer, CPU), rank=2, alpha=4, dropout=0.0)
+        trained.save_pretrained(tmp_path / "adapter")
+        written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        assert written["base_model_name_or_path"] == str(tiny_base)
+        loaded = load_adapter(load_model(copy, tiny_tokenizer, CPU), tmp_path / "adapter")
+    assert loaded.peft_config["default"].base_model_name_or_path == str(copy)
+
+
 def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_tokenizer, tmp_path):
     def base():
         return load_model(tiny_base, tiny_tokenizer, CPU)
@@ -179,7 +192,7 @@ def test_two_adapters_share_a_base_and_each_is_as_if_alone(tiny_base, tiny_token
     assert model.active_adapter == "one"
     for name in ("one", "two", "one"):
         model.set_adapter(name)
-        answers, logits = answer_from_prefix(
+        answers, logits, _ = answer_from_prefix(
             model,
             tiny_tokenizer,
             prefix=prefill(model, tiny_tokenizer, [visual]),

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from crashchat.data.predictions import make_record
-from crashchat.evaluation.controls import TEXTS, control_answers, control_scores
+from crashchat.evaluation.controls import control_answers, control_scores
 from crashchat.evaluation.score import main
 from crashchat.metrics.text import NO_EXTRAS, semantic, semantic_columns, text_sums
-from crashchat.tasks import TASKS
+from crashchat.tasks import TASKS, TEXTS
 from tests.evaluation.test_semantic import sentence_model
 
 
@@ -34,6 +34,7 @@ def test_what_must_not_score_well_does_not_by_facts(shared, name):
     assert found["empty"]["facts_f1"] == found["no accident"]["facts_f1"] == 0.0
     assert found["no accident"]["rougeL_f"] > 0.37
     assert found["swapped"]["facts_f1"] < 0.35 and found["padded"]["facts_f1"] < 0.4
+    assert found["padding"]["facts_f1"] < 0.35
     assert found["most frequent"]["facts_f1"] < (0.55 if name == "crash_description" else 0.35)
 
 
@@ -50,6 +51,7 @@ def test_what_must_not_score_well_does_not_by_meaning(shared, name):
     assert score(truths) == 1.0
     assert all(abs(found[control]) < 0.001 for control in ("empty", "no accident", "most frequent"))
     assert abs(found["swapped"]) < 0.1 and found["padded"] < 0.35
+    assert found["padding"] < 0
 
 
 def test_the_controls_are_what_they_are_called():
@@ -64,6 +66,8 @@ def test_the_controls_are_what_they_are_called():
     assert set(found["most frequent"]) == {"a car brakes"}
     assert sorted(found["swapped"]) == sorted(truths) != found["swapped"] != truths
     assert found["padded"][2] == f"a bus skids {task.negative_answer} a car brakes a bus skids"
+    assert found["padding"][2] == f"{task.negative_answer} a car brakes"
+    assert found["padding"][3] == "a car brakes a bus skids"
     assert found == control_answers(task, records)
 
 

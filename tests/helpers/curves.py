@@ -31,13 +31,13 @@ def strategies() -> list[str]:
     ]
 
 
-def curves(dtype: str, data: Path, folder: Path) -> dict[str, list[float]]:
+def curves(dtype: str, data: Path, folder: Path, names: list[str]) -> dict[str, list[float]]:
     """{strategy: training loss of each step}."""
     from crashchat.settings import TrainConfig
     from crashchat.training.train import train
 
     found = {}
-    for name in strategies():
+    for name in names:
         words = [*SETTINGS, f"dtype={dtype}", f"data_dir={data}", f"output_dir={folder / name}"]
         train(load_config(TrainConfig, CONFIG_DIR / "train" / f"{name}.yaml", words))
         state = json.loads((folder / name / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
@@ -46,10 +46,10 @@ def curves(dtype: str, data: Path, folder: Path) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    dtype, data, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    dtype, data, folder, *names = sys.argv[1:]
     with open(os.devnull, "w") as nowhere:
         out, sys.stdout = sys.stdout, nowhere
-        found = curves(dtype, data, folder)
+        found = curves(dtype, Path(data), Path(folder), names or strategies())
     print(json.dumps(found), file=out)
 
 

@@ -9,7 +9,8 @@ from crashchat.config import ROOT
 from crashchat.data.annotations import AnnotationError
 from crashchat.data.predictions import constant_answer, read_predictions, video_name
 from crashchat.data.truth import read_crash_starts
-from crashchat.evaluation.score import score_table, scores, task_sums
+from crashchat.evaluation.score import scores, task_sums
+from crashchat.evaluation.score_tables import score_table
 from crashchat.metrics.localization import (
     crash_localization_sums,
     first_sign_score,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from crashchat.answering.draws import Draw, draw_tokens
-from crashchat.answering.generate import answer_from_prefix, answer_questions, encode, prefill
+from crashchat.answering.generate import answer_from_prefix, answer_questions
+from crashchat.answering.prefix import encode, prefill
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings
 from crashchat.checkpoints.layouts import read_vision_config

@@ -13,6 +13,8 @@ import pytest
 
 from crashchat.__main__ import main
 from crashchat.config import ROOT
+from crashchat.review.folder import read_folder
+from crashchat.review.labels import model_labels
 from crashchat.review.store import Store
 from tests.helpers.accessibility import faults_of
 from tests.helpers.review import make_analysis
@@ -49,37 +51,135 @@ def server(folder) -> Iterator[str]:
     process.wait(30)
 
 
-def test_clips_are_decided_by_keyboard_alone(server, folder, browser):
-    page = browser.new_page(color_scheme="dark")
-    faults: list[str] = []
+def shown(page, name: str | None = None, other_than: str = "") -> str:
+    """Wait until a clip can be decided: this one, or any other than that; returns its name."""
+    page.wait_for_function(
+        "([name, other]) => { const clip = document.body.dataset.clip;"
+        " return clip && (name ? clip === name : clip !== other); }",
+        arg=[name, other_than],
+        timeout=60000,
+    )
+    return page.evaluate("document.body.dataset.clip")
+
+
+def told(page, text: str) -> None:
+    page.wait_for_selector(f"#told:has-text('{text}')", timeout=60000)
+
+
+def press_at_once(page, *keys: str, repeat: bool = False) -> None:
+    """Keys so quick behind each other that the page answers none before the last one came."""
+    script = (
+        "([keys, repeat]) => { for (const key of keys)"
+        " document.body.dispatchEvent(new KeyboardEvent('keydown', { key, repeat, bubbles: true })); }"
+    )
+    page.evaluate(script, [list(keys), repeat])
+
+
+@pytest.fixture
+def page(server, browser):
+    """The review in a browser, whose errors fail the test."""
+    page, faults = browser.new_page(color_scheme="dark"), []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+
+    def written(message) -> None:
+        if message.type == "error" and "503" not in message.text:  # what a test answers on purpose
+            faults.append(message.text)
+
+    page.on("console", written)
     page.goto(server)
-    page.wait_for_selector("body[data-clip=clip09]", timeout=60000)
+    yield page
+    page.close()
+    assert faults == []
+
+
+def decisions(folder: Path) -> list[tuple[str, str, str, str]]:
+    return [(one.user, one.clip, one.verdict, one.comment) for one in Store(folder).decisions()]
+
+
+def test_clips_are_decided_by_keyboard_alone(page, folder):
+    shown(page, "clip09")
     assert faults_of(page) == []
     page.keyboard.press("?")
     assert page.is_visible("#help") and "play or pause" in page.inner_text("#help")
     page.keyboard.press("Escape")
+    page.wait_for_selector("#help", state="hidden")
     page.keyboard.press("c")
-    page.wait_for_selector("body[data-clip=clip08]")
+    shown(page, "clip08")
+    page.wait_for_function("document.querySelector('#screen video').readyState > 0")
     page.keyboard.press("]")
     page.keyboard.press("f")
     page.keyboard.press("m")
     page.keyboard.type("a comment, c x u")
     page.keyboard.press("Control+Enter")
-    page.wait_for_selector("body:not([data-clip=clip08])")
+    third = shown(page, other_than="clip08")
     page.keyboard.press("u")
-    page.wait_for_selector("#told:has-text('unsure')")
-    page.keyboard.press("z")
-    page.wait_for_selector("#told:has-text('undone')")
+    told(page, f"{third}: unsure")
+    page.keyboard.press("z")  # the next clip may not be there yet: it is taken all the same
+    told(page, f"{third}: undone")
     page.keyboard.press("t")
     page.wait_for_selector("#statistics[open]")
     assert "Random share" in page.inner_text("#figures")
-    page.close()
-    told = [(one.user, one.clip, one.verdict, one.comment) for one in Store(folder).decisions()]
-    assert told[:2] == [("anna", "clip09", "confirm", ""), ("anna", "clip08", "correct", "a comment, c x u")]
-    assert [verdict for _, _, verdict, _ in told[2:]] == ["unsure", "undo"]
-    assert faults == []
+    assert decisions(folder) == [
+        ("anna", "clip09", "confirm", ""),
+        ("anna", "clip08", "correct", "a comment, c x u"),
+        ("anna", third, "unsure", ""),
+        ("anna", third, "undo", ""),
+    ]
+
+
+def test_a_quick_reviewer_decides_no_clip_unseen_and_loses_no_decision(page, folder):
+    before, first = decisions(folder), shown(page)
+    press_at_once(page, "u", repeat=True)  # a key that is held down
+    press_at_once(page, "u", "u", "c", "n", "u")
+    second = shown(page, other_than=first)
+    assert decisions(folder) == [*before, ("anna", first, "unsure", "")]
+
+    held = []
+
+    def hold(route) -> None:  # as a slow server does
+        held.append(route)
+
+    page.route("**/api/decisions", hold)
+    page.keyboard.press("b")
+    page.wait_for_function("document.querySelector('main').inert")
+    while not held:
+        page.wait_for_timeout(20)
+    for key in ("o", "n", "c", "u"):
+        page.keyboard.press(key)
+        told(page, "Not taken")
+    press_at_once(page, "z", "z", "z")  # of the decision that is on its way, and of no other
+    held.pop().continue_()
+    told(page, f"{second}: undone")
+    shown(page, second)
+    assert page.input_value("[name=crash]") == {True: "yes", False: "no"}.get(model_says(folder, second), "")
+    ours = [("anna", first, "unsure", ""), ("anna", second, "unusable", ""), ("anna", second, "undo", "")]
+    assert decisions(folder) == [*before, *ours]
+
+    page.route("**/api/decisions", lambda route: route.fulfill(status=503, json={"detail": "try again"}))
+    page.keyboard.press("u")
+    told(page, "try again")
+    shown(page, second)  # it stays until it is saved
+    page.unroute("**/api/decisions")
+
+
+def test_what_was_written_of_a_clip_is_there_when_it_comes_again(page, folder):
+    first = shown(page)
+    page.keyboard.press("u")
+    second = shown(page, other_than=first)
+    page.keyboard.press("m")
+    page.keyboard.type("half a comm")
+    page.keyboard.press("Escape")
+    page.keyboard.press("z")
+    shown(page, first)
+    assert page.input_value("[name=comment]") == ""
+    page.keyboard.press("n")
+    shown(page, second)
+    assert page.input_value("[name=comment]") == "half a comm"
+    assert decisions(folder)[-1][2] == "undo"
+
+
+def model_says(folder: Path, name: str) -> bool | None:
+    return model_labels(read_folder(folder)[name].result).crash
 
 
 def test_only_the_analysis_is_served(server):

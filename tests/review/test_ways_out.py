@@ -11,11 +11,12 @@ from pyarrow import parquet
 
 from crashchat.__main__ import main
 from crashchat.data.annotations import annotation_paths, load_annotations
+from crashchat.data.pairs import load_pairs
 from crashchat.review.agreement import agreements, cohen_kappa, fleet, share_of
-from crashchat.review.export import recordings, split_of
 from crashchat.review.folder import Reviewed, read_folder
 from crashchat.review.labels import Labels, model_labels
 from crashchat.review.queue import RANDOM, by_worth, due, full_queue, reasons_of
+from crashchat.review.splits import recordings, split_of
 from crashchat.review.store import Store
 from crashchat.tasks import SPLITS, TASKS
 from tests.helpers.review import make_analysis, result_of
@@ -179,3 +180,64 @@ def test_what_cannot_be_exported_is_told_in_a_line(store, folder, tmp_path, caps
     assert "reviewed, and no longer there" in told()
     assert main(["export-labels", str(tmp_path), "--out", str(tmp_path / "labels")]) == 1
     assert "holds no results" in capsys.readouterr().err
+
+
+def test_the_random_share_is_held_out_and_a_share_is_replayed(store, folder, tiny_data, tmp_path, capsys):
+    clips, rows = read_folder(folder), store.clips()
+    for name in clips:
+        if name != "clip03":  # the model does not say whether it is a crash
+            store.decide(clips[name], "anna", "confirm")
+    drawn = {name for name, row in rows.items() if row.random}
+    wrong = next(name for name in ("clip00", "clip02", "clip04", "clip06") if name not in drawn)
+    store.decide(clips[wrong], "anna", "correct", Labels(crash=False))
+    out = tmp_path / "next"
+    words = ["--hold-out-random", "--replay", str(tiny_data), "--replay-share", "0.5"]
+    assert main(["export-labels", str(folder), "--out", str(out), *words]) == 0
+    told = capsys.readouterr().out
+    assert "5 videos of" in told and "replayed" in told  # 3 of 6, and 2 of 3
+    by_split = {
+        split: {video.name for video in load_annotations([out / file], out)}
+        for split in SPLITS
+        if (out / (file := TASKS["crash_recognition"].annotation_file(split))).is_file()
+    }
+    assert by_split["test"] == {f"videos/{name}.mp4" for name in drawn - {"clip03"}}
+    replayed = {name for name in by_split["train"] | by_split["val"] if name.startswith("replay/")}
+    assert len(replayed) == 5 and all((out / name).is_file() for name in replayed)
+    (file,) = (out / "pairs").iterdir()
+    pairs = load_pairs([file], out)
+    assert [video.name for video in pairs] == [f"videos/{wrong}.mp4"]
+    answers = {pair.task: (pair.answer, pair.rejected) for pair in pairs[0].questions}
+    assert answers["crash_recognition"] == ("No", "Yes") and "crash_localization" not in answers
+
+
+def test_what_must_not_be_learnt_from_is_refused(store, folder, tiny_data, tmp_path, capsys):
+    clips, out = read_folder(folder), tmp_path / "next"
+    learnt = next(name for name, row in store.clips().items() if not row.random and name != "clip03")
+    store.decide(clips[learnt], "anna", "confirm")
+    words = ["export-labels", str(folder), "--out", str(out), "--hold-out-random"]
+    assert main(words) == 1 and "no clip of the random share was confirmed" in capsys.readouterr().err
+    for name, row in store.clips().items():
+        if row.random and name != "clip03":
+            store.decide(clips[name], "anna", "confirm")
+    assert main([*words, "--replay", str(tmp_path)]) == 1
+    assert "no annotation file of the test split" in capsys.readouterr().err
+    assert main([*words, "--replay", str(tiny_data), "--replay-share", "0"]) == 1
+    assert "--replay-share 0: expected a share above 0" in capsys.readouterr().err
+    held_out = tmp_path / "held_out"
+    shutil.copytree(tiny_data, held_out)
+    (video,) = load_annotations([tiny_data / TASKS["crash_recognition"].annotation_file("test")], held_out)[
+        :1
+    ]
+    shutil.copyfile(clips[learnt].video, video.path)
+    assert main([*words, "--replay", str(held_out)]) == 1
+    assert "belong to the test split" in capsys.readouterr().err and not out.exists()
+
+
+def test_two_reviews_of_one_folder_see_each_others_decisions(store, folder):
+    other, clip = Store(folder), read_folder(folder)["clip00"]
+    store.decide(clip, "anna", "confirm")
+    other.decide(clip, "ben", "correct", Labels(crash=False))
+    assert store.standings()["clip00"].disagree and other.standings()["clip00"].disagree
+    other.undo("ben")
+    assert not store.standings()["clip00"].disagree
+    assert [one.id for one in store.decisions()] == [one.id for one in other.decisions()] == [1, 2, 3]

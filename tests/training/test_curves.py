@@ -15,14 +15,28 @@ from tests.helpers.curves import CURVES, STEPS, strategies
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}  # of the first loss
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_losses_follow_the_recorded_curves(dtype, tiny_data, tmp_path):
+MULTITASK = [name for name in strategies() if not name.startswith("independent")]
+MONOTASK = [name for name in strategies() if name not in MULTITASK]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "names"),
+    [
+        ("float32", [*MULTITASK, *MONOTASK]),
+        ("bfloat16", MULTITASK),
+        pytest.param("bfloat16", MONOTASK, marks=pytest.mark.slow),
+    ],
+    ids=["float32", "bfloat16", "bfloat16-monotask"],
+)
+def test_losses_follow_the_recorded_curves(dtype, names, tiny_data, tmp_path):
     recorded = json.loads(CURVES.read_text())
     assert list(recorded[dtype]) == strategies() and len(strategies()) == 9
-    command = [sys.executable, "-m", "tests.helpers.curves", dtype, str(tiny_data), str(tmp_path)]
+    command = [sys.executable, "-m", "tests.helpers.curves", dtype, str(tiny_data), str(tmp_path), *names]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
-    for name, losses in json.loads(done.stdout).items():
+    found = json.loads(done.stdout)
+    assert list(found) == names
+    for name, losses in found.items():
         assert len(losses) == STEPS
         expected = recorded[dtype][name]
         assert losses == pytest.approx(expected, abs=TOLERANCE[dtype] * expected[0]), (name, dtype)

@@ -9,6 +9,8 @@ import subprocess
 import pytest
 
 from crashchat.checkpoints.model_card import read_card
+from crashchat.settings import TrainConfig
+from crashchat.training.setup import load_videos
 from tests.helpers.commands import (
     ENVIRONMENT,
     ROOT,
@@ -117,7 +119,9 @@ def test_words_that_the_launcher_does_not_know_are_named(words):
 
 
 def test_the_launcher_explains_itself():
-    assert "train|evaluate CONFIG [processes] [key=value ...]" in run("bash", "scripts/launch.sh", "--help")
+    assert "train|reinforce|prefer|evaluate CONFIG [processes] [key=value ...]" in run(
+        "bash", "scripts/launch.sh", "--help"
+    )
     assert "CONFIG [processes]" in run("bash", "scripts/launch.sh", "train", ok=False)
 
 
@@ -145,3 +149,38 @@ def test_a_run_is_extended(trained_by_two, tiny_data, tmp_path):
     assert "trained already, to an earlier end" in output and f"going on from {out}/checkpoint-4" in output
     assert (out / "checkpoint-6").is_dir() and read_card(out).settings["steps"] == 6
     assert "already trained" in begin_training(tiny_data, out, "max_steps=6", ok=True)
+
+
+def test_a_run_with_readers_and_dropout_goes_on_bit_for_bit_and_stops_where_it_would_have(
+    tiny_data, tmp_path
+):
+    """Early stopping goes on counting; the best step has a checkpoint, though it is no save_steps-th."""
+    words = ["max_steps=20", "eval_steps=2", "save_steps=4", "num_workers=2", "lora_dropout=0.05"]
+    words += [
+        "early_stopping_patience=3",
+        "early_stopping_threshold=100",
+        "learning_rate=1e-9",
+        "val_videos=2",
+    ]
+    whole = tmp_path / "whole"
+    train(tiny_data, whole, 1, *words, "save_total_limit=9", "projector_learning_rate=1e-9")
+    steps = sorted(int(path.name.split("-")[1]) for path in whole.glob("checkpoint-*"))
+    assert {2, 4, 8} <= set(steps) and steps[-1] == 8  # not better by 100: 4, 6 and 8 are the three in vain
+    out = unfinished(whole, tmp_path / "out")
+    for step in steps:
+        if step > 4:
+            shutil.rmtree(out / f"checkpoint-{step}")
+    train(tiny_data, out, 1, *words, "save_total_limit=9", "projector_learning_rate=1e-9")
+    assert (out / "checkpoint-8").is_dir() and not (out / "checkpoint-12").exists()
+    assert distance(whole / "checkpoint-8", out / "checkpoint-8") == 0
+
+
+def test_the_validation_videos_are_the_same_every_time(tiny_data, tmp_path):
+    settings = {"output_dir": tmp_path, "data_dir": tiny_data}
+    drawn = [
+        [video.name for video in load_videos(TrainConfig(**settings, val_videos=count), "val")]
+        for count in (2, 2, 3, 50)
+    ]
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 2 and set(drawn[0]) < set(drawn[2])
+    assert drawn[2] == drawn[3] and len(drawn[2]) == 3
+    assert len(load_videos(TrainConfig(**settings, val_videos=1), "train")) == 6

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from crashchat.answering.generate import answer_questions, encode
+from crashchat.answering.generate import answer_questions
+from crashchat.answering.prefix import encode
 from crashchat.checkpoints.folders import load_model, load_video_settings
 from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.model.lora import add_adapter
@@ -75,11 +76,11 @@ def test_losses_are_the_same_without_cold_mixed_and_warm(dataset, tiny_base, tin
         for index, numbers in enumerate(question_lists):
             fetched = next(iter(QuestionLoader(dataset, [numbers], workers)))
             (batch,), (videos,) = fetched["batches"], fetched["videos"]
-            cached = batch.get("video_cached")
-            expected = (
-                [[False, False], [True, False, True], [True, True, True]][index] if name == "with" else None
-            )
-            assert (cached.tolist() if cached is not None else None) == expected
+            videos_of, cached_of = (2, 3, 3)[index], (0, 2, 3)[index] if name == "with" else 0
+            assert len(batch["video_grid_thw"]) == videos_of - cached_of
+            assert ("vision_features" in batch) == (cached_of > 0)
+            assert ("feature_order" in batch) == (0 < cached_of < videos_of)
+            assert batch["wants_features"] == (name == "with")
             assert (len(batch["pixel_values_videos"]) == 0) == (name == "with" and index == 2)
             results[name, index] = run(model, dataset, batch, videos)
     for index in range(3):

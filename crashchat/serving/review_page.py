@@ -13,37 +13,47 @@ and decides under --user, as a lead.
 import argparse
 import getpass
 import hashlib
+import re
 import secrets
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from crashchat.command import make_parser
 from crashchat.errors import CrashChatError, exit_code
 from crashchat.html import TEMPLATES
-from crashchat.review.folder import read_folder
+from crashchat.json_files import Exact
+from crashchat.review.folder import Reviewed, read_folder
 from crashchat.review.labels import Labels, ReviewError, Verdict
-from crashchat.review.service import WAYS, ReviewService
+from crashchat.review.service import ReviewService
 from crashchat.review.store import LONGEST_COMMENT, ROLES, Store
 from crashchat.serving.clip_service import Limits
-from crashchat.serving.guard import Admits, RequestGuard
+from crashchat.serving.guard import Admits, RequestGuard, Ways
 from crashchat.serving.serve import LOOPBACK, connection_settings, private_folder, read_password
 
+SHARE = 0.2  # of the clips, drawn for estimates
 BODY = 2**16  # bytes of a decision at most
+WAYS = Ways(
+    read=re.compile(
+        r"/|/favicon\.ico|/api/(queue|statistics|clips/\d{1,9})|/static/review\.(js|css)|/videos/\d{1,9}"
+        r"|/strips/\d{1,9}/\d{1,4}"
+    ),
+    takes=("/api/decisions", "/api/undo"),
+    policy="default-src 'self'; frame-ancestors 'none'",
+)
 FILES = {"review.js": "text/javascript", "review.css": "text/css"}
 
 
-class DecisionBody(BaseModel):
+class DecisionBody(Exact):
     """What the page sends of a decision."""
-
-    model_config = ConfigDict(extra="forbid")
 
     clip: int
     verdict: Verdict
@@ -157,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=7861, help="(default %(default)s)")
     parser.add_argument("--user", help="who decides where nobody has a password (default: your login's name)")
     parser.add_argument("--videos", type=Path, metavar="FOLDER", help="where relative paths of clips start")
-    parser.add_argument("--share", type=float, default=0.2, help="random share of the clips (default 0.2)")
+    parser.add_argument("--share", type=float, default=SHARE, help="random share of the clips (default 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the random share (default 0)")
     parser.add_argument("--add-user", metavar="NAME", help="add a user or change one, and end")
     parser.add_argument("--role", choices=ROLES, default="reviewer", help="of --add-user (default reviewer)")
@@ -166,14 +176,56 @@ def main(argv: list[str] | None = None) -> int:
     return exit_code(lambda: _run(arguments), failed=2)
 
 
+@dataclass
+class Review:
+    """An analysis that was opened for review. alone: who decides where nobody signs in; None: people do."""
+
+    folder: Path
+    clips: dict[str, Reviewed]
+    store: Store
+    seed: int
+    alone: str | None = None
+
+    def app(self, copies: Path, hosts: list[str] | None = None) -> FastAPI:
+        """Its page. copies: a private folder for videos as browsers play them."""
+        service = ReviewService(self.folder, self.store, clips=self.clips, copies=copies, seed=self.seed)
+        return create_app(service, self.alone, hosts)
+
+    def work_alone(self, user: str | None = None) -> None:
+        """Have one person decide without signing in: `user`, or who is logged in here.
+
+        Raises ReviewError where people have passwords.
+        """
+        if self.store.roles(with_password=True):
+            raise ReviewError(f"{self.folder}: people sign in by password here; use crashchat review")
+        self.alone = user or getpass.getuser()
+        self.store.add_user(self.alone, "lead", None)
+
+
+def open_review(folder: Path) -> Review:
+    """An analysis, to be reviewed by who is logged in on this machine. Raises ReviewError."""
+    review = _opened(folder, videos=None, share=SHARE, seed=0)
+    review.work_alone()
+    return review
+
+
+def _opened(folder: Path, videos: Path | None, share: float, seed: int) -> Review:
+    clips = read_folder(folder, videos)
+    store = Store(folder)
+    store.sync(clips, share, seed)
+    for clip in clips.values():
+        if reason := clip.missing():
+            print(f"warning: {reason}", file=sys.stderr)
+    return Review(folder, clips, store=store, seed=seed)
+
+
 def _run(arguments: argparse.Namespace) -> None:
     import uvicorn
 
     if not 0 <= arguments.share <= 1:
         raise ReviewError(f"--share {arguments.share}: expected 0 to 1")
-    clips = read_folder(arguments.folder, arguments.videos)
-    store = Store(arguments.folder)
-    store.sync(clips, arguments.share, arguments.seed)
+    review = _opened(arguments.folder, videos=arguments.videos, share=arguments.share, seed=arguments.seed)
+    store = review.store
     if arguments.add_user:
         password = read_password(argparse.Namespace(password_file=arguments.password_file, host=LOOPBACK[0]))
         if not password:
@@ -181,20 +233,14 @@ def _run(arguments: argparse.Namespace) -> None:
         store.add_user(arguments.add_user, arguments.role, password)
         print(f"{arguments.add_user}: {arguments.role} of {arguments.folder}")
         return
-    alone = None
     if not store.roles(with_password=True):
         if arguments.host not in LOOPBACK:
             raise ReviewError(f"--host {arguments.host} lets others in: add users first (--add-user NAME)")
-        alone = arguments.user or getpass.getuser()
-        store.add_user(alone, "lead", None)
+        review.work_alone(arguments.user)
     elif arguments.user:
         raise ReviewError(f"--user {arguments.user}: people sign in by password here; leave it out")
-    for clip in clips.values():
-        if reason := clip.missing():
-            print(f"warning: {reason}", file=sys.stderr)
     with private_folder() as folder:
-        service = ReviewService(arguments.folder, store, clips=clips, copies=folder, seed=arguments.seed)
-        app = create_app(service, alone, list(LOOPBACK) if arguments.host in LOOPBACK else None)
+        app = review.app(folder, list(LOOPBACK) if arguments.host in LOOPBACK else None)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops)", flush=True)
         settings = connection_settings(Limits(max_bytes=BODY))

@@ -1,0 +1,225 @@
+"""How long the sequences of a run are: of its annotations and videos, as far as they are at hand,
+and of the released set where they are not. Nothing is loaded but the tokenizer.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from statistics import mean
+
+from transformers import PreTrainedTokenizerBase
+
+from crashchat.data.annotations import VideoQAs, load_annotations
+from crashchat.model.packing import split_by_tokens
+from crashchat.model.sequence import IGNORED, Branch, branch_token_ids, prefix_ids
+from crashchat.settings import TrainConfig
+from crashchat.tasks import PERCEPTION, TASKS
+from crashchat.training.batches import QuestionSampler
+from crashchat.video.reading import read_visual_tokens
+from crashchat.video.tokens import VideoSettings, target_size
+
+# The released set (docs/reference.md, Annotations): 18,385 videos, 8:1:1; of the validation split's 1,838
+# videos 1,139 have a crash, and only these are asked when it happens. Characters of that split's answers, in
+# the mean.
+RELEASED_VIDEOS = {"train": 14_708, "val": 1_838}
+WITH_CRASH = 1_139 / 1_838
+ANSWER_CHARACTERS = {
+    "crash_recognition": 3, "crash_description": 17, "causal_reasoning": 43, "prevention_reasoning": 168,
+    "crash_localization": 17, "pre_crash_localization": 11,
+}  # fmt: skip
+# Without a tokenizer: English prompts have about five characters a token; a turn's marks are five tokens and
+# `,Time 12.3s:` about nine.
+CHARACTERS_A_TOKEN, TURN_TOKENS, TIME_TOKENS = 5, 5, 9
+TYPICAL_SECONDS, TYPICAL_SIZE = 10, (720, 1280)  # of a clip where none is at hand: length; height and width
+MEASURED = 8  # videos that are read where there are some
+FRAMES_A_SECOND = 122  # frames of a 720p clip that one reader decodes and resizes (benchmarks/RESULTS.md)
+
+
+@dataclass(frozen=True)
+class VideoShape:
+    """One video and its questions, in tokens.
+
+    frames; rows, columns: visual tokens down and across a frame, before compression. kept: visual tokens that
+    compression leaves. text: the prefix's other tokens. branches: (question, answer) of each question, the
+    answer with its end, which is what is labelled.
+    """
+
+    frames: int
+    rows: int
+    columns: int
+    kept: int
+    text: int
+    branches: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def visual(self) -> int:
+        """Visual tokens that the encoder makes."""
+        return self.frames * self.rows * self.columns
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the first question."""
+        return self.kept + self.text
+
+    @property
+    def length(self) -> int:
+        """Tokens of the whole sequence."""
+        return self.prefix + sum(question + answer + 1 for question, answer in self.branches)
+
+    @property
+    def labelled(self) -> int:
+        """Tokens that are learnt."""
+        return sum(answer for _, answer in self.branches)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The videos of a split. seconds_to_read: of a video, by one reader. sources: where the lengths are from,
+    as lines.
+    """
+
+    videos: list[VideoShape]
+    seconds_to_read: float
+    sources: list[str]
+
+
+def typical_video(settings: VideoSettings, tokenizer: PreTrainedTokenizerBase | None = None) -> VideoShape:
+    """A 10-second clip of 1280 x 720 pixels in which every token changes from frame to frame."""
+    frames = min(settings.max_frames, max(1, int(TYPICAL_SECONDS * settings.fps)))
+    factor = settings.vision.factor
+    high, wide = (side // factor for side in target_size(*TYPICAL_SIZE, frames, settings.vision))
+    text = 4 + TIME_TOKENS * frames
+    if tokenizer is not None:
+        text = len(prefix_ids(tokenizer, [frame / settings.fps for frame in range(frames)], [0] * frames))
+    return VideoShape(frames, high, wide, kept=frames * high * wide, text=text)
+
+
+def read_shape(path: Path, settings: VideoSettings, tokenizer: PreTrainedTokenizerBase | None) -> VideoShape:
+    """A video file's own shape; it is decoded, as only that shows what compression leaves.
+
+    Raises VideoError.
+    """
+    visual = read_visual_tokens(str(path), settings)
+    frames, high, wide = visual.grid_thw[0].tolist()
+    merge = int(visual.merge_sizes[0])
+    text = 4 + TIME_TOKENS * frames
+    if tokenizer is not None:
+        text = len(prefix_ids(tokenizer, visual.seconds, [0] * frames))
+    return VideoShape(frames, high // merge, wide // merge, kept=visual.num_kept, text=text)
+
+
+def _counter(tokenizer: PreTrainedTokenizerBase | None) -> Callable[[str, str], tuple[int, int]]:
+    """(question, answer) -> their tokens, as a VideoShape has them."""
+
+    @cache
+    def count(question: str, answer: str) -> tuple[int, int]:
+        if tokenizer is None:
+            asked = -(-len(question) // CHARACTERS_A_TOKEN) + TURN_TOKENS
+            return asked, -(-len(answer) // CHARACTERS_A_TOKEN) + 1
+        ids, labels = branch_token_ids(tokenizer, Branch(question, answer))
+        learnt = sum(label != IGNORED for label in labels)
+        return len(ids) - learnt - 1, learnt
+
+    return count
+
+
+def released_split(config: TrainConfig, split: str, video: VideoShape) -> list[VideoShape]:
+    """The released set's videos of a split, all of one shape; those without a crash are not asked
+    when it is.
+    """
+    asked = [TASKS[name] for name in config.tasks or TASKS]
+    count = _counter(None)
+    every = {task.name: count(task.prompt, "x" * ANSWER_CHARACTERS[task.name]) for task in asked}
+    calm = tuple(every[task.name] for task in asked if task.group != PERCEPTION)
+    crashes = round(RELEASED_VIDEOS[split] * WITH_CRASH)
+    others = RELEASED_VIDEOS[split] - crashes if calm else 0
+    return [replace(video, branches=tuple(every.values()))] * crashes + [
+        replace(video, branches=calm)
+    ] * others
+
+
+def shapes_of(
+    config: TrainConfig,
+    split: str,
+    settings: VideoSettings,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    measured: int = MEASURED,
+) -> Split:
+    """The shapes of a split's videos: questions and answers of the annotations; of the videos some that are
+    read, whose shapes stand for the others', and typical ones where there are none.
+
+    tokenizer: the base's, None where that is not at hand. Raises AnnotationError and VideoError.
+    """
+    named = config.annotation_files.get(split)
+    paths = named or [config.data_dir / TASKS[task].annotation_file(split) for task in config.tasks]
+    typical = typical_video(settings, tokenizer)
+    reading = typical.frames / FRAMES_A_SECOND
+    size = "{1} x {0}".format(*TYPICAL_SIZE)
+    assumed = f"a {TYPICAL_SECONDS} s clip of {size} pixels, nothing compressed away"
+    if not named and not any(path.is_file() for path in paths):
+        videos = released_split(config, split, typical)
+        return Split(
+            videos, reading, [f"the released set's numbers of videos and questions, each on {assumed}"]
+        )
+    annotated = load_annotations(paths, config.data_dir, config.tasks or None)
+    count = _counter(tokenizer)
+    branches = [tuple(count(q.text, q.answer) for q in video.questions) for video in annotated]
+    shapes, seconds = _measured(annotated, settings, tokenizer, measured)
+    sources = ["questions and answers of the annotations"]
+    if shapes:
+        sources.append(f"videos like {len(shapes)} of them that were read")
+    else:
+        shapes, seconds = [typical], reading
+        sources.append(f"no video at hand, so each is {assumed}")
+    videos = [replace(shapes[i % len(shapes)], branches=asked) for i, asked in enumerate(branches)]
+    return Split(videos, seconds, sources)
+
+
+def _measured(
+    videos: Sequence[VideoQAs], settings: VideoSettings, tokenizer: PreTrainedTokenizerBase | None, most: int
+) -> tuple[list[VideoShape], float]:
+    """The shapes of some videos that are there, and the mean seconds that reading one took."""
+    there = [video.path for video in videos if video.path.is_file()]
+    chosen = there[:: max(1, len(there) // most)][:most]
+    shapes, seconds = [], [0.0]
+    for path in chosen:
+        start = time.monotonic()
+        shapes.append(read_shape(path, settings, tokenizer))
+        seconds.append(time.monotonic() - start)
+    return shapes, mean(seconds[1:] or seconds)
+
+
+Pass = list[VideoShape]
+
+
+def steps_of(config: TrainConfig, videos: Sequence[VideoShape], processes: int) -> Iterator[list[list[Pass]]]:
+    """An epoch's steps: of each process the passes that it makes, as training makes them (batches.py)."""
+    numbers: list[list[int]] = []
+    owner: list[tuple[int, tuple[int, int]]] = []
+    for index, video in enumerate(videos):
+        numbers.append(list(range(len(owner), len(owner) + len(video.branches))))
+        owner += [(index, branch) for branch in video.branches]
+    ranks = [
+        QuestionSampler(
+            numbers,
+            config.global_batch_size,
+            rank=rank,
+            processes=processes,
+            group_by_video=config.group_by_video,
+            seed=config.seed,
+        )
+        for rank in range(processes)
+    ]
+    for shares in zip(*ranks, strict=True):
+        step = []
+        for share in shares:
+            asked: dict[int, list[tuple[int, int]]] = {}
+            for number in share:
+                index, branch = owner[number]
+                asked.setdefault(index, []).append(branch)
+            row = [replace(videos[index], branches=tuple(some)) for index, some in asked.items()]
+            lists = split_by_tokens([video.length for video in row], config.max_tokens_per_batch)
+            step.append([[row[i] for i in some] for some in lists])
+        yield step

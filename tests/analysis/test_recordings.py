@@ -1,0 +1,91 @@
+"""crashchat analyze on an hour-long recording, killed and resumed."""
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from crashchat.__main__ import main
+from tests.helpers.analyses import read, start
+from tests.helpers.clips import ffmpeg
+
+
+@pytest.fixture(scope="module")
+def hour(tmp_path_factory) -> tuple[Path, list[float]]:
+    """An hour of grey with three flashes, and when they are. Its frames would take 2.5 GB."""
+    folder = tmp_path_factory.mktemp("hour")
+    for name, grey in (("calm", "0x606060"), ("crash", "0xe61414")):
+        source = f"color=c={grey}:size=640x360:rate=1:duration={60 if name == 'calm' else 4}"
+        ffmpeg(
+            "-f",
+            "lavfi",
+            "-i",
+            source,
+            "-c:v",
+            "libx264",
+            "-g",
+            "10",
+            "-pix_fmt",
+            "yuv420p",
+            folder / f"{name}.mp4",
+        )
+    parts, flashes = [], []
+    for minute in range(60):
+        if minute in (7, 30, 52):
+            flashes.append(60.0 * minute + 4 * len(flashes))
+            parts.append("crash")
+        parts.append("calm")
+    (folder / "parts.txt").write_text("".join(f"file '{part}.mp4'\n" for part in parts))
+    ffmpeg("-f", "concat", "-i", folder / "parts.txt", "-c", "copy", folder / "hour.mp4")
+    return folder / "hour.mp4", flashes
+
+
+def test_an_hour_is_searched_in_little_memory_and_goes_on_after_a_kill(hour, model, tmp_path):
+    path, flashes = hour
+    options = [path, "--out", tmp_path, "--resume", "--stride", "20", "--merge-gap", "20", *model]
+    journal = tmp_path / "hour.windows.part.jsonl"
+    process = start(*options)
+    deadline = time.monotonic() + 200
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 40:
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "hour.json").exists()
+    # What was found before the kill is taken over, not made again: a mark on it is still there in the end.
+    lines = journal.read_text().splitlines(keepends=True)
+    record = json.loads(lines[10])
+    record["window"]["notes"].append("from before the kill")
+    journal.write_text("".join([*lines[:10], json.dumps(record) + "\n", *lines[11:]]))
+
+    process = start(*options)
+    peak = 0  # kilobytes, from the process itself: what wait4 tells counts its parent's memory at the fork
+    status = Path(f"/proc/{process.pid}/status")
+    for _ in iter(process.stderr.readline, ""):
+        if known := re.search(r"VmHWM:\s+(\d+)", status.read_text()):
+            peak = max(peak, int(known[1]))
+    assert process.wait() == 0
+    assert 1e5 < peak < 1.5e6, "the recording's frames are 2.5 GB"
+    result = read(tmp_path / "hour.json")
+    assert result["status"] == "crash" and abs(result["seconds"] - 3612) < 1.5
+    assert len(result["windows"]) == 181 and "from before the kill" in result["windows"][9]["notes"]
+    for window in result["windows"]:
+        red = sum(window["start"] <= at + second < window["end"] for at in flashes for second in range(4))
+        assert red == 1 or (window["status"] == "crash") == (red > 1)  # one red frame may be seen or not
+    assert len(result["events"]) == 3
+    for event, at in zip(result["events"], flashes, strict=True):
+        window = result["windows"][event["window"]]
+        assert event["start"] == window["start"] + 8 and abs(event["start"] - at) <= 20
+    assert not journal.exists() and len(list(tmp_path.glob("hour.event?.jpg"))) == 3
+    assert "3 events in" in (tmp_path / "report.html").read_text()
+
+
+def test_a_journal_of_other_settings_is_refused(hour, model, tmp_path, capsys):
+    journal = tmp_path / "hour.windows.part.jsonl"
+    journal.write_text('{"run": {"model": "another"}}\n')
+    assert main(["analyze", str(hour[0]), "--out", str(tmp_path), "--resume", *model]) == 1
+    assert "was begun by another run" in capsys.readouterr().err
+    assert journal.exists()
