@@ -25,16 +25,30 @@ def take(page: Page, name: str) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("analysis", type=Path)
     analysis = parser.parse_args().analysis
-    command = [sys.executable, "-m", "crashchat", "review", str(analysis), "--port", str(PORT), "--user", "anna"]
+    command = [
+        sys.executable,
+        "-m",
+        "crashchat",
+        "review",
+        str(analysis),
+        "--port",
+        str(PORT),
+        "--user",
+        "anna",
+    ]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout and server.stdout.readline().startswith("http"), "the server did not start"
         program = shutil.which("chromium") or shutil.which("google-chrome")
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+            browser = playwright.chromium.launch(
+                executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+            )
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
             page.goto(f"http://127.0.0.1:{PORT}/")
             page.wait_for_function("document.body.dataset.clip")
