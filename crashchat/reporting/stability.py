@@ -7,6 +7,7 @@ before.
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -48,12 +49,11 @@ def steadiness(task: str, files: Sequence[PredictionFile], sums: Sums) -> list[S
     for video, score in zip(sums.videos, per_question_score(TASKS[task], sums), strict=True):
         scores.setdefault(video, []).append(float(score))
     fields = TASKS[task].pred_fields
-    given: dict[str, list[tuple]] = {}
+    given: dict[str, list[str]] = {}  # as JSON: what is read of an answer may be a list
     for file in files:
         for record in file.records:
-            given.setdefault(video_name(record["video_path"]), []).append(
-                tuple(record[name] for name in fields)
-            )
+            answer = json.dumps([record[name] for name in fields], sort_keys=True)
+            given.setdefault(video_name(record["video_path"]), []).append(answer)
     found = []
     for record in files[0].records:
         video = video_name(record["video_path"])

@@ -157,7 +157,9 @@ def ranks(words: list[str], processes: int) -> subprocess.CompletedProcess:
     """
     group: dict[str, str] = {}
     if any(word.startswith("deepspeed=") for word in words):
-        os.environ.update(QUIET)
+        os.environ.setdefault(
+            "DS_ACCELERATOR", QUIET["DS_ACCELERATOR"]
+        )  # which it asks for when it is imported
         importlib.import_module("deepspeed")
     if processes > 1 or "deepspeed=" in " ".join(words):
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
