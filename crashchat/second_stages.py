@@ -2,7 +2,6 @@
 drawn ones.
 """
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -13,17 +12,7 @@ from crashchat.tasks.quantities import Timed
 
 
 class SecondStageConfig(TrainConfig):
-    """What goes on from a model that has learnt its tasks."""
-
-    adapter: Path | None = None
-    """Folder of the adapter to start from, which is trained on; none: base_model is a merged model, and gets
-    a new adapter.
-    """
-
-    @property
-    def keeps_start(self) -> bool:
-        """Whether the model as it was at the start is asked as well."""
-        return False
+    """What goes on from a model that has learnt its tasks: that of `adapter`, or a merged base_model."""
 
     @model_validator(mode="after")
     def _of_an_adapter(self):

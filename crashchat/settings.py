@@ -117,6 +117,10 @@ class TrainConfig(Settings):
     """Where the adapter, checkpoints, logs and the resolved config go."""
     base_model: Path = Path("ckpt/videollama3_baseline")
     """Folder of the base checkpoint."""
+    adapter: Path | None = None
+    """Folder of the adapter to start from, which is trained on; none: base_model, be it a base or a merged
+    model, gets a new adapter.
+    """
     finetune: Literal["lora", "full"] = "lora"
     """lora trains LoRA and the projector on a frozen base; full trains every weight
     (only for tiny models).
@@ -215,6 +219,11 @@ class TrainConfig(Settings):
         """Every task whose questions are read."""
         return self.tasks
 
+    @property
+    def keeps_start(self) -> bool:
+        """Whether the model as it was at the start is asked as well."""
+        return False
+
     @model_validator(mode="after")
     def _consistent(self):
         if self.save_steps % self.eval_steps:
@@ -234,6 +243,8 @@ class TrainConfig(Settings):
             )
         if self.attention == "flash_attn" and find_spec("flash_attn") is None:
             raise ValueError("attention=flash_attn needs flash-attn: see requirements-gpu.txt")
+        if self.finetune == "full" and self.adapter:
+            raise ValueError("finetune=full trains every weight: adapter does not go with it")
         if self.finetune == "full" and (self.quantization or self.dora or self.rslora or self.lora_on_vision):
             raise ValueError(
                 "finetune=full trains every weight: no quantization, dora, rslora, lora_on_vision"
@@ -313,7 +324,7 @@ class EvalConfig(Settings):
             raise ValueError(f"training_answers={self.training_answers} needs decode=constrained")
         if self.temperature is not None and self.engine != "torch":
             raise ValueError(
-                f"temperature={self.temperature} needs engine=torch: another draws by other seeds"
+                f"engine={self.engine} takes the likeliest words: temperature needs engine=torch"
             )
         if self.top_p is not None and self.temperature is None:
             raise ValueError(f"top_p={self.top_p} needs temperature: without one no answer is drawn")

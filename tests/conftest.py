@@ -19,7 +19,6 @@ from crashchat.config import ROOT
 
 # Tables of large files that were checked: of all runs of the tests in one place, and not in the user's cache.
 os.environ.setdefault("CRASHCHAT_CACHE", str(Path(tempfile.gettempdir()) / f"crashchat_tests_{os.getuid()}"))
-
 # The files that take longest, by their place in tests/: handed out first, so that all workers end together.
 LONGEST = (
     "training/test_train_scripts.py", "test_faults.py", "training/test_runs.py", "training/test_nodes.py",
@@ -203,14 +202,18 @@ def clips(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def server(tiny_base, flash_adapters, tmp_path_factory):
-    """`crashchat serve` with the flash world's adapters, 1 MiB and 120 s at most."""
+def server(tiny_base, flash_adapters, once, tmp_path_factory):
+    """`crashchat serve` with the flash world's adapters, 1 MiB and 120 s at most, and a review beside it."""
     from tests.helpers.models import MODEL
+    from tests.helpers.review import make_analysis
     from tests.helpers.serving import Server
 
     linguistic, perception = map(str, flash_adapters)
     model = [*MODEL, "--model", str(tiny_base), "--linguistic", linguistic, "--perception", perception]
-    running = Server(tmp_path_factory.mktemp("serve"), *model, "--max-seconds", "120", "--max-mebibytes", "1")
+    reviewed = tmp_path_factory.mktemp("reviewed") / "analysis"
+    shutil.copytree(once("reviewed", make_analysis) / "analysis", reviewed)
+    limits = ["--max-seconds", "120", "--max-mebibytes", "1"]
+    running = Server(tmp_path_factory.mktemp("serve"), *model, *limits, "--review", str(reviewed))
     yield running
     folder = running.private_folder()
     running.stop()

@@ -68,7 +68,7 @@ def test_every_module_can_be_imported():
 def test_scripts_explain_themselves():
     assert "key=value" in run("bash", TRAIN, "--help")
     scripts = sorted((ROOT / "scripts" / "train").glob("*.sh"))
-    assert len(scripts) == 11 and len(list((ROOT / "scripts" / "eval").glob("eval_video_*.sh"))) == 7
+    assert len(scripts) == 12 and len(list((ROOT / "scripts" / "eval").glob("eval_video_*.sh"))) == 7
     assert len(list((ROOT / "scripts" / "eval").glob("compute_*_metrics.py"))) == 6
     for script in scripts:
         config = next(word for word in script.read_text().split() if word.endswith(".yaml"))

@@ -19,7 +19,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONT
 
 def commands_of(page: Path) -> list[str]:
     """The lines of a page's indented blocks that begin with one of our commands, without remarks."""
-    shown = re.findall(r"^    ((?:crashchat|bash|python|make) .*)$", page.read_text(), re.MULTILINE)
+    text = re.sub(r"\s*\\\n\s*", " ", page.read_text())  # a command that goes on in the next line
+    shown = re.findall(r"^    ((?:crashchat|bash|python|make) .*)$", text, re.MULTILINE)
     return [re.split(r"\s{2,}#|\s\|\s", line)[0].strip() for line in shown]
 
 

@@ -166,6 +166,8 @@ def analyze_clips(
     if arguments.ray:
         return analyze_on_ray(arguments, paths, out, tell)
     cascade, windows = cascade_of(arguments)
+    if out:  # not before it is known that the model loads
+        out.mkdir(parents=True, exist_ok=True)
     look = partial(
         analyze,
         cascade,
@@ -291,8 +293,6 @@ def _run(arguments: argparse.Namespace) -> int:
                     print(json.dumps(result.as_json(), ensure_ascii=False), file=lines, flush=True)
 
             paths, passed_over = find_clips(arguments.paths)
-            if out:
-                out.mkdir(parents=True, exist_ok=True)
             results = analyze_clips(arguments, paths, out, tell)
             if results is None:  # the first process has them
                 return 0

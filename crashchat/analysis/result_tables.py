@@ -63,15 +63,19 @@ def row(result: ClipResult) -> dict:
 
 def write_tables(out: Path, results: list[ClipResult]) -> None:
     """Write findings.csv and findings.parquet, whole or not at all each. Raises OSError."""
-    rows = [row(result) for result in results]
+    write_findings(out, [row(result) for result in results], COLUMNS)
+
+
+def write_findings(out: Path, rows: list[dict], columns: pyarrow.Schema) -> None:
+    """Write lines as findings.csv and findings.parquet, whole or not at all each. Raises OSError."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS.names, lineterminator="\n")
+    writer = csv.DictWriter(text, columns.names, lineterminator="\n")
     writer.writeheader()
     # A cell that begins like a formula would be one to a spreadsheet; an apostrophe makes it a text.
     writer.writerows({key: _plain(value) for key, value in line.items()} for line in rows)
     write_text_atomic(out / "findings.csv", text.getvalue())
     sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(rows, COLUMNS), sink)
+    parquet.write_table(pyarrow.Table.from_pylist(rows, columns), sink)
     write_bytes_atomic(out / "findings.parquet", sink.getvalue().to_pybytes())
 
 

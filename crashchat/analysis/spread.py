@@ -105,6 +105,8 @@ def analyze_on_ray(
     with Fleet(arguments.ray) as fleet:
         answerers = fleet.open_answerers(ClipAnswerer, arguments, out, TASKS.task_set.path)
         described, settings, windows = fleet.ask(answerers, "describe")
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
         print(fleet)
 
         def blank(path: Path) -> ClipResult:

@@ -112,8 +112,8 @@ class Answerer:
                 for visual, row in zip(context.visuals, questions, strict=True)
             ]
         texts = [[asked.text for asked in row] for row in questions]
-        draws = [[asked.draw for asked in row if asked.draw is not None] for row in questions]
         listed = [[self._candidates(asked) for asked in row] for row in questions]
+        draws = [[asked.draw for asked in row if asked.draw is not None] for row in questions]
         said = self.engine.answer(
             context, texts, adapter, constraints, listed=listed, draws=draws if any(draws) else None
         )

@@ -99,8 +99,8 @@ class Engine(Protocol):
         adapter: whose answers; None: whatever the model is, BASE: the base alone. constraints: what each
         answer may be, for an engine that constrains. most: tokens of an answer at most, where that is less
         than the engine's own. heard: called with the first answer's tokens so far, as they come, by an engine
-        that can. listed: answers whose probabilities are told, for an engine that constrains. draws: how the
-        answers are drawn, for TorchEngine; None: the likeliest are given.
+        that can. listed: answers whose probabilities are told, for an engine that constrains. draws: how each
+        answer's tokens are drawn, for such an engine; without, the likeliest are taken.
         """
 
     def likelihoods(

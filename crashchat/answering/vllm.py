@@ -133,8 +133,7 @@ class VllmEngine:
         draws: list[list[Draw]] | None = None,
     ) -> list[list[Said]]:
         """See Engine. Raises EngineError."""
-        assert adapter is None and constraints is None, "open_engine and Answerer refuse both"
-        assert draws is None, "the settings refuse it"
+        assert adapter is None and constraints is None and draws is None, "refused before anything is asked"
         del heard, listed  # the server is asked for whole answers; Answerer refuses lists
         at_most = min(most or self.max_new_tokens, self.max_new_tokens)
         ask = partial(self._complete, told=self.yes_no, most=at_most)

@@ -50,11 +50,12 @@ Answered = tuple[VideoQAs, list[Answer] | CrashChatError]
 
 
 class Asking(NamedTuple):
-    """What is to be asked, and how answers are chosen. open_questions: by the videos' names."""
+    """What is to be asked, and how. open_questions: by the videos' names."""
 
     config: EvalConfig
     videos: list[VideoQAs]
     open_questions: dict[str, list[Question]]
+    config: EvalConfig
 
     def of(self, video: VideoQAs) -> list[Asked]:
         """The questions on a video."""

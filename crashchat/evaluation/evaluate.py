@@ -162,7 +162,7 @@ def _answer(
     if left:
         starts = annotated_starts(config, list(files))
         journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
-        asked = Asking(config, left, open_questions)
+        asked = Asking(left, open_questions, config)
         rounds = answers_on_ray(config, asked) if config.ray else answers_here(config, asked, store)
         progress = tqdm(total=-(-len(left) // processes), desc="videos", disable=None if first else True)
         for video, answers in rounds:

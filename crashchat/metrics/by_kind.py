@@ -98,7 +98,7 @@ def task_sums(
                 return time_left_sums(records, truth, answer, crash_starts)
             return moment_sums(records, truth, answer)
         case Choice() | Sentence():
-            return choice_sums(records, truth, answer, kind.options, kind.candidates)
+            return choice_sums(records, truth, answer, options=kind.options, candidates=kind.candidates)
         case Choices():
             return choices_sums(records, truth, answer)
         case Number():

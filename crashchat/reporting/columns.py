@@ -23,13 +23,13 @@ HIGHER = (
     "closed_set",
     "mIoU",
     "AP@",
-    "judged_",
     "set_",
     "exact_set",
     "within_",
     "coverage_",
     "part",
     "all_right",
+    "judged_",
 )
 LOWER = ("calibration_error", "start_MAE", "end_MAE", "TTA_MAE", "MAE")
 

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect
@@ -83,12 +84,38 @@ def _network(address: str) -> str:
     return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-class RequestGuard:
-    """Answers what must not get through, and puts the page's policy on what does. Plain ASGI."""
+@dataclass(frozen=True)
+class Ways:
+    """What a server has, and no more: addresses to read, that take a body, to delete; its pages' policy."""
 
-    def __init__(self, app, limits: Limits, password: str | None):
-        self.app, self.limits, self.password = app, limits, password
+    read: re.Pattern[str] = READ
+    takes: tuple[str, ...] = (*TAKES_CLIPS, CHAT, JOIN)
+    deleted: re.Pattern[str] = DELETED
+    policy: str = POLICY
+
+    def methods(self, path: str) -> list[str]:
+        """Those that a path is asked with; none where there is nothing."""
+        found = ["GET", "HEAD"] if self.read.fullmatch(path) else []
+        found += ["POST"] if path in self.takes else []
+        return found + (["DELETE"] if self.deleted.fullmatch(path) else [])
+
+
+Admits = Callable[[str, str], bool]  # name, password -> whether they are let in
+
+
+class RequestGuard:
+    """Answers what must not get through, and puts the page's policy on what does. Plain ASGI.
+
+    password: asked for with any name. admits: in its place, asks for a name and its password.
+    """
+
+    def __init__(
+        self, app, limits: Limits, password: str | None, admits: Admits | None = None, ways: Ways = Ways()
+    ):
+        self.app, self.limits, self.ways = app, limits, ways
+        self.admits = admits or (_any_name(password) if password else None)
         self.guesses, self._chats = Guesses(), 0
+        self.token = password  # as OpenAI's clients send it
 
     async def __call__(self, scope, receive, send):
         """Let the request through, or answer it with what is wrong."""
@@ -118,7 +145,7 @@ class RequestGuard:
             if message["type"] == "http.response.start":
                 started = True
                 message = message | {
-                    "headers": [*message["headers"], (b"content-security-policy", POLICY.encode())]
+                    "headers": [*message["headers"], (b"content-security-policy", self.ways.policy.encode())]
                 }
             await send(message)
 
@@ -136,14 +163,14 @@ class RequestGuard:
             await _refuse(408, "the body came too slowly", Connection="close")(scope, receive, send)
 
     def _who(self, client: str, authorization: str | None) -> PlainTextResponse | None:
-        if not self.password:
+        if self.admits is None:
             return None
         if authorization is not None:
             if wait := math.ceil(self.guesses.wait(client)):
                 return _refuse(
                     429, f"too many wrong passwords; try again in {wait} s", **{"Retry-After": str(wait)}
                 )
-            if _gives(authorization, self.password):
+            if _gives(authorization, self.admits, self.token):
                 return None
             self.guesses.add(client)
         return _refuse(
@@ -151,7 +178,7 @@ class RequestGuard:
         )
 
     def _what(self, method: str, path: str, headers: dict[str, str]) -> PlainTextResponse | None:
-        allowed = _allowed(path)
+        allowed = self.ways.methods(path)
         if not allowed:
             return _refuse(404, "there is nothing here")
         if method not in allowed:
@@ -185,25 +212,24 @@ class RequestGuard:
         return None
 
 
-def _allowed(path: str) -> list[str]:
-    """The methods that a path is asked with; none where there is nothing."""
-    found = ["GET", "HEAD"] if READ.fullmatch(path) else []
-    found += ["POST"] if path in (*TAKES_CLIPS, CHAT, JOIN) else []
-    return found + (["DELETE"] if DELETED.fullmatch(path) else [])
+def _any_name(password: str) -> Admits:
+    return lambda name, given: secrets.compare_digest(given.encode(), password.encode())
 
 
-def _gives(authorization: str, password: str) -> bool:
-    """Whether an Authorization header holds this password; as a bearer's token, as OpenAI's clients send it,
-    or as the basic scheme's password.
+def _gives(authorization: str, admits: Admits, token: str | None) -> bool:
+    """Whether an Authorization header holds a name and password that are let in, or, as a bearer's, the
+    token, where there is one.
     """
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer":
-        return secrets.compare_digest(value.encode("utf-8", "surrogatepass"), password.encode())
+        return token is not None and secrets.compare_digest(
+            value.encode("utf-8", "surrogatepass"), token.encode()
+        )
     try:
-        given = base64.b64decode(value, validate=True).partition(b":")[2]
+        name, _, given = base64.b64decode(value, validate=True).decode().partition(":")
     except ValueError:
         return False
-    return scheme.lower() == "basic" and secrets.compare_digest(given, password.encode())
+    return scheme.lower() == "basic" and admits(name, given)
 
 
 def _refuse(status: int, text: str, **headers: str) -> PlainTextResponse:

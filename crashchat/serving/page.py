@@ -75,8 +75,8 @@ def _session(request: gr.Request) -> str:
     return request.session_hash or ""
 
 
-def build_page(service: ClipService) -> Page:
-    """The page on a service."""
+def build_page(service: ClipService, review: bool = False) -> Page:
+    """The page on a service. review: with a link to an analysis that is reviewed beside it."""
     limits, cascade = service.limits, service.cascade
     names = NAMES if len(set(cascade.adapters.values())) > 1 else NAMES | {LINGUISTIC: "adapter"}
     choices = [(names.get(adapter, adapter or ""), adapter or "") for adapter in cascade.adapter_choices()]
@@ -146,6 +146,7 @@ def build_page(service: ClipService) -> Page:
             "# One clip in, a crash report out\n"
             f"Up to {limits.max_bytes / 2**20:.0f} MiB and {clock(limits.max_seconds, False)}. "
             "The clip stays on this machine and is deleted when the page is closed."
+            + ("\n\n[Review an analysis](review/)" if review else "")
         )
         clip = gr.File(label="clip", file_types=sorted(VIDEO_SUFFIXES), height=130, elem_id="clip")
         card = gr.HTML(elem_id="card")

@@ -3,6 +3,7 @@
 
     crashchat serve                                  # http://127.0.0.1:7860
     curl -F file=@clip.mp4 http://127.0.0.1:7860/api/analyze   # the same JSON as <name>.json of analyze
+    crashchat serve --review outputs/analysis        # with crashchat review's page beside it, at /review/
 
 Without --model the model is the demo's, as for analyze. The server is reached from this machine alone unless
 --host says otherwise; then a password is needed (--password-file, or CRASHCHAT_PASSWORD), asked for by HTTP's
@@ -29,6 +30,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 from filelock import FileLock, Timeout
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp
 
 import crashchat
 from crashchat.analysis.clip import MEBIBYTE
@@ -42,6 +44,7 @@ from crashchat.serving.guard import RequestGuard
 from crashchat.serving.metrics import Metrics
 from crashchat.serving.programs import Programs
 
+REVIEW = "/review/"
 LOOPBACK = ("127.0.0.1", "localhost")
 PASSWORD = "CRASHCHAT_PASSWORD"
 PREFIX, IN_USE = (
@@ -50,10 +53,16 @@ PREFIX, IN_USE = (
 )  # of private folders, and the file in them that a running server holds locked
 
 
-def create_app(service: ClipService, password: str | None = None, hosts: list[str] | None = None) -> FastAPI:
+def create_app(
+    service: ClipService,
+    password: str | None = None,
+    hosts: list[str] | None = None,
+    review: ASGIApp | None = None,
+) -> FastAPI:
     """The endpoint and the page.
 
-    hosts: names the server is called by (None: any), against pages that borrow its address.
+    hosts: names the server is called by (None: any), against pages that borrow its address. review: an
+    analysis' page, below REVIEW.
     """
     from crashchat.serving.page import build_page, mount
 
@@ -74,12 +83,29 @@ def create_app(service: ClipService, password: str | None = None, hosts: list[st
             raise HTTPException(404, "no such clip is open")
         return FileResponse(path)
 
-    app = mount(app, build_page(service), service)
+    app = mount(app, build_page(service, review is not None), service)
     app.add_middleware(Metrics, service=service)
     app.add_middleware(RequestGuard, limits=service.limits, password=password)
+    if review is not None:
+        app.add_middleware(Beside, other=review)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     return app
+
+
+class Beside:
+    """Another app beside an app, below REVIEW, with a guard of its own. Plain ASGI."""
+
+    def __init__(self, app: ASGIApp, other: ASGIApp):
+        self.app, self.other = app, other
+
+    async def __call__(self, scope, receive, send):
+        """Hand the request to the one that it is for."""
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path.startswith(REVIEW):
+            await self.other(scope | {"path": path[len(REVIEW) - 1 :]}, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +142,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         help="told to end by SIGTERM, finish what was taken in for so long (default %(default)s)",
     )
+    parser.add_argument(
+        "--review",
+        type=Path,
+        metavar="DIR",
+        help="an analysis to review beside the page, on this machine alone",
+    )
     add_model_options(parser)
 
 
@@ -149,8 +181,16 @@ def main(argv: list[str]) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until stopped; returns the exit code."""
+    from crashchat.serving.review_page import open_review
+
     try:
         password = read_password(arguments)
+        if arguments.review and (password or arguments.host not in LOOPBACK):
+            raise AnalyzeError(
+                f"--review {arguments.review}: is for this machine alone, without a password; crashchat "
+                "review knows users and their passwords"
+            )
+        reviewed = open_review(arguments.review) if arguments.review else None
         cascade, windows = cascade_of(arguments)
     except (CrashChatError, OSError) as error:
         print(f"error: {error_line(error)}", file=sys.stderr)
@@ -159,7 +199,8 @@ def run(arguments: argparse.Namespace) -> int:
     with private_folder() as folder:
         hosts = list(LOOPBACK) if arguments.host in LOOPBACK else None
         service = ClipService(cascade, windows, folder, limits)
-        app = create_app(service, password, hosts)
+        review = reviewed.app(folder) if reviewed else None
+        app = create_app(service, password, hosts=hosts, review=review)
         # Uvicorn ends by the signal that stopped it; as an exception it lets the private folder be deleted.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops)", flush=True)

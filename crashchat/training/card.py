@@ -57,10 +57,10 @@ def card_of(
     start = ModelCard(kind="adapter", name=base)  # nothing learnt yet
     if isinstance(config, SecondStageConfig):
         given |= config.model_dump(mode="json", include=SECOND_STAGE)
-        if config.adapter:
-            name = as_line(config.adapter.resolve().name)
-            start = read_card(config.adapter) or ModelCard(kind="adapter", name=name, unknown=[name])
-            given["start"] = name
+    if config.adapter:
+        name = as_line(config.adapter.resolve().name)
+        start = read_card(config.adapter) or ModelCard(kind="adapter", name=name, unknown=[name])
+        given["start"] = name
     return ModelCard(
         kind="model" if whole else "adapter",
         name=as_line(config.output_dir.resolve().name),

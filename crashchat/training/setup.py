@@ -25,7 +25,7 @@ from crashchat.model.lora import (
 from crashchat.model.varlen import VARLEN_ATTENTION
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype, local_device
-from crashchat.second_stages import PreferenceConfig, ReinforceConfig, SecondStageConfig
+from crashchat.second_stages import PreferenceConfig, ReinforceConfig
 from crashchat.settings import TrainConfig
 
 START = "start"  # the adapter that a second stage began with, where it must not be left far behind
@@ -83,7 +83,7 @@ def prepared(base: CrashChatModel, config: TrainConfig) -> CrashChatModel | Peft
         train_in_float32(base)
         return base
     base.requires_grad_(False)
-    if isinstance(config, SecondStageConfig) and config.adapter is not None:
+    if config.adapter is not None:
         model = load_adapter(base, config.adapter, trained=True)
         set_dropout(model, config.lora_dropout)
         if config.keeps_start:

@@ -13,7 +13,7 @@ from crashchat.config import ConfigError
 from crashchat.data.annotations import VideoQAs
 from crashchat.json_files import read_json
 from crashchat.model.videollama3 import CrashChatModel
-from crashchat.second_stages import PreferenceConfig, ReinforceConfig, SecondStageConfig
+from crashchat.second_stages import PreferenceConfig, ReinforceConfig
 from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS
 from crashchat.training.batches import QuestionDataset, QuestionSampler, StepSampler
@@ -33,7 +33,7 @@ def check(config: TrainConfig) -> None:
     """
     if isinstance(config, ReinforceConfig):
         rewards_of(config)
-    if isinstance(config, SecondStageConfig) and config.adapter:
+    if config.adapter:
         read_adapter(config.adapter)
 
 

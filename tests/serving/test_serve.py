@@ -67,6 +67,30 @@ def test_what_it_does_not_take_is_told(server, clips, tmp_path):
     assert server.clips() == []
 
 
+def test_an_analysis_is_reviewed_beside_the_page(server):
+    assert "](review/)" in httpx.get(server.url, timeout=60).text
+    page = httpx.get(f"{server.url}/review/")
+    assert page.status_code == 200 and 'src="static/review.js"' in page.text
+    assert httpx.get(f"{server.url}/review/static/review.js").status_code == 200
+    queue = httpx.get(f"{server.url}/review/api/queue").json()
+    body = {"clip": queue["next"][0]["clip"], "verdict": "unsure", "labels": {}}
+    assert httpx.post(f"{server.url}/review/api/decisions", json=body).status_code == 200
+    again = httpx.get(f"{server.url}/review/api/queue").json()
+    assert again["decided"] == queue["decided"] + 1 and again["role"] == "lead"
+    foreign = {"Origin": "http://example.org"}
+    assert httpx.post(f"{server.url}/review/api/undo", json={}, headers=foreign).status_code == 403
+    for path in ("/api/queue", "/review/api/health", "/review/review.sqlite"):
+        assert httpx.get(server.url + path).status_code == 404
+
+
+def test_a_review_beside_the_page_is_for_this_machine_alone(tmp_path, capsys):
+    (tmp_path / "password").write_text(PASSWORD)
+    assert main(["serve", "--review", str(tmp_path), "--password-file", str(tmp_path / "password")]) == 2
+    assert "is for this machine alone, without a password" in capsys.readouterr().err
+    assert main(["serve", "--review", str(tmp_path)]) == 2
+    assert "holds no results" in capsys.readouterr().err
+
+
 def test_what_gradio_has_besides_the_page_is_closed(server):
     closed = (
         "config",

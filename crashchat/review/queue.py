@@ -1,0 +1,93 @@
+"""Which clip is worth a person's time next.
+
+By worth, and among equals the least sure first: what contradicts itself, what the model is uncertain about,
+windows that disagree, what is unlike the training data, what failed, all else. Every few places stands a clip
+of the random share, in an order that nothing but chance made: however early people stop, what they saw of it
+is a random sample, from which the fleet's figures are estimated.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from crashchat.analysis.cards import sureness
+from crashchat.analysis.results import CONTRADICTION, FAILED, UNDECIDED, ClipResult
+from crashchat.review.standing import Standing
+from crashchat.review.store import ClipRow, draw_of
+
+UNCERTAIN = 0.2  # a probability no further than this from one half is uncertain
+REASONS = (
+    "contradiction",
+    "uncertain recognition",
+    "windows disagree",
+    "unlike the training data",
+    "failed",
+    "the rest",
+)
+RANDOM = "random share"
+DISAGREEMENT = "reviewers disagree"
+OPINIONS = 2  # people who are asked about a clip of the random share, so that their agreement is known
+
+
+def windows_disagree(result: ClipResult) -> bool:
+    """Whether a window saw no crash where another one, which overlaps it, places the middle of one."""
+    for event in result.events:
+        middle = (event.start + event.end) / 2
+        for number, window in enumerate(result.windows):
+            if number not in event.windows and not window.error and window.start <= middle <= window.end:
+                return True
+    return False
+
+
+def reasons_of(result: ClipResult) -> list[str]:
+    """Why a clip is worth a look, the best reason first; "the rest" where there is none."""
+    holds = (
+        result.status == CONTRADICTION,
+        result.status == UNDECIDED or 0 <= sureness(result) <= UNCERTAIN,
+        windows_disagree(result),
+        bool(result.unlike_training),
+        result.status == FAILED,
+    )
+    return [reason for reason, true in zip(REASONS, holds, strict=False) if true] or [REASONS[-1]]
+
+
+def by_worth(results: Iterable[ClipResult]) -> list[ClipResult]:
+    """The most worth looking at first."""
+
+    def rank(result: ClipResult) -> tuple[int, float, str]:
+        sure = sureness(result)
+        return REASONS.index(reasons_of(result)[0]), sure if sure >= 0 else 1.0, result.name
+
+    return sorted(results, key=rank)
+
+
+def full_queue(
+    results: dict[str, ClipResult], rows: dict[str, ClipRow], seed: int = 0
+) -> list[tuple[str, str]]:
+    """(clip, why it stands there) of all clips of an analysis: by worth, and of the random share, spread
+    evenly among them, in the order of their draw.
+    """
+    drawn = sorted((name for name in results if rows[name].random), key=lambda name: draw_of(name, seed))
+    worth = by_worth(result for name, result in results.items() if not rows[name].random)
+    places = [((at + 0.5) / len(drawn), name, RANDOM) for at, name in enumerate(drawn)]
+    places += [
+        ((at + 0.5) / len(worth), result.name, reasons_of(result)[0]) for at, result in enumerate(worth)
+    ]
+    return [(name, why) for _, name, why in sorted(places, key=lambda place: (place[0], place[2] == RANDOM))]
+
+
+def due(
+    queue: Sequence[tuple[str, str]], standings: dict[str, Standing], user: str, lead: bool, people: int
+) -> list[tuple[str, str]]:
+    """The part of a full queue that waits for this user; a lead finds what others disagree about first.
+
+    people: how many decide on this analysis; where several do, two are asked about the random share.
+    """
+    waiting, unsettled = [], []
+    for name, why in queue:
+        standing = standings.get(name, Standing())
+        if lead and standing.disagree:
+            unsettled.append((name, DISAGREEMENT))
+        elif standing.settled is None and user not in standing.opinions:
+            wanted = OPINIONS if why == RANDOM and people > 1 else 1
+            if len(standing.opinions) < wanted:
+                waiting.append((name, why))
+    return [*unsettled, *waiting]
