@@ -52,7 +52,6 @@ Answered = tuple[VideoQAs, list[Answer] | CrashChatError]
 class Asking(NamedTuple):
     """What is to be asked, and how. open_questions: by the videos' names."""
 
-    config: EvalConfig
     videos: list[VideoQAs]
     open_questions: dict[str, list[Question]]
     config: EvalConfig
