@@ -13,7 +13,7 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 from rouge_score.rouge_scorer import RougeScorer
 
-from crashchat.data.predictions import video_name
+from crashchat.data.predictions import clip_name
 from crashchat.metrics.closed_set import same_choice
 from crashchat.metrics.facts import FACTS_KEYS, facts_counts, facts_figures
 from crashchat.metrics.meteor import meteor, meteor_columns
@@ -93,7 +93,7 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
         if not answered:
             counts["num_unparsed" if record.get("error") is None else "num_failed"] += 1
             answer = ""
-        kept.append((video_name(record["video_path"]), answered))
+        kept.append((clip_name(record["video_path"]), answered))
         pairs.append((truth, answer))
     known = {truth.strip() for truth, _ in pairs}
     counts["num_new"] = sum(bool(answer) and answer.strip() not in known for _, answer in pairs)

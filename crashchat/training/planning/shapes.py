@@ -180,7 +180,7 @@ def _measured(
     videos: Sequence[VideoQAs], settings: VideoSettings, tokenizer: PreTrainedTokenizerBase | None, most: int
 ) -> tuple[list[VideoShape], float]:
     """The shapes of some videos that are there, and the mean seconds that reading one took."""
-    there = [video.path for video in videos if video.path.is_file()]
+    there = [video.path for video in videos if video.file.is_file()]
     chosen = there[:: max(1, len(there) // most)][:most]
     shapes, seconds = [], [0.0]
     for path in chosen:
