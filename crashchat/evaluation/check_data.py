@@ -147,12 +147,13 @@ class Check:
             asked = [task for task in TASKS if any(task in video.truth for video in videos.values())]
             for name, video in videos.items():
                 self._compare_tasks(split, name, video.truth, asked)
-                splits = [other for other, held in files.items() if whole_name(name) in held]
+            for file in sorted(files[split]):
+                splits = [other for other, held in files.items() if file in held]
                 if len(splits) > 1 and split == splits[0]:  # Said once.
                     self.add(
                         "video in two splits",
                         split,
-                        name,
+                        file,
                         f"in {', '.join(splits)}: what is learned is tested",
                     )
 

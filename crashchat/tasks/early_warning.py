@@ -93,7 +93,7 @@ class EarlyWarning(Kind):
         return {"label": label, "reason": reason} if reason else None
 
     def write(self, value: Value) -> str:
-        label, reason = value if isinstance(value, list) else (value, NO_REASON)
+        label, reason = (*value, NO_REASON)[:2] if isinstance(value, list) else (value, NO_REASON)
         return self._yes(reason) if label == "Yes" and self.reasons else str(label)
 
     def windows(self, seconds: float, crash_start: float | None) -> Iterator[tuple[float, float]]:
