@@ -153,8 +153,12 @@ def load_annotations(
     return join(parts, tasks, ", ".join(map(str, paths)))
 
 
-def join(parts: Iterable[Part], tasks: Iterable[str] | None, where: str) -> list[VideoQAs]:
-    """The questions of some files by video (see load_annotations). where: the files, for messages."""
+def join(
+    parts: Iterable[Part], tasks: Iterable[str] | None, where: str, refused: list[str] | None = None
+) -> list[VideoQAs]:
+    """The questions of some files by video (see load_annotations). where: the files, for messages. refused:
+    takes what is wrong with records that cannot be used, which is an error without it.
+    """
     wanted = None if tasks is None else set(tasks)
     order: dict[str | None, int] = {name: rank for rank, name in enumerate(TASKS)}
     videos: dict[tuple[Path, str], VideoQAs] = {}
@@ -211,13 +215,20 @@ def join(parts: Iterable[Part], tasks: Iterable[str] | None, where: str) -> list
                     (place, f"asks of {name} what {part.rows.unit} {first} asks; delete one of the two")
                 )
         problems += [f"{part.rows.at(place)}: {problem}" for place, problem in sorted(found)]
-    if problems:
-        raise AnnotationError(f"{len(problems)} annotation record(s) cannot be used:{listed(problems)}")
+    _refuse(problems, refused)
     for video in videos.values():
         video.questions.sort(key=lambda question: order.get(question.task, len(order)))
     if not videos:
         raise NoQuestions(f"no question of the tasks {sorted(wanted or [])} in {where}")
     return list(videos.values())
+
+
+def _refuse(problems: list[str], refused: list[str] | None) -> None:
+    """Hand on what is wrong with records; without a list to take it, raises AnnotationError."""
+    if refused is not None:
+        refused += problems
+    elif problems:
+        raise AnnotationError(f"{len(problems)} annotation record(s) cannot be used:{listed(problems)}")
 
 
 def _told(

@@ -84,14 +84,15 @@ def load_sources(
     data_dir: Path,
     tasks: Iterable[str] | None,
     context: Sequence[str] = (),
+    refused: list[str] | None = None,
 ) -> list[VideoQAs]:
-    """The questions of a split, joined by video. tasks, context: see load_annotations.
+    """The questions of a split, joined by video. tasks, context: see load_annotations; refused: see join.
 
     Raises AnnotationError for rows that cannot be used, columns that are not there, and filters and split
     rules that leave no row.
     """
     where = ", ".join(source.title for source in sources)
-    return join(_parts(sources, split, data_dir, context), tasks, f"{where}, split {split}")
+    return join(_parts(sources, split, data_dir, context), tasks, f"{where}, split {split}", refused)
 
 
 def _parts(

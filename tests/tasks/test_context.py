@@ -16,7 +16,6 @@ from crashchat.data.sources import load_questions
 from crashchat.settings import EvalConfig
 from crashchat.tasks import CRASHCHAT, TASK_SET_FILE, TASKS, TaskSet, TaskSetError, using
 from crashchat.training.batches import QuestionDataset, as_model_input
-from crashchat.training.setup import load_videos
 from tests.data.test_annotations import record, write
 from tests.helpers.commands import TRAIN_CONFIG, crashchat, settings_of
 
@@ -154,7 +153,8 @@ def test_a_column_that_is_not_there_is_named_with_file_and_row(tmp_path, make):
     rows = [{key: value for key, value in row.items() if key != "note"} for row in ROWS]
     with using(CRASHCHAT):
         config = config_of(tmp_path, make, rows)
-        with pytest.raises(AnnotationError, match=r"has no column 'note', .*mine.yaml puts in front of crash_loc") as refused:
+        message = r"has no column 'note', .*mine.yaml puts in front of crash_localization"
+        with pytest.raises(AnnotationError, match=message) as refused:
             asked(config)
         assert ("hub, split test" if make is as_hub else "rows.") in str(refused.value)
         assert f" {1 + {as_csv: 2, as_messages: 1}.get(make, 0)}: has" in str(refused.value)
@@ -165,9 +165,9 @@ def test_a_column_that_is_not_there_is_named_with_file_and_row(tmp_path, make):
 @pytest.mark.parametrize("make", [as_released, as_messages, as_parquet, as_hub])
 def test_a_value_that_is_no_text_or_number_is_named_with_file_and_row(tmp_path, make):
     rows = [row | {"speed": [1, 2] if row is ROWS[2] else None} for row in ROWS]
-    with using(CRASHCHAT):
-        with pytest.raises(AnnotationError, match=r"(record|line|row) [23]: context 'speed': found a list"):
-            asked(config_of(tmp_path, make, rows))
+    message = r"(record|line|row) [23]: context 'speed': found a list"
+    with using(CRASHCHAT), pytest.raises(AnnotationError, match=message):
+        asked(config_of(tmp_path, make, rows))
 
 
 def test_what_is_no_number_is_refused_and_so_are_signs_that_a_tokenizer_takes_for_more(tmp_path):
@@ -190,10 +190,11 @@ def test_one_question_cannot_be_told_two_things_and_a_required_value_must_be_the
         config = load_config(
             EvalConfig, None, [f"task_set={task_set(tmp_path)}", f"annotation_files={json.dumps(files)}"]
         )
-        with pytest.raises(AnnotationError, match="already has the context 'Speed: 52 km/h.' to this question"):
+        with pytest.raises(AnnotationError, match="has the context 'Speed: 52 km/h.' to this question"):
             asked(config)
         required = task_set(tmp_path, "\n  speed: {words: '{value}', required: true}\n")
-        config = load_config(EvalConfig, None, [f"task_set={required}", f"annotation_files={json.dumps(files)}"])
+        words = [f"task_set={required}", f"annotation_files={json.dumps(files)}"]
+        config = load_config(EvalConfig, None, words)
         with pytest.raises(AnnotationError, match=r"record 2: context 'speed' has no value for crash_recog"):
             asked(config)
 
@@ -225,9 +226,8 @@ def test_a_model_learns_and_is_asked_with_it_and_prediction_files_say_what_was_a
     annotated = json.loads((ablation / "data" / f"telematics_{RECOGNITION.name}_test.json").read_text())
     records = json.loads(answers_file(ablation, "true").read_text())
     for known, answered in zip(annotated, records, strict=True):
-        told = (
-            f"The ego-car's mean speed is {known['speed']} km/h.\nIts hardest braking is {known['braking']} g."
-        )
+        speed, braking = known["speed"], known["braking"]
+        told = f"The ego-car's mean speed is {speed} km/h.\nIts hardest braking is {braking} g."
         assert answered["context"] == told and answered["prompt"] == f"{told}\n{RECOGNITION.prompt}"
     assert len({answered["context"] for answered in records}) > 1
     plain = json.loads(answers_file(ablation, "false").read_text())
@@ -239,10 +239,9 @@ def test_a_model_learns_and_is_asked_with_it_and_prediction_files_say_what_was_a
 
 def test_what_is_learnt_is_what_is_asked(ablation, tiny_base, tiny_tokenizer):
     with using(CRASHCHAT):
-        config = load_config(
-            EvalConfig, None, [f"task_set={SET}", f"data_dir={ablation / 'data'}", f"tasks={RECOGNITION.name}"]
-        )
-        videos = load_videos(config, "test")
+        words = [f"task_set={SET}", f"data_dir={ablation / 'data'}", f"tasks={RECOGNITION.name}"]
+        config = load_config(EvalConfig, None, words)
+        videos = load_questions(config, "test", config.tasks)
         dataset = QuestionDataset(videos, tiny_tokenizer, load_video_settings(tiny_base), max_length=4096)
         (batch,) = as_model_input(dataset[0])["batches"]
     text = tiny_tokenizer.decode(batch["input_ids"][0])
