@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from crashchat.analysis.contexts import contexts_of
+from crashchat.analysis.options import AnalyzeError
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.config import CONFIG_DIR, load_config
 from crashchat.data.records import AnnotationError
@@ -16,6 +19,7 @@ from crashchat.data.sources import load_questions
 from crashchat.settings import EvalConfig
 from crashchat.tasks import CRASHCHAT, TASK_SET_FILE, TASKS, TaskSet, TaskSetError, using
 from crashchat.training.batches import QuestionDataset, as_model_input
+from tests.conftest import TINY_BASE
 from tests.data.test_annotations import record, write
 from tests.helpers.commands import TRAIN_CONFIG, crashchat, settings_of
 
@@ -271,3 +275,75 @@ def test_both_are_scored_and_compared_and_a_changed_sentence_is_caught(ablation,
         path = write(tmp_path / f"{key}_test_predict.json", *changed)
         refused = crashchat("score", RECOGNITION.name, "--predictions", path, *data, ok=False)
         assert message in refused
+
+
+def analyze(ablation: Path, clip: Path, out: Path, *more, ok: bool = True, adapter: bool = True) -> str:
+    """`crashchat analyze` with the model that learnt with telematics, or with the base alone."""
+    trained = ablation / "true" / "train"
+    model = ["--model", TINY_BASE, *(["--linguistic", trained, "--perception", trained] if adapter else [])]
+    return crashchat("analyze", clip, *model, "--max-new-tokens", 8, "--jobs", 1, "--out", out, *more, ok=ok)
+
+
+def test_a_table_tells_analyze_what_evaluation_read_from_the_annotations(ablation, tmp_path):
+    (answered, *_) = json.loads(answers_file(ablation, "true").read_text())
+    clip = Path(answered["video_path"])
+    annotated = json.loads((ablation / "data" / f"telematics_{RECOGNITION.name}_test.json").read_text())
+    table = as_csv(tmp_path, [{"video": one["video"][0], **{key: one[key] for key in ("speed", "braking")}}
+                              for one in annotated])  # fmt: skip
+    found = []
+    for name, more in (("told", ["--context", table]), ("untold", [])):
+        analyze(ablation, clip, tmp_path / name, *more)
+        found.append(json.loads((tmp_path / name / f"{clip.stem}.json").read_text()))
+    told, untold = found
+    assert told["context"] == {"speed": annotated[0]["speed"], "braking": annotated[0]["braking"]}
+    assert "context" not in untold
+    assert told["crash_probability"] == pytest.approx(answered["crash_probability"], abs=1e-4)
+    assert abs(untold["crash_probability"] - answered["crash_probability"]) > 1e-3
+    # What was told decides on whether a result is still good.
+    before = (tmp_path / "told" / f"{clip.stem}.json").read_bytes()
+    analyze(ablation, clip, tmp_path / "told", "--context", table, "--resume")
+    assert (tmp_path / "told" / f"{clip.stem}.json").read_bytes() == before
+    analyze(ablation, clip, tmp_path / "told", "--resume")
+    assert "context" not in json.loads((tmp_path / "told" / f"{clip.stem}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    {
+        "video,speed,braking\na.mp4,1,2\nb/a.mp4,1,2\n": "row 3: names a.mp4 again; expected each clip once",
+        "video,speed\na.mp4,1\n": "has no column 'braking'",
+        "video,speed,braking\na.mp4,<image>,2\n": "row 2: context 'speed' holds '<image>'",
+    }.items(),
+)
+def test_a_table_that_cannot_be_told_is_refused_before_any_clip_is_looked_at(tmp_path, table, message):
+    (tmp_path / "table.csv").write_text(table)
+    with using(TaskSet(SET)), pytest.raises(AnalyzeError, match=re.escape(message)):
+        contexts_of(tmp_path / "table.csv", [])
+
+
+def test_a_set_that_tells_nothing_takes_no_table_and_one_that_requires_it_needs_one(ablation, tmp_path):
+    table = as_csv(tmp_path, [{"video": "a.mp4", "speed": 1}])
+    clip = next((ablation / "data" / "videos").glob("test_*.mp4"))
+    refused = analyze(ablation, clip, tmp_path / "out", "--context", table, ok=False, adapter=False)
+    assert "tells nothing of the clips" in refused and not (tmp_path / "out").exists()
+    required = TaskSet(task_set(tmp_path, "\n  speed: {words: '{value}', required: true}\n"))
+    with using(required):
+        assert contexts_of(table, [Path("x/a.mp4")]) == {"a.mp4": {"speed": "1"}}
+        for given in (table, None):
+            with pytest.raises(AnalyzeError, match="b.mp4: has no 'speed', which .* requires"):
+                contexts_of(given, [Path("b.mp4")])
+
+
+def test_check_data_names_records_without_a_value(ablation, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(ablation / "data", data, symlinks=True)
+    path = data / f"telematics_{RECOGNITION.name}_val.json"
+    records = json.loads(path.read_text())
+    del records[0]["speed"]
+    records[1]["braking"] = {"g": 1}
+    path.write_text(json.dumps(records))
+    words = ["check-data", data, "--task-set", SET, "--no-videos", "--json", tmp_path / "found.json"]
+    crashchat(*words, ok=False)
+    findings = {one["kind"]: one for one in json.loads((tmp_path / "found.json").read_text())["findings"]}
+    assert findings["missing context"]["message"].endswith("no speed")
+    assert "found a dict" in findings["unusable record"]["message"]
