@@ -126,7 +126,7 @@ def test_a_comparison_has_figures_by_a_column_and_says_where_videos_are_too_few(
         for column in ("ego", "length")
     }
     assert found["ego"] == pytest.approx({"yes (40)": 0.75, "no (15)": 1.0})
-    assert list(found["length"].values()) == pytest.approx([0.5, 1, 1])
+    assert sorted(found["length"].values()) == pytest.approx([0.5, 1, 1])
     refused = crashchat("compare", f"m={scored[2]}", "--data-dir", data, "--by", "weather", "--no-meteor",
                         "--out", tmp_path / "none", ok=False)  # fmt: skip
     assert "--by weather: none of the questions in" in refused and not (tmp_path / "none").exists()
