@@ -77,7 +77,8 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: list[str
             raise ConfigError(f"{WITH}={abbreviate(file)}: expected a YAML file of settings")
         values |= _read_values(Path(file))
     values |= words
-    use(_task_set_of(values, path or "overrides"))
+    task_set = _task_set_of(values, path or "overrides")
+    use(task_set.without_context() if values.get("context") is False else task_set)
     unknown = [abbreviate(key) for key in values if key not in kind.model_fields]
     if unknown:
         known = ", ".join(sorted(kind.model_fields))

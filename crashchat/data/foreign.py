@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from crashchat.data.records import AnnotationError, each_line, each_record
-from crashchat.data.tables import as_text, no_column, table_rows
+from crashchat.data.table_files import table_rows
+from crashchat.data.tables import as_text, no_column
 from crashchat.data_settings import Columns
 from crashchat.errors import abbreviate
 from crashchat.json_files import parse_json

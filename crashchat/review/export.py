@@ -195,6 +195,7 @@ def _add_clip(written: _Written, clip: Reviewed, decision: Decision, split: str)
             {"from": "gpt", "value": answer},
         ]
         record = {"video": [video], "conversations": turns, "source": SOURCE}
+        record |= {key: value for key, value in clip.result.context.items() if key not in record}
         written.add(split, task, record)
         if task in rejected and split != TEST:
             written.records[f"{PAIRS}/{split}.json"].append(record | {"rejected": rejected[task]})

@@ -28,7 +28,7 @@ from crashchat.files import delete_leftovers, held, write_json_atomic
 from crashchat.synthetic.drawing import HEIGHT, WIDTH, draw_scene
 from crashchat.synthetic.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, Scene
 from crashchat.synthetic.stories import make_scene
-from crashchat.synthetic.texts import facts, general_questions, task_answers
+from crashchat.synthetic.texts import facts, general_questions, task_answers, telematics
 from crashchat.tasks import CRASHCHAT, TASKS, VIDEO_TAG
 
 MANIFEST = "manifest.json"
@@ -75,8 +75,11 @@ def clip_name(split: str, index: int, seed: int) -> str:
 
 
 def columns_of(scene: Scene) -> dict[str, str]:
-    """What else is known of a scene, for figures by its values (`crashchat score --by`)."""
-    return {
+    """What else is known of a scene, for figures by its values (`crashchat score --by`), and what the
+    task set in use tells with its questions.
+    """
+    told = {name: value for name, value in telematics(scene).items() if name in TASKS.task_set.context}
+    return told | {
         "family": scene.family,
         "ego": "yes" if scene.subject == "ego-car" else "no",
         "road_user": scene.object or scene.subject or "nobody",

@@ -11,10 +11,11 @@ One real example, of configs/tasks/crashchat.yaml:
       prompt: You are a traffic accident analyst. Watch the video and identify the exact time range …
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, Literal, NoReturn
+from typing import Annotated, Final, Literal, NoReturn, Self
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -23,6 +24,7 @@ from crashchat.errors import CrashChatError, abbreviate
 from crashchat.files import write_text_atomic
 from crashchat.json_files import Exact, Line, problems
 from crashchat.provenance import text_hash
+from crashchat.tasks.context import Context, Contexts, sentences, unknown_tasks
 from crashchat.tasks.early_warning import EarlyWarning
 from crashchat.tasks.kinds import Choice, Kind, Text, Value, YesNo
 from crashchat.tasks.quantities import Interval, Moment
@@ -86,6 +88,8 @@ class Task(Exact):
     """What of the video it tells the analysis and the drawn world; null: something else."""
     share: float = Field(default=1.0, gt=0, le=1)
     """Which share of its training questions is learnt in an epoch; drawn anew for every epoch."""
+    weight: float = Field(default=1.0, gt=0, le=1000)
+    """What its answers' tokens count in the loss of training: 2 twice as much as another task's."""
     file_stem: Name | None = None
     """What annotation files call it, where that is not its name."""
     typical_length: int = Field(default=40, gt=0, le=100_000)
@@ -166,8 +170,16 @@ class _File(Exact):
     """A task set's file beside this one, whose tasks come before these."""
     file_prefix: Name
     """What the names of its annotation and prediction files begin with."""
-    tasks: list[Task] = Field(min_length=1, max_length=200)
-    """The tasks, in the order in which they are asked."""
+    context: Contexts = Field(default_factory=dict, max_length=50)
+    """{column of the annotations: the sentence that its value adds to the prompts}; none: prompts alone."""
+    tasks: list[Task] = Field(default_factory=list, max_length=200)
+    """The tasks, in the order in which they are asked; none: those of the base."""
+
+    @model_validator(mode="after")
+    def _some_tasks(self):
+        if not self.tasks and self.base is None:
+            raise ValueError("tasks: found none, expected some, or a base that has them")
+        return self
 
 
 class TaskSet(Mapping[str, Task]):
@@ -192,18 +204,28 @@ class TaskSet(Mapping[str, Task]):
             ) from error
         self.name, self.description, self.file_prefix = file.name, file.description, file.file_prefix
         self._tasks: dict[str, Task] = {}
+        self.context: dict[str, Context] = {}
         if file.base is not None:
-            self._tasks |= self._base(file.base, (*above, path.resolve()))
+            base = self._base(file.base, (*above, path.resolve()))
+            self._tasks |= dict(base)
+            self.context |= base.context
         for place, task in enumerate(file.tasks):
             self._check(place, task)
             self._tasks[task.name] = task
+        self.context |= file.context
+        for name, tasks in unknown_tasks(self.context, self._tasks).items():
+            line = line_of(data, ["context", name])
+            raise TaskSetError(
+                f"{path}, line {line}: context: {name}: found {abbreviate(tasks)}, expected tasks of the set "
+                f"({', '.join(self._tasks)})"
+            )
         self.groups: dict[Group, tuple[str, ...]] = {}
         for task in self._tasks.values():
             task._file_prefix = file.file_prefix
             self.groups[task.group] = (*self.groups.get(task.group, ()), task.name)
         self._by_prompt = {task.prompt: task for task in self._tasks.values() if task.prompt}
 
-    def _base(self, name: str, above: tuple[Path, ...]) -> dict[str, Task]:
+    def _base(self, name: str, above: tuple[Path, ...]) -> "TaskSet":
         path = self.path.parent / name
         if path.resolve() in above:
             line = line_of(self._data, ["base"])
@@ -211,7 +233,7 @@ class TaskSet(Mapping[str, Task]):
                 f"{self.path}, line {line}: base: {name!r} is based on this file itself; expected a file "
                 "that is not"
             )
-        return dict(TaskSet(path, above))
+        return TaskSet(path, above)
 
     def _check(self, place: int, task: Task) -> None:
         """Raises TaskSetError where a task does not go with those before it."""
@@ -272,11 +294,33 @@ class TaskSet(Mapping[str, Task]):
     @property
     def sha256(self) -> str:
         """Of what the set says, whichever files say it, as hex."""
-        return text_hash([task.model_dump_json() for task in self._tasks.values()])
+        # What is said of no task in a set leaves its hash as it was before that could be said.
+        tasks = [
+            task.model_dump_json(exclude={"weight"} if task.weight == 1 else None)
+            for task in self._tasks.values()
+        ]
+        return text_hash(
+            [*tasks, *(f"{name}: {one.model_dump_json()}" for name, one in self.context.items())]
+        )
 
     def of_prompt(self, question: str) -> Task | None:
         """The task whose prompt `question` is, word for word; None for any other question."""
         return self._by_prompt.get(question)
+
+    def without_context(self) -> Self:
+        """The same tasks, asked without what is known of the clips besides their pictures."""
+        if not self.context:
+            return self
+        plain = copy.copy(self)
+        plain.context = {}
+        return plain
+
+    def told(self, task: str | None, values: Mapping[str, str | None]) -> str:
+        """What joins a task's prompt of what is known of a clip (context.py); nothing joins other questions.
+
+        Raises ValueError for a value that cannot.
+        """
+        return sentences(self.context, task, values) if task is not None and self.context else ""
 
     def of_fact(self, fact: Fact) -> Task | None:
         """The task whose answers tell a fact of the video; None where none does."""
@@ -299,6 +343,10 @@ class TaskSet(Mapping[str, Task]):
     def write(self, folder: Path) -> None:
         """Write the set to a model's folder, as one file."""
         tasks = [task.model_dump(mode="json", exclude_defaults=True) for task in self._tasks.values()]
-        values = {"name": self.name, "description": self.description, "file_prefix": self.file_prefix}
+        values: dict = {"name": self.name, "description": self.description, "file_prefix": self.file_prefix}
+        if self.context:
+            values["context"] = {
+                name: one.model_dump(mode="json", exclude_defaults=True) for name, one in self.context.items()
+            }
         text = yaml.safe_dump(values | {"tasks": tasks}, sort_keys=False, allow_unicode=True, width=100)
         write_text_atomic(folder / TASK_SET_FILE, text)

@@ -164,7 +164,7 @@ def shapes_of(
     if split == "train":
         annotated = weighted(annotated, config.seed)
     count = _counter(tokenizer)
-    branches = [tuple(count(q.text, q.answer) for q in video.questions) for video in annotated]
+    branches = [tuple(count(q.asked, q.answer) for q in video.questions) for video in annotated]
     shapes, seconds = _measured(annotated, settings, tokenizer, measured)
     sources = ["questions and answers of the annotations"]
     if shapes:
