@@ -32,6 +32,7 @@ from crashchat.training.planning.making import every_of, shortfall
 from crashchat.training.planning.memory import Imagined, batch_of
 from crashchat.training.planning.plan import warn_of_memory
 from crashchat.training.planning.shapes import VideoShape, shapes_of, steps_of
+from crashchat.training.planning.work import DrawnWork, work_of
 from crashchat.training.planning.zero import EXCHANGE, Sharing, ZeroFields, read_zero
 from crashchat.training.setup import prepared
 from tests.helpers.commands import TRAIN_CONFIG, crashchat
@@ -434,7 +435,49 @@ def test_before_training_a_line_says_that_it_would_not_fit(tiny_base, tiny_data,
     assert line and re.search(r"a pass of [\d,]+ tokens is planned to take .* of a card that has 0.0", line)
     assert shortfall(config, 2**40, 1) is None
     words = [f"data_dir={tiny_data}", f"base_model={tiny_base}", "output_dir=out", "global_batch_size=0"]
-    assert shortfall(load_config(ReinforceConfig, None, words), 10 * 2**20, 1) is None
+    assert shortfall(load_config(ReinforceConfig, None, words), 10 * 2**20, 1)
     if not torch.cuda.is_available():  # no card to be told of
         warn_of_memory(config)
         assert capsys.readouterr().err == ""
+
+
+REINFORCED = CONFIG_DIR / "train" / "reinforce_localization.yaml"
+
+
+def test_a_run_that_draws_answers_is_planned_as_it_draws_and_learns(tiny_base, tiny_data, tiny_tokenizer):
+    words = [f"data_dir={tiny_data}", f"base_model={tiny_base}", "videos_per_step=3", "rollouts=4", "updates=2",
+             "eval_steps=50", "global_batch_size=6"]  # fmt: skip
+    config = load_config(ReinforceConfig, REINFORCED, words)
+    settings = load_video_settings(tiny_base)
+    work = work_of(config, 2, lambda one, split: shapes_of(one, split, settings, tiny_tokenizer))
+    assert isinstance(work, DrawnWork)
+    paths = annotation_paths(tiny_data, config.tasks, "train")
+    videos = load_annotations(paths, tiny_data, config.tasks)
+    fetches = -(-len(videos) // 3)
+    assert len(work.fetches) == fetches and len(work.steps) == 2 * fetches
+    assert work.train.questions == sum(len(video.questions) for video in videos)
+    for fetch, (first, again) in zip(
+        work.fetches, zip(work.steps[::2], work.steps[1::2], strict=True), strict=True
+    ):
+        for share, own, behind in zip(fetch, first, again, strict=True):
+            assert own == share.drawn + share.annotated and behind == share.drawn
+            drawn = [len(video.branches) for one in share.drawn for video in one]
+            assert sum(drawn) == 4 * sum(len(video.branches) for video in share.asked)
+        annotated = [video for share in fetch for one in share.annotated for video in one]
+        assert sum(len(video.branches) for video in annotated) == 6
+
+
+def test_what_drawing_takes_is_told_and_no_card_is_offered_what_cannot_draw(tmp_path):
+    out = tmp_path / "plan.json"
+    told = crashchat(
+        "plan", REINFORCED, "--gpus", 8, "adapter=nowhere", "max_visual_tokens=1024", "--json", out
+    )
+    assert "an adapter of rank 64 (lora_rank, as nowhere is not there)" in told
+    assert re.search(r"drawing answers +[\d,]+ +\d+%", told) and "drawing waits" in told
+    assert "zero3" not in told
+    plan = json.loads(out.read_text())
+    assert plan["steps"] == 600 and plan["step"]["operations"]["drawing"] > 0
+    assert plan["step"]["computing"] > plan["step"]["waiting"] > 0
+    (longest,) = plan["longest"]
+    assert len(longest["branches"]) == 16, "eight answers to each of two questions"
+    assert "unknown key nonsense" in crashchat("plan", REINFORCED, "nonsense=1", ok=False)
