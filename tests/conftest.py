@@ -4,6 +4,9 @@ import os
 
 # Before torch is imported: tests fork processes (helpers/forks.py), which OpenMP's threads would not outlive.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing of ours is compiled. Where bitsandbytes is installed, peft imports it, and it the compiler of torch:
+# a quarter of the time that a process of the tests needs to begin.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import gc
 import shutil
