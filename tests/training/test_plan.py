@@ -127,7 +127,8 @@ RUNS = [
     ("tiny",),
     ("tiny", "dtype=bfloat16", CHECKPOINTING),
     ("tiny", "lora_on_vision=true", "lora_targets=q_proj,v_proj"),
-    ("small", CHECKPOINTING),
+    # A third of the time that all six take; the other two with checkpointing lie on either side of it.
+    pytest.param(("small", CHECKPOINTING), marks=pytest.mark.slow),
     ("medium", CHECKPOINTING, "checkpoint_every_n_layers=2"),
 ]
 
