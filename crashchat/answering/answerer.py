@@ -27,6 +27,7 @@ from crashchat.provenance import OURS
 from crashchat.settings import Decode
 from crashchat.tasks import TASKS, Group
 from crashchat.tasks.context import asked_with
+from crashchat.tasks.early_warning import EarlyWarning
 from crashchat.tasks.task_set import CRASH
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.source import VideoError
@@ -138,7 +139,7 @@ class Answerer:
 
 
 def _tells_crash(task: str | None) -> bool:
-    return task is not None and TASKS[task].fact == CRASH
+    return task is not None and (TASKS[task].fact == CRASH or isinstance(TASKS[task].answer, EarlyWarning))
 
 
 def open_engine(

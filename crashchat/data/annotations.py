@@ -12,6 +12,7 @@ from pathlib import Path
 from crashchat.data.records import AnnotationError
 from crashchat.data.tables import Rows, read_rows
 from crashchat.errors import abbreviate, listed
+from crashchat.parts import file_of
 from crashchat.tasks import TASKS, Task, task_of_prompt
 from crashchat.tasks.context import asked_with, taken_by
 
@@ -50,7 +51,7 @@ class VideoQAs:
     """One video and everything asked about it.
 
     name: the path as annotated, e.g. `videos/cap_21_008073.mp4`.
-    path: the file, `name` below the data folder.
+    path: `name` below the data folder: the file, or a part of it (parts.py).
     weight: how often a training epoch passes it.
     """
 
@@ -59,6 +60,11 @@ class VideoQAs:
     source: str | None
     questions: list[Question] = field(default_factory=list)
     weight: float = 1.0
+
+    @property
+    def file(self) -> Path:
+        """The file that holds it."""
+        return file_of(self.path)
 
     def answer_of(self, task: str) -> str | None:
         """The annotated answer to one task, None where it is not asked."""

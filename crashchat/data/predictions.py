@@ -25,6 +25,7 @@ from typing import TypeGuard
 from crashchat.data.readings import answer_fault, read_answer
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.json_files import read_json
+from crashchat.parts import whole_name
 from crashchat.tasks import SPLITS, TASKS, Task, question_text
 from crashchat.tasks.context import asked_with
 from crashchat.tasks.quantities import MAX_INTEGER
@@ -75,6 +76,11 @@ def is_number(value: object) -> TypeGuard[float]:
 def video_name(path: str) -> str:
     """What joins `data/videos/x.mp4` of a prediction and `videos/x.mp4` of an annotation: the file's name."""
     return PurePosixPath(path.replace("\\", "/")).name
+
+
+def clip_name(path: str) -> str:
+    """The file's name of a video, and also of all its parts: what stands and falls together in figures."""
+    return whole_name(video_name(path))
 
 
 def make_record(

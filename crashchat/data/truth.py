@@ -15,6 +15,7 @@ from crashchat.data.sources import SPLITS, load_sources, questions_hash, with_co
 from crashchat.data_settings import DataSource
 from crashchat.errors import abbreviate
 from crashchat.json_files import checked
+from crashchat.parts import whole_name
 from crashchat.provenance import file_hash
 from crashchat.tasks import TASKS, Task, question_text
 
@@ -92,7 +93,10 @@ class Truth:
         if record.get("source"):
             found["source"], expected["source"] = record["source"], video.source
         if record.get("crash_start") is not None and self.starts is not None:
-            found["crash_start"], expected["crash_start"] = record["crash_start"], self.starts.get(name)
+            found["crash_start"], expected["crash_start"] = (
+                record["crash_start"],
+                self.starts.get(whole_name(name)),
+            )
         for key, value in found.items():
             if _stripped(value) != _stripped(expected[key]):
                 return f"{key} = {abbreviate(value, 60)}, annotated {abbreviate(expected[key], 60)}"

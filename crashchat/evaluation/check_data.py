@@ -23,10 +23,12 @@ from crashchat.data.records import AnnotationError, parse_record, read_records
 from crashchat.data.tables import as_text
 from crashchat.errors import exit_code
 from crashchat.files import write_json_atomic
+from crashchat.parts import file_of, span_of, whole_name
 from crashchat.settings import Settings
 from crashchat.tasks import SPLITS, TASKS, task_of_prompt
 from crashchat.tasks.context import taken_by
-from crashchat.tasks.quantities import Timed
+from crashchat.tasks.early_warning import EarlyWarning
+from crashchat.tasks.quantities import Moment, Timed
 from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL
 from crashchat.video.pool import each_video
 from crashchat.video.source import VideoError
@@ -151,16 +153,18 @@ class Check:
         """What the files together say: times that cannot be, tasks that disagree or are missing,
         videos in two splits.
         """
+        files = {split: set(map(whole_name, videos)) for split, videos in self.videos.items()}
         for split, videos in self.videos.items():
             asked = [task for task in TASKS if any(task in video.truth for video in videos.values())]
             for name, video in videos.items():
                 self._compare_tasks(split, name, video.truth, asked)
-                splits = [other for other, others in self.videos.items() if name in others]
+            for file in sorted(files[split]):
+                splits = [other for other, held in files.items() if file in held]
                 if len(splits) > 1 and split == splits[0]:  # Said once.
                     self.add(
                         "video in two splits",
                         split,
-                        name,
+                        file,
                         f"in {', '.join(splits)}: what is learned is tested",
                     )
 
@@ -183,6 +187,8 @@ class Check:
         if recognition and recognition.name in says:
             happens = says[recognition.name]
         for task in asked:
+            if isinstance(TASKS[task].answer, EarlyWarning) != (span_of(name) is not None):
+                continue  # warnings are asked of parts, all else of whole videos
             crash_only = bool(TASKS[task].asked_if)
             if task not in truth and (not crash_only or happens):
                 kind = "crash without localization" if crash_only else "missing answer"
@@ -195,7 +201,7 @@ class Check:
                 start, end = values.values()
                 if start >= end:
                     self.add("start not before end", split, name, f"crash from {start} to {end} s")
-            if (before := TASKS[task].before) in truth:
+            if isinstance(TASKS[task].answer, Moment) and (before := TASKS[task].before) in truth:
                 (cue,), (start, *_) = values.values(), truth[before].values()
                 if cue >= start:
                     message = f"first sign at {cue} s, crash from {start} s"
@@ -209,7 +215,7 @@ class Check:
             for name, video in videos.items():
                 path = self.data_dir / name
                 if isinstance(result := results[path], VideoError):
-                    kind = "unreadable video" if path.exists() else "missing video"
+                    kind = "unreadable video" if file_of(path).exists() else "missing video"
                     self.add(kind, split, name, str(result))
                     continue
                 for task in (task for task in video.truth if isinstance(TASKS[task].answer, Timed)):

@@ -21,6 +21,7 @@ from crashchat.metrics.bootstrap import Difference, paired
 from crashchat.metrics.by_kind import task_sums
 from crashchat.metrics.sums import Sums, joined
 from crashchat.metrics.text import NO_EXTRAS, Extras
+from crashchat.parts import whole_name
 from crashchat.reporting.about import About, make_about
 from crashchat.reporting.blind_rows import blind_rows, training_videos
 from crashchat.reporting.judged_rows import Verdicts, read_verdicts
@@ -263,7 +264,7 @@ def _known(annotated: Iterable[tuple[str, str | None]], records: Records, field:
     facts = {video_name(name): value for name, value in annotated if value}
     for answered in asked_tasks(records).values():
         facts |= {video_name(record["video_path"]): record[field] for record in answered if record.get(field)}
-    return facts
+    return {whole_name(name): value for name, value in facts.items()} | facts
 
 
 def source_note(models: Records, sources: dict[str, str]) -> str | None:

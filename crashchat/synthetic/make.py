@@ -20,13 +20,15 @@ import numpy as np
 from tqdm import tqdm
 
 from crashchat.command import add_task_set, make_parser, with_task_set
+from crashchat.data.annotations import VideoQAs
 from crashchat.data.datasets import DatasetCard, write_dataset_card
+from crashchat.data.warnings import warning_records, warning_tasks
 from crashchat.errors import exit_code, writing
 from crashchat.files import delete_leftovers, held, write_json_atomic
 from crashchat.synthetic.drawing import HEIGHT, WIDTH, draw_scene
 from crashchat.synthetic.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, Scene
 from crashchat.synthetic.stories import make_scene
-from crashchat.synthetic.texts import general_questions, task_answers, telematics
+from crashchat.synthetic.texts import facts, general_questions, task_answers, telematics
 from crashchat.tasks import CRASHCHAT, TASKS, VIDEO_TAG
 
 MANIFEST = "manifest.json"
@@ -179,8 +181,26 @@ def _make_demo_set(
             ]
             if task.fact:  # of others nothing is known
                 write_json_atomic(out / task.annotation_file(split), records)
+        _ask_for_warnings(out, split, {clip_name(*job, seed): scenes[job] for job in jobs if job[0] == split})
     write_dataset_card(out, CARD)
     write_json_atomic(out / MANIFEST, settings)
+
+
+def _ask_for_warnings(out: Path, split: str, scenes: dict[str, Scene]) -> None:
+    """The annotation files of tasks that ask for a warning before the crash. scenes: by the clips' names."""
+    for task, kind in warning_tasks():
+        records = []
+        for name, scene in sorted(scenes.items()):
+            known = facts(scene)
+            records += warning_records(
+                task,
+                VideoQAs(name, out / name, SOURCE),
+                seconds=scene.duration,
+                crash_start=known.get("crash_start"),
+                reason=known.get("crash_kind") if kind.reasons else None,
+                columns=columns_of(scene),
+            )
+        write_json_atomic(out / task.annotation_file(split), records)
 
 
 def make_pretraining_set(out: str | Path, count: int, seed: int = 0, workers: int | None = None) -> None:

@@ -110,6 +110,7 @@ def facts(scene: Scene) -> dict[Fact, Value]:
         "prevention": prevention,
         "crash_interval": [scene.contact.start, scene.contact.end],
         "first_sign": scene.contact.cue,
+        "crash_start": scene.contact.start,
         "crash_kind": CRASH_KINDS[scene.family],
     }
 

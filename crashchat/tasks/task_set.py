@@ -25,6 +25,7 @@ from crashchat.files import write_text_atomic
 from crashchat.json_files import Exact, Line, problems
 from crashchat.provenance import text_hash
 from crashchat.tasks.context import Context, Contexts, sentences, unknown_tasks
+from crashchat.tasks.early_warning import EarlyWarning
 from crashchat.tasks.kinds import Choice, Kind, Text, Value, YesNo
 from crashchat.tasks.quantities import Interval, Moment
 from crashchat.tasks.reading import plain
@@ -40,9 +41,10 @@ CAUSE: Final = "cause"
 PREVENTION: Final = "prevention"
 CRASH_INTERVAL: Final = "crash_interval"
 FIRST_SIGN: Final = "first_sign"
+CRASH_START: Final = "crash_start"
 Fact = Literal[
     "crash", "description", "cause", "prevention", "crash_interval", "first_sign",
-    "crash_kind", "road_users", "vehicles",
+    "crash_start", "crash_kind", "road_users", "vehicles",
 ]  # fmt: skip
 _KINDS_OF_FACTS: dict[str, type[Kind]] = {
     CRASH: YesNo,
@@ -51,6 +53,7 @@ _KINDS_OF_FACTS: dict[str, type[Kind]] = {
     PREVENTION: Text,
     CRASH_INTERVAL: Interval,
     FIRST_SIGN: Moment,
+    CRASH_START: Moment,
 }
 TASK_SET_FILE = "task_set.yaml"  # beside the weights of a model that learnt another set than CrashChat's own
 OPTIONS = "{options}"  # stands in a prompt for the options of its answer
@@ -131,8 +134,8 @@ class Task(Exact):
 
     @property
     def before(self) -> str | None:
-        """The task with intervals whose start its moments are scored by; None where they are not."""
-        return self.answer.before if isinstance(self.answer, Moment) else None
+        """The task whose annotated start its answers are scored by; None where they are not."""
+        return self.answer.before if isinstance(self.answer, Moment | EarlyWarning) else None
 
     def annotation_file(self, split: str) -> str:
         """Its annotation file's name for a split."""
@@ -258,14 +261,26 @@ class TaskSet(Mapping[str, Task]):
                 refuse("asked_if", f"found {other}, expected a task before this one: {earlier}")
             if self._tasks[other].answer.parse(wanted) is None:
                 refuse("asked_if", f"{abbreviate(wanted)} is no answer to {other}")
-        before = task.before
-        if before is not None and not (
-            before in self._tasks and isinstance(self._tasks[before].answer, Interval)
-        ):
+        warns = task.answer if isinstance(task.answer, EarlyWarning) else None
+        starts = (Interval, Moment) if warns else Interval
+        if task.before is not None and not isinstance(self._answer_of(task.before), starts):
+            what = "intervals or moments" if warns else "intervals"
             refuse(
                 "answer",
-                f"before: found {before}, expected a task before this one whose answers are intervals",
+                f"before: found {task.before}, expected a task before this one whose answers are {what}",
             )
+        if warns and warns.reason_from is not None:
+            told = self._answer_of(warns.reason_from)
+            if not isinstance(told, Choice) or not set(warns.reasons) <= set(told.options):
+                refuse(
+                    "answer",
+                    f"reason_from: found {warns.reason_from}, expected a choice before this one that has all "
+                    "the reasons among its options",
+                )
+
+    def _answer_of(self, name: str) -> Kind | None:
+        """The kind of a task's answers; None where there is no such task so far."""
+        return self._tasks[name].answer if name in self._tasks else None
 
     def __getitem__(self, name: str) -> Task:
         return self._tasks[name]
