@@ -54,15 +54,16 @@ class ClipReader:
 class ClipAnswerer:
     """Looks at clips that were read, in a process of its own. The model is loaded when it is first needed.
 
-    arguments: the command line's. out: where recordings' windows are kept. contexts: what is known of clips,
-    by their files' names.
+    arguments: the command line's. out: where recordings' windows are kept. asking: the task set's file, and
+    what is known of clips, by their files' names.
     """
 
     def __init__(
-        self, arguments: argparse.Namespace, out: Path | None, task_set: Path, contexts: dict[str, Known]
+        self, arguments: argparse.Namespace, out: Path | None, asking: tuple[Path, dict[str, Known]]
     ):
+        task_set, self.contexts = asking
         use(TaskSet(task_set))
-        self.arguments, self.out, self.contexts = arguments, out, contexts
+        self.arguments, self.out = arguments, out
         self._loaded: tuple[Cascade, WindowSettings] | None = None
 
     def _model(self) -> tuple[Cascade, WindowSettings]:
@@ -109,8 +110,7 @@ def analyze_on_ray(
         use(read_task_set(None, arguments.linguistic, arguments.model))
     contexts = contexts_of(arguments.context, paths)
     with Fleet(arguments.ray) as fleet:
-        made_of = (arguments, out, TASKS.task_set.path, contexts)
-        answerers = fleet.open_answerers(ClipAnswerer, *made_of)
+        answerers = fleet.open_answerers(ClipAnswerer, arguments, out, (TASKS.task_set.path, contexts))
         described, settings, windows = fleet.ask(answerers, "describe")
         if out:
             out.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,11 @@ class Cascade:
         return self._identity.result()
 
     def _ask(
-        self, context: VideoContext, group: Group, tasks: list[list[Task]], known: Mapping[str, str]
+        self,
+        context: VideoContext,
+        group: Group,
+        tasks: list[list[Task]],
+        known: Mapping[str, str] = MappingProxyType({}),
     ) -> list[list[Answer]]:
         """The answers to some tasks of a group on each video."""
         told = {name: TASKS.task_set.told(name, known) if known else "" for name in TASKS}
