@@ -14,7 +14,8 @@ from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.data.pairs import load_pairs
 from crashchat.review.agreement import agreements, cohen_kappa, fleet, share_of
 from crashchat.review.folder import Reviewed, read_folder
-from crashchat.review.labels import Labels, model_labels
+from crashchat.review.export import answers_of
+from crashchat.review.labels import Labels, annotated_labels, model_labels
 from crashchat.review.queue import RANDOM, by_worth, due, full_queue, reasons_of
 from crashchat.review.splits import recordings, split_of
 from crashchat.review.store import Store
@@ -104,6 +105,16 @@ def test_agreement_and_the_fleets_figures(store, folder):
     half = share_of(5, 10)
     assert (half.low, half.high) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
     assert share_of(0, 0).value is None
+
+
+def test_annotated_answers_are_labels_and_the_other_way_round():
+    crash = Labels(
+        crash=True, description="a car.", cause="Ice.", prevention="Wait.", start=1.0, end=2.5, first_sign=0.5
+    )
+    for labels in (crash, Labels(crash=True), Labels(crash=False)):
+        assert annotated_labels(answers_of(labels)) == labels
+    with pytest.raises(ValueError, match="says whether there is a crash"):
+        annotated_labels({"crash_description": "a car."})
 
 
 def test_a_recordings_clips_are_never_on_both_sides(tmp_path):
