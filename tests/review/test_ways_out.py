@@ -13,8 +13,8 @@ from crashchat.__main__ import main
 from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.data.pairs import load_pairs
 from crashchat.review.agreement import agreements, cohen_kappa, fleet, share_of
-from crashchat.review.folder import Reviewed, read_folder
 from crashchat.review.export import answers_of
+from crashchat.review.folder import Reviewed, read_folder
 from crashchat.review.labels import Labels, annotated_labels, model_labels
 from crashchat.review.queue import RANDOM, by_worth, due, full_queue, reasons_of
 from crashchat.review.splits import recordings, split_of
