@@ -243,7 +243,8 @@ def main() -> int:
     )
     made.add_argument("settings", nargs="*", metavar="key=value", help="of learning again, e.g. epochs=12")
     arguments = made.parse_args()
-    world = make_world(ROOT / arguments.folder, arguments)
+    os.chdir(ROOT)  # where the scripts run, so that a folder means the same to all
+    world = make_world(arguments.folder, arguments)
     truth = truth_of(world.night)
     reviews = [
         Review(world, way, clips, number)
