@@ -14,19 +14,22 @@ All lies in one folder; what is there is not made again, so a second start goes 
 """
 
 import argparse
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from common import ROOT, machine
 
+from crashchat import __main__ as program
 from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.files import new_folder, write_json_atomic
 from crashchat.metrics.bootstrap import Difference, paired, paired_mean
@@ -36,6 +39,7 @@ from crashchat.reporting.comparison import make_comparison
 from crashchat.review.folder import Reviewed, read_folder
 from crashchat.review.labels import CONFIRM, CORRECT, Labels, annotated_labels, model_labels
 from crashchat.review.queue import RANDOM, full_queue, reasons_of
+from crashchat.review.replay import LEARNT
 from crashchat.review.store import Store
 from crashchat.tasks import TASKS
 
@@ -74,7 +78,7 @@ class World:
     def answers(self, adapter: Path, out: Path) -> None:
         """A model's answers to the held-out clips."""
         words = [f"model={BASE}", f"adapter={adapter}", f"data_dir={self.night}", f"output_dir={out}"]
-        run(out.with_suffix(".log"), "bash", "scripts/eval/eval_video_all_tasks.sh", *words)
+        crashchat(out.with_suffix(".log"), "evaluate", "configs/eval/all_tasks.yaml", *words)
 
 
 @dataclass(frozen=True)
@@ -124,13 +128,24 @@ class Review:
                 store.decide(clip, REVIEWER, verdict, labels)
 
     def learn(self, settings: list[str]) -> None:
-        """Go on from the deployed model, and answer."""
-        out, log = self.folder / "next", self.folder / "log.txt"
-        words = [f"base_model={BASE}", f"adapter={self.world.deployed}", f"data_dir={self.world.day}"]
-        words += [f"output_dir={out}", "drawn=true", "verdict=false", TINY, f"seed={self.run}", *settings]
-        script = ("bash", "scripts/train/Continue_from_review.sh", "1", str(self.folder / "analysis"))
-        run(log, *script, *words)
-        self.world.answers(out / "train", self.answers)
+        """Go on from the deployed model as scripts/train/Continue_from_review.sh does, and answer."""
+        data, out, log = self.folder / "data", self.folder / "train", self.folder / "log.txt"
+        if not data.is_dir():
+            replay = ["--hold-out-random", "--drawn", "--replay", self.world.day]
+            crashchat(log, "export-labels", self.folder / "analysis", "--out", data, *replay)
+        files = {split: ",".join(map(str, sorted(data.glob(f"*_{split}.json")))) for split in LEARNT}
+        words = [f"base_model={BASE}", f"adapter={self.world.deployed}", f"data_dir={data}", TINY]
+        words += [f"output_dir={out}", f"seed={self.run}", *settings]
+        words.append(f"annotation_files={{{', '.join(f'{split}: [{files[split]}]' for split in files)}}}")
+        crashchat(log, "train", "configs/train/heterogeneous.yaml", *words)
+        self.world.answers(out, self.answers)
+
+    def work(self, settings: list[str], truth: dict[str, Labels]) -> None:
+        """All of it, as far as it was not done before."""
+        if not (self.folder / "analysis").is_dir():
+            self.decide(truth)
+        self.learn(settings)
+        print(f"{self.row}, run {self.run}: done", flush=True)
 
     def facts(self) -> dict:
         """What was reviewed, and what came of it besides the answers."""
@@ -149,48 +164,37 @@ class Review:
         }
 
 
-def run(log: Path, *words: str) -> None:
-    """A command at the project's root, on one core; what it says goes to the log.
+def crashchat(log: Path, *words: str | Path | int) -> None:
+    """`crashchat …` in this process, on one core; what it says goes to the log.
 
     Raises RuntimeError where it failed.
     """
+    torch.set_num_threads(1)
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"PYTHON": sys.executable, "TQDM_DISABLE": "1"}
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    with open(log, "a", encoding="utf-8") as said:
-        done = subprocess.run(words, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)} failed:\n{log.read_text(encoding='utf-8')[-2000:]}")
+    with open(log, "a", encoding="utf-8") as said, redirect_stdout(said), redirect_stderr(said):
+        code = program.main([str(word) for word in words])
+    if code:
+        raise RuntimeError(f"{words[0]} failed:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
-def make_world(folder: Path, arguments: argparse.Namespace) -> World:
+def make_world(world: World, arguments: argparse.Namespace) -> None:
     """Draw, train, analyze."""
-    world = World(folder)
-    crashchat = (sys.executable, "-m", "crashchat")
+    folder = world.folder
     counts = ["--train", arguments.train, "--val", arguments.train // 6, "--test", 40]
     looks = ["--skies", "day", "--roadsides", "buildings", "--seed", 0]
-    run(folder / "day.log", *crashchat, "synthesize", "--out", str(world.day), *map(str, counts + looks))
+    crashchat(folder / "day.log", "synthesize", "--out", world.day, *counts, *looks)
     counts = ["--train", arguments.fleet, "--val", 2, "--test", arguments.test]
     looks = ["--skies", "night", "rain", "--seed", 1]
-    run(folder / "night.log", *crashchat, "synthesize", "--out", str(world.night), *map(str, counts + looks))
-    print("training the deployed model", flush=True)
-    script = ("bash", "scripts/train/Heterogeneous_multitask_models_all_tasks.sh", str(arguments.workers))
-    run(folder / "deployed.log", *script, TINY, f"data_dir={world.day}", f"output_dir={world.deployed}")
-    print("analyzing the fleet's clips", flush=True)
-    clips = [str(path) for path in sorted((world.night / "videos").glob("train_*.mp4"))]
-    model = ["--model", BASE, "--linguistic", str(world.deployed), "--perception", str(world.deployed)]
-    run(
-        folder / "analysis.log",
-        *crashchat,
-        "analyze",
-        *clips,
-        "--out",
-        str(world.analysis),
-        *model,
-        "--resume",
-    )
+    crashchat(folder / "night.log", "synthesize", "--out", world.night, *counts, *looks)
+    if not (world.deployed / "adapter_model.safetensors").is_file():
+        words = [TINY, f"data_dir={world.day}", f"output_dir={world.deployed}"]
+        crashchat(folder / "deployed.log", "train", "configs/train/heterogeneous.yaml", *words)
+    print("the deployed model is trained", flush=True)
+    clips = sorted((world.night / "videos").glob("train_*.mp4"))
+    model = ["--model", BASE, "--linguistic", world.deployed, "--perception", world.deployed]
+    crashchat(folder / "analysis.log", "analyze", *clips, "--out", world.analysis, *model, "--resume")
+    print("the fleet's clips are analyzed", flush=True)
     world.answers(world.deployed, folder / "deployed_night")
-    return world
 
 
 def truth_of(data_dir: Path) -> dict[str, Labels]:
@@ -243,9 +247,9 @@ def main() -> int:
     )
     made.add_argument("settings", nargs="*", metavar="key=value", help="of learning again, e.g. epochs=12")
     arguments = made.parse_args()
-    os.chdir(ROOT)  # where the scripts run, so that a folder means the same to all
-    world = make_world(arguments.folder, arguments)
-    truth = truth_of(world.night)
+    os.chdir(ROOT)  # where commands run, so that a folder means the same to all
+    os.environ |= {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    world = World(arguments.folder)
     reviews = [
         Review(world, way, clips, number)
         for number in range(arguments.runs)
@@ -253,15 +257,12 @@ def main() -> int:
         for way in (QUEUE, CHANCE)
     ]
     settings = ["epochs=6", "eval_steps=15", "save_steps=15", *arguments.settings]
-
-    def work(review: Review) -> None:
-        if not (review.folder / "analysis").is_dir():
-            review.decide(truth)
-        review.learn(settings)
-        print(f"{review.row}, run {review.run}: done", flush=True)
-
-    with ThreadPoolExecutor(arguments.workers) as pool:
-        list(pool.map(work, reviews))
+    # Forked, as each process of its own would import all again.
+    with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("fork")) as pool:
+        pool.submit(make_world, world, arguments).result()
+        truth = truth_of(world.night)
+        for done in [pool.submit(review.work, settings, truth) for review in reviews]:
+            done.result()
     rows = {DEPLOYED: [world.folder / "deployed_night"]}
     for review in reviews:
         rows.setdefault(review.row, []).append(review.answers)

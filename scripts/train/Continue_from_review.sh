@@ -1,22 +1,21 @@
 #!/usr/bin/env bash
 # A deployed model learns from what people corrected, and is compared with itself before (docs/review.md, Learning again):
 #   bash scripts/train/Continue_from_review.sh [processes] REVIEW_FOLDER base_model=FOLDER [adapter=FOLDER] data_dir=FOLDER output_dir=FOLDER
-#       [replay=0.1] [group=REGEX] [drawn=true] [verdict=false] [key=value ...]
+#       [replay=0.1] [group=REGEX] [drawn=true] [key=value ...]
 # REVIEW_FOLDER: a reviewed analysis. base_model, adapter: what is deployed; without adapter, a merged model. data_dir: what it learnt
 # on; its test split is the held-out one. replay: the share of its training videos that is learnt again. group: what of a clip's path
-# names its recording. drawn: the clips are drawings. verdict=false: ends with the training, and compares nothing. All else are
-# settings of the training. Exit code: 0 the new model may take the old one's place, 1 it is worse on the held-out split or the
-# reviewed random share, or a step failed.
+# names its recording. drawn: the clips are drawings. All else are settings of the training. Exit code: 0 the new model may take the
+# old one's place, 1 it is worse on the held-out split or the reviewed random share, or a step failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-usage() { sed -n '2,10s/^# \{0,1\}//p' scripts/train/Continue_from_review.sh; }
+usage() { sed -n '2,8s/^# \{0,1\}//p' scripts/train/Continue_from_review.sh; }
 [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]] && { usage; exit 0; }
 processes=1
 if [[ "${1:-}" =~ ^[0-9]+$ ]]; then processes=$1; shift; fi
 review=${1:-}
 [[ -z "$review" || "$review" == *=* ]] && { usage >&2; exit 2; }
 shift
-base="" adapter="" old_data="" out="" replay=0.1 verdict=true settings=() export=() shared=()
+base="" adapter="" old_data="" out="" replay=0.1 settings=() export=() shared=()
 for word in "$@"; do
     case "$word" in
         base_model=*) base=${word#*=} ;;
@@ -26,7 +25,6 @@ for word in "$@"; do
         replay=*) replay=${word#*=} ;;
         group=*) export+=(--group "${word#*=}") ;;
         drawn=true) export+=(--drawn) ;;
-        verdict=true | verdict=false) verdict=${word#*=} ;;
         annotation_files=* | tasks=*) echo "error: found '$word', but the tasks are those that the review has answers to" >&2; exit 2 ;;
         # What a video is to the model must be the same in training and in evaluation.
         fps=* | max_frames=* | token_compression=* | dtype=* | num_workers=* | feature_cache=* | feature_cache_gb=* | vision_config=*)
@@ -57,7 +55,6 @@ fi
 bash scripts/launch.sh train configs/train/heterogeneous.yaml "$processes" "base_model=$base" ${adapter:+"adapter=$adapter"} \
     "data_dir=$out/data" "annotation_files={train: $(files "$out/data" train), val: $(files "$out/data" val)}" \
     "output_dir=$out/train" "${settings[@]}"
-if [[ "$verdict" == false ]]; then exit; fi
 answers "$old_data" "$out/old_held_out" "$adapter"
 answers "$old_data" "$out/new_held_out" "$out/train"
 answers "$out/data" "$out/old_random" "$adapter"

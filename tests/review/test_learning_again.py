@@ -43,8 +43,6 @@ def test_from_a_folder_of_clips_to_a_verdict(tiny_data, trained, tiny_base, tmp_
     words = [*deployed, f"output_dir={out}", "replay=0.5", "drawn=true"]
     given = [word for word in SETTINGS if not word.startswith("base_model=")]
     script = ["bash", SCRIPT, "1", str(analysis), *words, *given]
-    run(*script, "verdict=false")
-    assert not list(out.glob("*_held_out")) and not (out / "verdict.json").exists()
     try:
         output, code = run(*script), 0
     except AssertionError as failed:
