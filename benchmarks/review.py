@@ -256,7 +256,7 @@ def main() -> int:
         for clips in arguments.clips
         for way in (QUEUE, CHANCE)
     ]
-    settings = ["epochs=6", "eval_steps=15", "save_steps=15", *arguments.settings]
+    settings = ["epochs=4", "eval_steps=10", "save_steps=10", *arguments.settings]
     # Forked, as each process of its own would import all again.
     with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("fork")) as pool:
         pool.submit(make_world, world, arguments).result()
