@@ -14,6 +14,7 @@ All lies in one folder; what is there is not made again, so a second start goes 
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import random
@@ -47,6 +48,7 @@ QUEUE, CHANCE, DEPLOYED = "queue", "random", "deployed"
 BASE = "ckpt/tiny_base"
 TINY = "with=configs/train/tiny_model.yaml"
 REVIEWER = "reviewer"
+FACTS = "facts.json"  # written last of all
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,11 @@ class Review:
 
     def work(self, settings: list[str], truth: dict[str, Labels]) -> None:
         """All of it, as far as it was not done before."""
-        if not (self.folder / "analysis").is_dir():
-            self.decide(truth)
-        self.learn(settings)
+        if not (self.folder / FACTS).is_file():
+            if not (self.folder / "analysis").is_dir():
+                self.decide(truth)
+            self.learn(settings)
+            write_json_atomic(self.folder / FACTS, self.facts())
         print(f"{self.row}, run {self.run}: done", flush=True)
 
     def facts(self) -> dict:
@@ -177,9 +181,13 @@ def crashchat(log: Path, *words: str | Path | int) -> None:
         raise RuntimeError(f"{words[0]} failed:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
-def make_world(world: World, arguments: argparse.Namespace) -> None:
-    """Draw, train, analyze."""
+def make_world(world: World, arguments: argparse.Namespace, chosen: dict) -> None:
+    """Draw, train, analyze. chosen: what everything in the folder is made with."""
     folder = world.folder
+    if (folder / FACTS).is_file():
+        if (found := json.loads((folder / FACTS).read_text())) != chosen:
+            raise SystemExit(f"error: {folder} was made with {found}, not {chosen}; name another --folder")
+        return
     counts = ["--train", arguments.train, "--val", arguments.train // 6, "--test", 40]
     looks = ["--skies", "day", "--roadsides", "buildings", "--seed", 0]
     crashchat(folder / "day.log", "synthesize", "--out", world.day, *counts, *looks)
@@ -195,6 +203,7 @@ def make_world(world: World, arguments: argparse.Namespace) -> None:
     crashchat(folder / "analysis.log", "analyze", *clips, "--out", world.analysis, *model, "--resume")
     print("the fleet's clips are analyzed", flush=True)
     world.answers(world.deployed, folder / "deployed_night")
+    write_json_atomic(folder / FACTS, chosen)
 
 
 def truth_of(data_dir: Path) -> dict[str, Labels]:
@@ -257,9 +266,10 @@ def main() -> int:
         for way in (QUEUE, CHANCE)
     ]
     settings = ["epochs=4", "eval_steps=10", "save_steps=10", *arguments.settings]
+    chosen = {name: getattr(arguments, name) for name in ("train", "fleet", "test")} | {"training": settings}
     # Forked, as each process of its own would import all again.
     with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("fork")) as pool:
-        pool.submit(make_world, world, arguments).result()
+        pool.submit(make_world, world, arguments, chosen).result()
         truth = truth_of(world.night)
         for done in [pool.submit(review.work, settings, truth) for review in reviews]:
             done.result()
@@ -272,7 +282,7 @@ def main() -> int:
     pairs = [(f"{CHANCE} {clips}", f"{QUEUE} {clips}") for clips in arguments.clips]
     pairs += [(most, f"{QUEUE} {clips}") for clips in arguments.clips if clips < max(arguments.clips)]
     against = table(sums, pairs)
-    facts = [review.facts() for review in reviews]
+    facts = [json.loads((review.folder / FACTS).read_text()) for review in reviews]
     print("\n".join(map(str, facts)))
     values = {
         row: {task: one.metrics()[shown(TASKS[task]).main[0]] for task, one in sums[row].items()}
@@ -281,9 +291,7 @@ def main() -> int:
     result = {
         "benchmark": "review",
         "machine": machine(),
-        "settings": {
-            name: getattr(arguments, name) for name in ("clips", "runs", "train", "fleet", "test", "settings")
-        },
+        "settings": {"clips": arguments.clips, "runs": arguments.runs, **chosen},
         "figures": values,
         "gains": gains,
         "queue against random": against,
