@@ -182,7 +182,7 @@ def _make_demo_set(
     look: Look,
 ) -> None:
     seed = settings["seed"]
-    scenes = dict(zip(jobs, _make_clips(out, jobs, seed, workers, look), strict=True))
+    scenes = dict(zip(jobs, _make_clips(out, jobs, seed, workers, look=look), strict=True))
     for split in counts:
         # In the order of their names, or the file would alternate between crash and calm.
         members = sorted(
