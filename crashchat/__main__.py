@@ -40,6 +40,7 @@ COMMANDS = {
     "download": ("data.download", "fetch released checkpoints, annotations and videos"),
     "import": ("data.importing", "write a data folder from tables, chats or labels that others made"),
     "export": ("data.exporting", "write a data folder as a data set that the hub shows and loads"),
+    "cut-warnings": ("evaluation.cut_warnings", "cut clips into windows that end before their crash"),
     "check-data": ("evaluation.check_data", "look for whatever would break or falsify a run"),
 }
 

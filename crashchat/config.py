@@ -61,6 +61,18 @@ def parse_overrides(overrides: list[str]) -> dict:
     return values
 
 
+def given_values(path: str | Path | None, overrides: list[str] | None = None) -> dict:
+    """What a YAML file and words say, before it is checked (see load_config). Raises ConfigError."""
+    values = _read_values(Path(path)) if path else {}
+    words = parse_overrides(overrides or [])
+    if WITH in words:
+        file = words.pop(WITH)
+        if not isinstance(file, str) or not file or "\0" in file:
+            raise ConfigError(f"{WITH}={abbreviate(file)}: expected a YAML file of settings")
+        values |= _read_values(Path(file))
+    return values | words
+
+
 def load_config(kind: type[Config], path: str | Path | None, overrides: list[str] | None = None) -> Config:
     """Settings of a YAML file (with its `base:` file below it) and `key=value` overrides on top; between
     them those of another file, where an override is `with=FILE`.
@@ -69,15 +81,9 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: list[str
     is unknown, of the wrong type, out of bounds, or contradicts another; TaskSetError for a task set that
     cannot be used.
     """
-    values = _read_values(Path(path)) if path else {}
-    words = parse_overrides(overrides or [])
-    if WITH in words:
-        file = words.pop(WITH)
-        if not isinstance(file, str) or not file or "\0" in file:
-            raise ConfigError(f"{WITH}={abbreviate(file)}: expected a YAML file of settings")
-        values |= _read_values(Path(file))
-    values |= words
-    use(_task_set_of(values, path or "overrides"))
+    values = given_values(path, overrides)
+    task_set = _task_set_of(values, path or "overrides")
+    use(task_set.without_context() if values.get("context") is False else task_set)
     unknown = [abbreviate(key) for key in values if key not in kind.model_fields]
     if unknown:
         known = ", ".join(sorted(kind.model_fields))

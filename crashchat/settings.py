@@ -38,6 +38,10 @@ class Settings(Exact):
     """File of the task set, in configs/tasks/; none: that of the model's folder, where it has one, else
     CrashChat's six tasks.
     """
+    context: bool = True
+    """Put what the task set's `context:` names in front of the questions (docs/tasks.md); false asks without
+    it.
+    """
     tasks: list[str] = Field(default_factory=lambda: list(TASKS))
     """Tasks of the set to learn or ask, by name; with annotations of general questions, an empty list takes
     all.

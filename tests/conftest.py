@@ -4,6 +4,9 @@ import os
 
 # Before torch is imported: tests fork processes (helpers/forks.py), which OpenMP's threads would not outlive.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing of ours is compiled. Where bitsandbytes is installed, peft imports it, and it the compiler of torch:
+# a quarter of the time that a process of the tests needs to begin.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import gc
 import shutil
@@ -21,11 +24,12 @@ from crashchat.config import ROOT
 os.environ.setdefault("CRASHCHAT_CACHE", str(Path(tempfile.gettempdir()) / f"crashchat_tests_{os.getuid()}"))
 # The files that take longest, by their place in tests/: handed out first, so that all workers end together.
 LONGEST = (
-    "training/test_train_scripts.py", "test_faults.py", "training/test_runs.py", "training/test_nodes.py",
-    "evaluation/test_eval_scripts.py", "training/test_plan.py", "test_readme.py", "training/test_curves.py",
-    "analysis/test_recordings.py", "analysis/test_analyze.py", "reporting/test_report_page.py",
-    "serving/test_serve.py", "evaluation/test_cheats.py", "training/test_reinforce.py",
-    "answering/test_cascade.py", "video/test_video.py", "training/test_precision.py",
+    "training/test_train_scripts.py", "review/test_learning_again.py", "analysis/test_recordings.py",
+    "training/test_plan.py", "analysis/test_spread.py", "test_faults.py", "training/test_nodes.py",
+    "evaluation/test_eval_scripts.py", "training/test_runs.py", "training/test_curves.py", "test_readme.py",
+    "tasks/test_examples.py", "video/test_video.py", "analysis/test_analyze.py",
+    "reporting/test_report_page.py", "serving/test_serve.py", "evaluation/test_cheats.py",
+    "training/test_reinforce.py", "answering/test_cascade.py", "training/test_precision.py",
     "checkpoints/test_damage.py", "serving/test_serve_page_data.py",
 )  # fmt: skip
 

@@ -25,29 +25,34 @@ def batches_of_one_process(items: list, limit: int) -> dict[str, int]:
     return {f"read {item}": len(batch) for batch in batches for item in batch}
 
 
-def test_who_kills_is_named_and_all_others_are_answered_as_by_one_process(tmp_path):
+@pytest.fixture(scope="module")
+def fleet():
+    with Fleet("local") as running:
+        yield running
+
+
+def test_who_kills_is_named_and_all_others_are_answered_as_by_one_process(fleet, tmp_path):
     items = [10**number for number in range(12)]
     expected = batches_of_one_process(items, 12)
-    with Fleet("local") as fleet:
-        answerers = fleet.open_answerers(Answerer, tmp_path)
-        assert fleet.ask(answerers, "word") == "ready"
+    answerers = fleet.open_answerers(Answerer, tmp_path)
+    assert fleet.ask(answerers, "word") == "ready"
 
-        def spread(items: list) -> dict:
-            found = {}
-            rounds = fleet.spread(items, (Reader,), answerers, fits=partial(fits, limit=12), most=4)
-            for members, answers in rounds:
-                for place, number in enumerate(members):
-                    assert number not in found
-                    found[number] = answers if isinstance(answers, Lost) else answers[place]
-            return found
+    def spread(items: list) -> dict:
+        found = {}
+        rounds = fleet.spread(items, (Reader,), answerers, fits=partial(fits, limit=12), most=4)
+        for members, answers in rounds:
+            for place, number in enumerate(members):
+                assert number not in found
+                found[number] = answers if isinstance(answers, Lost) else answers[place]
+        return found
 
-        assert dict(spread(items).values()) == expected
-        # A process that dies once costs no answer, and changes no batch.
-        again = [*items[:5], "once", *items[5:]]
-        assert dict(spread(again).values()) == batches_of_one_process(again, 12)
-        assert (tmp_path / "once").exists()
-        deadly = [*items[:3], f"{FATAL}reads", *items[3:7], f"{FATAL}answers", *items[7:]]
-        found = spread(deadly)
+    assert dict(spread(items).values()) == expected
+    # A process that dies once costs no answer, and changes no batch.
+    again = [*items[:5], "once", *items[5:]]
+    assert dict(spread(again).values()) == batches_of_one_process(again, 12)
+    assert (tmp_path / "once").exists()
+    deadly = [*items[:3], f"{FATAL}reads", *items[3:7], f"{FATAL}answers", *items[7:]]
+    found = spread(deadly)
     assert found.keys() == set(range(len(deadly)))
     lost = {deadly[number]: str(answer) for number, answer in found.items() if isinstance(answer, Lost)}
     assert lost == {
@@ -58,9 +63,11 @@ def test_who_kills_is_named_and_all_others_are_answered_as_by_one_process(tmp_pa
     assert read == {f"read {item}" for item in items}
 
 
-def test_an_error_is_raised_and_an_address_without_cluster_told():
-    with Fleet("local") as fleet:
-        with pytest.raises(ValueError, match="cannot answer"):
-            list(fleet.spread([1, 2], (Reader,), fleet.open_answerers(Broken)))
+def test_an_error_is_raised(fleet):
+    with pytest.raises(ValueError, match="cannot answer"):
+        list(fleet.spread([1, 2], (Reader,), fleet.open_answerers(Broken)))
+
+
+def test_an_address_without_cluster_is_told():
     with pytest.raises(FleetError, match="ray=127.0.0.1:1: "):
         Fleet("127.0.0.1:1")

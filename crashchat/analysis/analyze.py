@@ -19,14 +19,16 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from tqdm import tqdm
 
 from crashchat.analysis.clip import analyze_clip, as_text, blank_result
+from crashchat.analysis.contexts import Known, add_context, contexts_of
 from crashchat.analysis.options import VIDEO_SUFFIXES, add_model_options, cascade_of
 from crashchat.analysis.result_files import finished, kept, name_clips, write_report
 from crashchat.analysis.results import FAILED, ClipResult
@@ -80,12 +82,14 @@ def analyze(
     jobs: int = 2,
     tell: Callable[[ClipResult], None] | None = None,
     claims: Iterable[int] | None = None,
+    contexts: Mapping[str, Known] = MappingProxyType({}),
 ) -> dict[int, ClipResult]:
     """Look at clips and write their files to `out` (None: nothing is written); {clip's number: result}.
 
     jobs: clips in work at a time: one is read while the model looks at another. resume: take over what an
     earlier run has done. tell: given each result, in order. claims: the numbers of the clips to look at, each
-    asked for when its turn comes; None: all. A clip that cannot be read, or whose files cannot be written,
+    asked for when its turn comes; None: all. contexts: what is known of clips, by their files'
+    names. A clip that cannot be read, or whose files cannot be written,
     fails alone.
     """
     names = name_clips(paths)
@@ -106,7 +110,8 @@ def analyze(
 
     def look_at(path: Path) -> ClipResult:
         name = names[path]
-        blank = blank_result(name, path, cascade, windows)
+        known = contexts.get(path.name, {})
+        blank = blank_result(name, path, cascade, windows, known)
         if out and resume and (done := finished(out, blank)):
             return done
         return kept(
@@ -120,6 +125,7 @@ def analyze(
                 journal=journal,
                 progress=partial(show, name),
                 draw=out is not None,
+                known=known,
             ),
             resume=resume,
         )
@@ -166,6 +172,7 @@ def analyze_clips(
     if arguments.ray:
         return analyze_on_ray(arguments, paths, out, tell)
     cascade, windows = cascade_of(arguments)
+    contexts = contexts_of(arguments.context, paths)
     if out:  # not before it is known that the model loads
         out.mkdir(parents=True, exist_ok=True)
     look = partial(
@@ -176,6 +183,7 @@ def analyze_clips(
         out=out,
         resume=arguments.resume,
         jobs=arguments.jobs,
+        contexts=contexts,
     )
     if not under_torchrun():
         found = look(tell=tell)
@@ -242,6 +250,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on after a kill: keep what --out has of the same model and settings",
     )
+    add_context(parser)
     group = parser.add_argument_group("many processes (docs/fleet.md)")
     group.add_argument(
         "--ray",

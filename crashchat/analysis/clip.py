@@ -8,11 +8,12 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from pydantic import ValidationError
@@ -96,12 +97,19 @@ def size_on_disk(path: Path) -> int | None:
         return None  # removed just now: reading will say what is wrong
 
 
-def blank_result(name: str, path: Path, cascade: Cascade, windows: WindowSettings) -> ClipResult:
-    """What a result holds before anything is known of the clip."""
+def blank_result(
+    name: str,
+    path: Path,
+    cascade: Cascade,
+    windows: WindowSettings,
+    known: Mapping[str, str] = MappingProxyType({}),
+) -> ClipResult:
+    """What a result holds before anything is found. known: see analyze_clip."""
     return ClipResult(
         name=name,
         path=as_text(path),
         bytes=size_on_disk(path),
+        context=dict(known),
         warnings=warnings_of(cascade.cards.values()),
         model=ModelIdentity.model_validate(cascade.identity),
         sampling=_sampling(cascade, windows),
@@ -155,17 +163,19 @@ def analyze_clip(
     draw: bool = True,
     max_seconds: float | None = None,
     reading: Reading | None = None,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> Analysis:
     """Look at one clip, or at a recording window by window; only a few windows are in memory at a time.
 
     journal: windows that are done are kept there as they are made, and taken from there. draw: whether to
     draw film strips. reading: what read_before gave, where the clip was read already.
+    known: what is told of the clip with the questions, {column of the task set's context: its value}.
     Never raises: status `failed` and `error` tell of a clip that cannot be read, of a journal that cannot be
     written or is of another run, and an unexpected fault is printed with its trace besides. A clip longer
     than max_seconds fails.
     """
     started = time.monotonic()
-    result = blank_result(name or as_text(path.stem), path, cascade, windows)
+    result = blank_result(name or as_text(path.stem), path, cascade, windows, known)
     analysis = Analysis(result)
     try:
         progress(0.0, "reading the file")
@@ -180,27 +190,28 @@ def analyze_clip(
         spans = _spans(source, windows)
         if seconds is not None and len(spans) > 1:
             result.seconds = round(seconds, 3)
-            settings = result.model_dump(mode="json", include={"path", "bytes", "model", "sampling"})
+            own = {"path", "bytes", "model", "sampling", *(["context"] if known else [])}
+            settings = result.model_dump(mode="json", include=own)
             with PredictionJournal(journal, settings) if journal else contextlib.nullcontext() as kept:
                 result.windows = _look_at_windows(
-                    cascade, path, source=source, spans=spans, journal=kept, progress=progress
+                    cascade, path, source=source, spans=spans, journal=kept, progress=progress, known=known
                 )
         else:
             shown = reading.shown if reading else None
             visual, pictures = shown or read_and_show(path, cascade.answerer.settings, source)
             result.seconds = round(seconds or cascade.answerer.settings.end_of(visual), 3)
             analysis.context = VideoContext([visual])
-            (output,) = cascade.run(analysis.context, lambda step: progress(0.1, step))
+            (output,) = cascade.run(analysis.context, lambda step: progress(0.1, step), known)
             result.windows = [_found(output, (0.0, result.seconds), visual)]
             analysis.strips = [film_strip(pictures)] if draw else []
         result.unlike_training = unlike_training(source, result.windows, cascade.cards)
         result.status = status_of(result.windows)
         if result.status == FAILED:
             result.error = result.windows[0].error
-        known = [
+        likely = [
             window.crash_probability for window in result.windows if window.crash_probability is not None
         ]
-        result.crash_probability = max(known, default=None)
+        result.crash_probability = max(likely, default=None)
         result.events = find_events(result.windows, result.seconds, windows)
         if draw and len(result.windows) > 1:
             progress(1.0, "drawing")
@@ -258,6 +269,7 @@ def _look_at_windows(
     spans: list[tuple[float, float]],
     journal: PredictionJournal | None,
     progress: Progress,
+    known: Mapping[str, str],
 ) -> list[Window]:
     """The windows' findings, several looked at together; those that the journal holds are not made again.
 
@@ -270,7 +282,9 @@ def _look_at_windows(
         readable = {number: visual for number, visual in together if isinstance(visual, VisualTokens)}
         if readable:
             outputs = cascade.run(
-                VideoContext(list(readable.values())), partial(_tell, progress, min(readable), len(spans))
+                VideoContext(list(readable.values())),
+                partial(_tell, progress, min(readable), len(spans)),
+                known,
             )
             for number, output in zip(readable, outputs, strict=True):
                 done[number] = _found(output, spans[number], readable[number])

@@ -79,7 +79,7 @@ def finished(out: Path, expected: ClipResult) -> ClipResult | None:
         result = ClipResult.model_validate_json(result_path(out, expected.name).read_bytes())
     except (OSError, ValidationError):
         return None
-    same = ("name", "path", "bytes", "model", "sampling")
+    same = ("name", "path", "bytes", "model", "sampling", "context")
     good = all(getattr(result, key) == getattr(expected, key) for key in same)
     return result if good and not result.has_failed else None
 

@@ -164,6 +164,8 @@ class ClipResult(Exact):
     """Of the video file, as it was given."""
     bytes: Annotated[int, Field(ge=0)] | None
     """Size of the video file; none where there is no such file."""
+    context: dict[str, str] = Field(default_factory=dict, exclude_if=lambda known: not known)
+    """What was told of the clip with the questions, by column (docs/tasks.md); left out where nothing was."""
     seconds: Annotated[float, Field(ge=0)] | None = None
     """How long the video lasts; none where it could not be read."""
     status: Status = FAILED

@@ -22,6 +22,7 @@ from crashchat.analysis.clip import (
     read_before,
     size_on_disk,
 )
+from crashchat.analysis.contexts import Known, contexts_of
 from crashchat.analysis.options import cascade_of
 from crashchat.analysis.result_files import finished, journal_path, kept, name_clips
 from crashchat.analysis.results import ClipResult
@@ -53,12 +54,15 @@ class ClipReader:
 class ClipAnswerer:
     """Looks at clips that were read, in a process of its own. The model is loaded when it is first needed.
 
-    arguments: the command line's. out: where recordings' windows are kept. draw: whether to draw strips.
+    arguments: the command line's. out: where recordings' windows are kept. contexts: what is known of clips,
+    by their files' names.
     """
 
-    def __init__(self, arguments: argparse.Namespace, out: Path | None, task_set: Path):
+    def __init__(
+        self, arguments: argparse.Namespace, out: Path | None, task_set: Path, contexts: dict[str, Known]
+    ):
         use(TaskSet(task_set))
-        self.arguments, self.out = arguments, out
+        self.arguments, self.out, self.contexts = arguments, out, contexts
         self._loaded: tuple[Cascade, WindowSettings] | None = None
 
     def _model(self) -> tuple[Cascade, WindowSettings]:
@@ -82,6 +86,7 @@ class ClipAnswerer:
             journal=journal_path(self.out, name) if self.out else None,
             draw=self.out is not None,
             reading=reading,
+            known=self.contexts.get(path.name, {}),
         )
         analysis.context = None  # its tensors are nobody's any more
         return [analysis]
@@ -102,15 +107,17 @@ def analyze_on_ray(
     told = 0
     if arguments.task_set is None:
         use(read_task_set(None, arguments.linguistic, arguments.model))
+    contexts = contexts_of(arguments.context, paths)
     with Fleet(arguments.ray) as fleet:
-        answerers = fleet.open_answerers(ClipAnswerer, arguments, out, TASKS.task_set.path)
+        answerers = fleet.open_answerers(ClipAnswerer, arguments, out, TASKS.task_set.path, contexts)
         described, settings, windows = fleet.ask(answerers, "describe")
         if out:
             out.mkdir(parents=True, exist_ok=True)
         print(fleet)
 
         def blank(path: Path) -> ClipResult:
-            own = {"name": names[path], "path": as_text(path), "bytes": size_on_disk(path)}
+            own: dict = {"name": names[path], "path": as_text(path), "bytes": size_on_disk(path)}
+            own["context"] = contexts.get(path.name, {})
             return described.model_copy(update=own, deep=True)
 
         left = []

@@ -26,6 +26,8 @@ from crashchat.model.videollama3 import CrashChatModel
 from crashchat.provenance import OURS
 from crashchat.settings import Decode
 from crashchat.tasks import TASKS, Group
+from crashchat.tasks.context import asked_with
+from crashchat.tasks.early_warning import EarlyWarning
 from crashchat.tasks.task_set import CRASH
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.source import VideoError
@@ -45,9 +47,9 @@ class Asked(NamedTuple):
     draw: Draw | None = None
 
     @classmethod
-    def of(cls, task: str) -> "Asked":
-        """A task's own question."""
-        return cls(TASKS[task].prompt or "", task)
+    def of(cls, task: str, told: str = "") -> "Asked":
+        """A task's own question, with what is told of the clip."""
+        return cls(asked_with(told, TASKS[task].prompt or ""), task)
 
 
 class Answerer:
@@ -137,7 +139,7 @@ class Answerer:
 
 
 def _tells_crash(task: str | None) -> bool:
-    return task is not None and TASKS[task].fact == CRASH
+    return task is not None and (TASKS[task].fact == CRASH or isinstance(TASKS[task].answer, EarlyWarning))
 
 
 def open_engine(

@@ -11,9 +11,10 @@ six.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -60,17 +61,24 @@ class Cascade:
         """
         return self._identity.result()
 
-    def _ask(self, context: VideoContext, group: Group, tasks: list[list[Task]]) -> list[list[Answer]]:
+    def _ask(
+        self, context: VideoContext, group: Group, tasks: list[list[Task]], known: Mapping[str, str]
+    ) -> list[list[Answer]]:
         """The answers to some tasks of a group on each video."""
-        questions = [[Asked.of(task.name) for task in row] for row in tasks]
+        told = {name: TASKS.task_set.told(name, known) if known else "" for name in TASKS}
+        questions = [[Asked.of(task.name, told[task.name]) for task in row] for row in tasks]
         return self.answerer.answer(
             context, questions, self.adapters.get(group), group if self.adapters else None
         )
 
     def run(
-        self, context: VideoContext, progress: Callable[[str], None] = lambda step: None
+        self,
+        context: VideoContext,
+        progress: Callable[[str], None] = lambda step: None,
+        known: Mapping[str, str] = MappingProxyType({}),
     ) -> list[CascadeOutput]:
         """Run the cascade on some stretches of video, all at once. progress: called with what comes next.
+        known: {column of the task set's context: its value}, of all of them.
 
         Groups of tasks are asked one after the other, and in each first what is always asked, then what hangs
         on answers that are there by then.
@@ -83,7 +91,7 @@ class Cascade:
                     asked = [_askable(left[row], answers[row]) for row in rows]
                     progress(_told(asked))
                     for row, tasks, more in zip(
-                        rows, asked, self._ask(context.only(rows), group, asked), strict=True
+                        rows, asked, self._ask(context.only(rows), group, asked, known), strict=True
                     ):
                         answers[row] += more
                         left[row] = [task for task in left[row] if task not in tasks]

@@ -27,6 +27,7 @@ from crashchat.data.sources import SPLITS, load_sources
 from crashchat.data_settings import SplitName
 from crashchat.errors import CrashChatError, exit_code
 from crashchat.files import new_folder, write_text_atomic
+from crashchat.parts import whole_name
 from crashchat.settings import Settings
 from crashchat.tasks import TASKS
 
@@ -119,7 +120,7 @@ def exported(arguments: argparse.Namespace) -> None:
     found, card = found_splits(arguments)
     if not found:
         raise ExportError(f"{arguments.data_dir or arguments.config}: holds no questions of any split")
-    missing = [str(video.path) for videos in found.values() for video in videos if not video.path.is_file()]
+    missing = [str(video.path) for videos in found.values() for video in videos if not video.file.is_file()]
     if missing:
         raise ExportError(f"{len(missing)} clips are missing, e.g. {missing[0]}; an export holds all of them")
     if arguments.name:
@@ -130,20 +131,24 @@ def exported(arguments: argparse.Namespace) -> None:
             there = folder / HUB_SPLITS[split]
             there.mkdir()
             pq.write_table(table_of(videos), there / TABLE)
+            clips: dict[str, Path] = {}
             for video in videos:
-                _place(video, there / video.name)
-            counts[HUB_SPLITS[split]] = len(videos), sum(len(video.questions) for video in videos)
+                if clips.setdefault(whole_name(video.name), video.file) != video.file:
+                    raise ExportError(
+                        f"{video.file}: another clip is called {video.name} as well; rename one of them"
+                    )
+            for name, file in clips.items():
+                _place(file, there / name)
+            counts[HUB_SPLITS[split]] = len(clips), sum(len(video.questions) for video in videos)
         write_text_atomic(folder / CARD, card_text(card, counts, arguments.license))
     said = ", ".join(f"{split} {clips} clips" for split, (clips, _) in counts.items())
     print(f"written: {arguments.out}: {said}")
 
 
-def _place(video: VideoQAs, target: Path) -> None:
-    """A clip's file at another place: the same file where it can be, else a copy."""
-    if target.exists():
-        raise ExportError(f"{video.path}: another clip is called {video.name} as well; rename one of them")
+def _place(file: Path, target: Path) -> None:
+    """A file at another place: the same file where it can be, else a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = video.path.resolve()
+    source = file.resolve()
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without links

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from crashchat.data.records import AnnotationError, each_line, each_record
-from crashchat.data.tables import as_text, no_column, table_rows
+from crashchat.data.table_files import table_rows
+from crashchat.data.tables import as_text, no_column
 from crashchat.data_settings import Columns
 from crashchat.errors import abbreviate
 from crashchat.json_files import parse_json
 from crashchat.tasks import TASKS, Fact
-from crashchat.tasks.task_set import CRASH, FIRST_SIGN
+from crashchat.tasks.task_set import CRASH, CRASH_START, FIRST_SIGN
 
 # Nexar's collision prediction set: the columns of its train.csv, and of metadata.csv on the hub. A time is in
 # seconds from the video's beginning, and empty where nothing happens.
@@ -81,7 +82,8 @@ class NexarRows:
     """Nexar's labels -> whether something happens, and when its first sign can be seen, asked by the tasks
     of the set in use that tell these.
 
-    Its one time of an event is no interval, so none is asked for; it is kept as a column. Raises
+    Its one time of an event is no interval: it answers a task that asks when the crash begins, and is kept as
+    a column. Raises
     AnnotationError where the set has no such tasks.
     """
 
@@ -93,6 +95,7 @@ class NexarRows:
                 "labels tell; expected `fact:` of two tasks to name them"
             )
         self.happens, self.first_sign = (task.name for task in tasks if task is not None)
+        self.begins = TASKS.of_fact(CRASH_START)
 
     def __call__(self, row: dict) -> list[dict]:
         """The questions of a row. Raises KeyError for a column that is not there, ValueError for a cell."""
@@ -113,6 +116,9 @@ class NexarRows:
         kept = {name: row[name] for name in NEXAR_KEPT if name in row}
         common = {**kept, "video": video, "source": "Nexar"}
         made = [{**common, "task": self.happens, "answer": "Yes" if happens else "No"}]
+        if event is not None and self.begins is not None:
+            begins = self.begins.answer.write(float(event))
+            made.append({**common, "task": self.begins.name, "answer": begins})
         if alert is not None:
             if not happens or float(alert) > float(event or 0):
                 raise ValueError(f"{NEXAR_ALERT} is {alert} and {NEXAR_EVENT} {event or 'empty'}")

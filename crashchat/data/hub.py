@@ -3,7 +3,7 @@ itself holds -> files.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from crashchat.data.kept_tables import cache_folder
@@ -17,8 +17,9 @@ AT_ONCE = 64  # rows in memory at a time: each may hold its video
 SNAPSHOTS = "snapshots"  # the folder of a data set's versions in the hub's cache
 
 
-def read_hub(source: DataSource) -> list[tuple[str, Rows]]:
-    """(the hub's split, its rows) of a data set, or of a folder that has the hub's form.
+def read_hub(source: DataSource, context: Sequence[str] = ()) -> list[tuple[str, Rows]]:
+    """(the hub's split, its rows) of a data set, or of a folder that has the hub's form. context: columns
+    whose values join the prompts.
 
     Raises AnnotationError for one that cannot be loaded, or lacks a column.
     """
@@ -38,7 +39,7 @@ def read_hub(source: DataSource) -> list[tuple[str, Rows]]:
             if isinstance(feature, datasets.Video | datasets.Image | datasets.Audio):
                 table = table.cast_column(name, type(feature)(decode=False))
         place = _Place(source, str(split))
-        collector = Collector(f"{source.hub}, split {split}", "parquet")
+        collector = Collector(f"{source.hub}, split {split}", "parquet", context)
         batches = table.with_format("arrow").iter(batch_size=AT_ONCE)
         cells = (row for batch in batches for row in batch.to_pylist())
         collect_table(enumerate(place.named(cells)), source.columns, collector)

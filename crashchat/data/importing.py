@@ -28,6 +28,7 @@ from crashchat.data_settings import Columns, DataSource
 from crashchat.errors import CrashChatError, exit_code, listed
 from crashchat.files import new_folder, write_json_atomic, write_text_atomic
 from crashchat.json_files import checked
+from crashchat.parts import file_of
 from crashchat.tasks import TASKS, VIDEO_TAG, task_of_prompt
 
 VIDEOS = "videos"  # the link to the clips in the folder that is written
@@ -162,7 +163,10 @@ def imported(arguments: argparse.Namespace) -> None:
             if not Path(one.name).suffix and (arguments.videos / f"{one.name}.mp4").is_file():
                 one.name += ".mp4"
     missing = [
-        one.name for videos in found.values() for one in videos if not (arguments.videos / one.name).is_file()
+        one.name
+        for videos in found.values()
+        for one in videos
+        if not file_of(arguments.videos / one.name).is_file()
     ]
     if missing:
         raise ImportFailure(

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from crashchat.data.annotations import Question, VideoQAs
 from crashchat.data.records import AnnotationError, parse_record, read_records
+from crashchat.data.tables import as_text
 from crashchat.errors import abbreviate, listed
-from crashchat.tasks import task_of_prompt
+from crashchat.tasks import TASKS, task_of_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,9 @@ class Pair(Question):
     rejected: str = ""
 
 
-def load_pairs(paths: Sequence[str | Path], data_dir: str | Path) -> list[VideoQAs]:
-    """Read files of pairs and join them by video; each of a video's questions is a Pair.
+def load_pairs(paths: Sequence[str | Path], data_dir: str | Path, context: bool = True) -> list[VideoQAs]:
+    """Read files of pairs and join them by video; each of a video's questions is a Pair. context: whether
+    they are asked with what the task set tells of the clips.
 
     Raises AnnotationError that lists the records that cannot be used, pairs of one and the same answer among
     them.
@@ -39,13 +41,15 @@ def load_pairs(paths: Sequence[str | Path], data_dir: str | Path) -> list[VideoQ
                     raise ValueError(f"'rejected' is {abbreviate(rejected)}, expected a text")
                 if rejected.strip() == answer:
                     raise ValueError(f"both answers are {abbreviate(answer)}")
+                task = task_of_prompt(text)
+                values = {column: as_text(record.get(column)) for column in TASKS.task_set.context if context}
+                told = TASKS.task_set.told(task.name, values) if task and context else ""
             except ValueError as error:
                 problems.append(f"{path}, record {index}: {error}")
                 continue
-            task = task_of_prompt(text)
             video = videos.setdefault(name, VideoQAs(name, Path(data_dir) / name, source))
             video.questions.append(
-                Pair(text, answer, task.name if task else None, index, rejected=rejected.strip())
+                Pair(text, answer, task.name if task else None, index, told=told, rejected=rejected.strip())
             )
     if problems:
         raise AnnotationError(f"{len(problems)} pair(s) cannot be used:{listed(problems)}")

@@ -126,7 +126,8 @@ def read_prediction_file(
     manifest = read_manifest(path)
     if manifest is not None:
         check_manifest(path, task_name, records, manifest)
-    truth = annotations.truth(task_name, manifest)
+    with_context = any(record.get("context") for record in records)
+    truth = annotations.truth(task_name, manifest, with_context)
     missing = truth.check(path, records) if truth else []
     if truth and missing and not partial:
         raise PredictionError(

@@ -8,7 +8,8 @@ One real example (a record of a crash_localization file; a file is a JSON list o
 
 Beyond the released fields a record may carry `model` (who answered), `source`, `crash_probability`
 (recognition's 'Yes' against 'No'), `option_probabilities` (of each answer that a task lists), `error` (why
-the video could not be read; raw_response is then '' and nothing is predicted) and `crash_start` (seconds;
+the video could not be read; raw_response is then '' and nothing is predicted), `context` (what of the prompt,
+at its beginning, was told of the clip: docs/tasks.md) and `crash_start` (seconds;
 the annotated crash start that pre-crash scoring needs). An answer that does not parse is None in its pred
 fields, never a made-up value. Whether a file says what was annotated and answered is for prediction_files.py.
 """
@@ -24,7 +25,9 @@ from typing import TypeGuard
 from crashchat.data.readings import answer_fault, read_answer
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.json_files import read_json
+from crashchat.parts import whole_name
 from crashchat.tasks import SPLITS, TASKS, Task, question_text
+from crashchat.tasks.context import asked_with
 from crashchat.tasks.quantities import MAX_INTEGER
 
 Records = dict[str, dict[str, list[dict]]]  # of several models: {model: {task: prediction records}}
@@ -75,6 +78,11 @@ def video_name(path: str) -> str:
     return PurePosixPath(path.replace("\\", "/")).name
 
 
+def clip_name(path: str) -> str:
+    """The file's name of a video, and also of all its parts: what stands and falls together in figures."""
+    return whole_name(video_name(path))
+
+
 def make_record(
     task: Task,
     data_id: int,
@@ -88,6 +96,7 @@ def make_record(
     crash_probability: float | None = None,
     option_probabilities: dict[str, float] | None = None,
     model: str | None = None,
+    context: str = "",
 ) -> dict:
     """One prediction record.
 
@@ -96,12 +105,15 @@ def make_record(
     error: why there is no answer (an unreadable video); raw_response is then dropped and nothing is
     predicted.
     crash_start: seconds, for pre-crash scoring. crash_probability: recognition's 'Yes' against 'No'.
-    option_probabilities: of each answer that the task lists. model: who answered. Raises ValueError when the
+    option_probabilities: of each answer that the task lists. model: who answered. context: what of the prompt
+    is told of the clip. Raises ValueError when the
     annotated answer does not parse.
     """
     if error is not None:
         raw_response = ""
     record = {"data_id": data_id, "video_path": video_path, "prompt": prompt}
+    if context:
+        record["context"] = context
     if model is not None:
         record["model"] = model
     if source is not None:
@@ -145,8 +157,14 @@ def tasks_of_record(record: dict) -> list[str]:
     found = [
         task for task in TASKS.values() if all(key in record for key in (*task.gt_fields, *task.pred_fields))
     ]
-    prompt = question_text(str(record.get("prompt", "")))
+    prompt = question_text(bare_prompt(record))
     return [task.name for task in found if task.prompt == prompt] or [task.name for task in found]
+
+
+def bare_prompt(record: dict) -> str:
+    """A record's prompt without what was told of the clip."""
+    context = record.get("context")
+    return str(record.get("prompt", "")).removeprefix(asked_with(context, "") if context else "")
 
 
 def read_predictions(path: str | Path, task_name: str | None = None) -> list[dict]:
@@ -216,7 +234,7 @@ def _fault(task: Task, record: dict) -> str | None:
         return "has a data_id that is neither a number nor a text"
     required = dict.fromkeys(("video_path", "prompt", "raw_response"), _TEXT)
     optional = {"crash_start": _NUMBER_OR_NONE, "crash_probability": _NUMBER_OR_NONE}
-    optional |= dict.fromkeys(("model", "source", "error"), _TEXT_OR_NONE)
+    optional |= dict.fromkeys(("model", "source", "error", "context"), _TEXT_OR_NONE)
     if fault := _wrong_kind(record, required):
         return fault
     for key in (*task.gt_fields, *task.pred_fields):
@@ -225,6 +243,8 @@ def _fault(task: Task, record: dict) -> str | None:
             return f"has {key} = {abbreviate(value)}, expected {task.answer.expected} or null"
     if fault := _wrong_kind(record, {key: kind for key, kind in optional.items() if key in record}):
         return fault
+    if record.get("context") and bare_prompt(record) == record["prompt"]:
+        return f"has a prompt that does not begin with its context {abbreviate(record['context'])}"
     probability = record.get("crash_probability")
     if probability is not None and not 0 <= probability <= 1:
         return f"has crash_probability = {abbreviate(probability)}, expected 0 to 1, or null"
@@ -262,7 +282,7 @@ def _check_one_model(path: Path, records: list[dict], own_prompts: bool) -> None
     own_prompts: of a task whose questions have words of their own each, they do not.
     """
     for key in ("model",) if own_prompts else ("model", "prompt"):
-        found = list(dict.fromkeys(record.get(key) for record in records))
+        found = list(dict.fromkeys(bare_prompt(one) if key == "prompt" else one.get(key) for one in records))
         if key == "model" and None in found and len(found) > 1:
             nobody = [record["data_id"] for record in records if record.get(key) is None]
             raise PredictionError(

@@ -40,8 +40,10 @@ def released_readings(task: Task, raw_response: str) -> list[dict]:
     elif isinstance(task.answer, Moment):
         first = re.search(_DIGITS, words, re.ASCII)
         values = [(_number(first[0]) if first else None,)]
-    else:
+    elif len(task.pred_fields) == 1:
         values = [(words,)]
+    else:  # a kind that the released scripts do not have
+        values = []
     return [dict(zip(task.pred_fields, value, strict=True)) for value in values]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.json_files import each_item, parse_json, read_json
+from crashchat.parts import span_of
 from crashchat.tasks import question_text
 
 MAX_PATH, MAX_NAME = 4000, 255  # bytes of a path, with room for the data folder's, and of one name in it
@@ -100,6 +101,7 @@ def check_video(video: str, what: str = "'video'") -> None:
         )
     if Path(video).is_absolute() or ".." in Path(video).parts:
         raise ValueError(f"{what} is {abbreviate(video)}, expected a path below the data folder")
+    span_of(video)
 
 
 def check_text(*texts: str | None) -> None:

@@ -15,6 +15,7 @@ from crashchat.errors import abbreviate
 from crashchat.json_files import as_line
 from crashchat.provenance import text_hash
 from crashchat.settings import Settings
+from crashchat.tasks import TASKS
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 SHOWN = 8  # values of a column that a message names
@@ -31,13 +32,16 @@ def question_files(config: Settings, split: SplitName, tasks: Sequence[str]) -> 
 
 
 def load_questions(config: Settings, split: SplitName, tasks: Sequence[str]) -> list[VideoQAs]:
-    """The videos of a split and the questions of some tasks on them; no tasks: all questions.
+    """The videos of a split and the questions of some tasks on them, with what the task set tells of the
+    clips; no tasks: all questions.
 
     Raises AnnotationError (see load_annotations and load_sources).
     """
+    context = tuple(TASKS.task_set.context) if config.context else ()
     if config.data:
-        return load_sources(config.data, split, config.data_dir, tasks or None)
-    return load_annotations(question_files(config, split, tasks), config.data_dir, tasks or None)
+        return load_sources(config.data, split, config.data_dir, tasks or None, context)
+    files = question_files(config, split, tasks)
+    return load_annotations(files, config.data_dir, tasks or None, context=context)
 
 
 def describe_questions(
@@ -63,7 +67,7 @@ def describe_questions(
 def questions_hash(videos: Sequence[VideoQAs]) -> str:
     """SHA-256 over all questions and answers on some videos."""
     return text_hash(
-        [f"{video.name}\t{one.text}\t{one.answer}" for video in videos for one in video.questions]
+        [f"{video.name}\t{one.asked}\t{one.answer}" for video in videos for one in video.questions]
     )
 
 
@@ -75,30 +79,40 @@ def with_columns(source: DataSource, names: Iterable[str]) -> DataSource:
 
 
 def load_sources(
-    sources: Sequence[DataSource], split: SplitName, data_dir: Path, tasks: Iterable[str] | None
+    sources: Sequence[DataSource],
+    split: SplitName,
+    data_dir: Path,
+    tasks: Iterable[str] | None,
+    context: Sequence[str] = (),
+    refused: list[str] | None = None,
 ) -> list[VideoQAs]:
-    """The questions of a split, joined by video. tasks: see load_annotations.
+    """The questions of a split, joined by video. tasks, context: see load_annotations; refused: see join.
 
     Raises AnnotationError for rows that cannot be used, columns that are not there, and filters and split
     rules that leave no row.
     """
     where = ", ".join(source.title for source in sources)
-    return join(_parts(sources, split, data_dir), tasks, f"{where}, split {split}")
+    return join(_parts(sources, split, data_dir, context), tasks, f"{where}, split {split}", refused)
 
 
-def _parts(sources: Sequence[DataSource], split: SplitName, data_dir: Path) -> Iterator[Part]:
+def _parts(
+    sources: Sequence[DataSource], split: SplitName, data_dir: Path, context: Sequence[str]
+) -> Iterator[Part]:
     first_id = 0
     for source in sources:
         tables: Iterable[tuple[str | None, Rows]]
         if source.hub is not None:
             from crashchat.data.hub import read_hub  # here: the datasets package takes a second to import
 
-            tables = read_hub(source)
+            tables = read_hub(source, context)
         else:
-            tables = ((None, read_rows(path, source.form_of(path), source.columns)) for path in source.path)
+            tables = (
+                (None, read_rows(path, source.form_of(path), source.columns, context)) for path in source.path
+            )
         for hub_split, rows in tables:
             part = part_of(source, rows, split, hub_split)
-            yield replace(part, folder=rows.folder or source.videos or data_dir, first_id=first_id)
+            folder = rows.folder or source.videos or data_dir
+            yield replace(part, folder=folder, first_id=first_id, context=tuple(context))
             if len(rows.places):
                 first_id += rows.places[-1] + 1
 

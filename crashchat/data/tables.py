@@ -6,16 +6,16 @@ is kept (kept_tables.py), below a hash of the file's bytes, of the columns that 
 checks them, and is mapped from there the next time.
 """
 
+import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 import crashchat.data.records
+import crashchat.data.table_files
 import crashchat.json_files
 import crashchat.tasks
 from crashchat.data import kept_tables
@@ -27,8 +27,9 @@ from crashchat.data.records import (
     parse_messages,
     parse_record,
 )
+from crashchat.data.table_files import table_rows
 from crashchat.data_settings import Columns, Form
-from crashchat.errors import abbreviate, opening
+from crashchat.errors import abbreviate
 from crashchat.tasks import question_text
 
 EXTRA = "+"  # in front of the names of other columns
@@ -105,17 +106,27 @@ def as_text(value: object) -> str | None:
 
 
 class Collector:
-    """Rows on their way into a table."""
+    """Rows on their way into a table. context: columns whose values join the prompts."""
 
-    def __init__(self, name: str, form: str) -> None:
-        self.name, (self.unit, self.first) = name, UNITS[form]
+    def __init__(self, name: str, form: str, context: Sequence[str] = ()) -> None:
+        self.name, (self.unit, self.first), self.context = name, UNITS[form], context
         self.columns: dict[str, list] = {"video": [], "question": [], "answer": []}
         self.places: list[int] = []
         self.problems: list[tuple[int, str]] = []
         self._known: dict[str | None, str | None] = {}
 
     def add(self, place: int, *, video: str, question: str | None, answer: str, others: dict) -> None:
-        """Take a row. others: its further values by name; those that are no single value are passed over."""
+        """Take a row. others: its further values by name; those that are no single value are passed over, but
+        for one of the context, without which the question would be another.
+        """
+        for name in self.context:
+            try:
+                if isinstance(value := others.get(name), float) and not math.isfinite(value):
+                    raise ValueError(f"found {value}, expected a number, or nothing")
+                as_text(value)
+            except ValueError as error:
+                self.problems.append((place, f"context {name!r}: {error}"))
+                return
         known = self._known  # a prompt that stands in thousands of rows is one object
         self.columns["video"].append(known.setdefault(video, video))
         self.columns["question"].append(known.setdefault(question, question))
@@ -158,20 +169,21 @@ def _encoded(values: list) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(numbers, pa.array(words, pa.string()))
 
 
-def read_rows(path: Path, form: Form, columns: Columns | None = None) -> Rows:
-    """The rows of a file of questions.
+def read_rows(path: Path, form: Form, columns: Columns | None = None, context: Sequence[str] = ()) -> Rows:
+    """The rows of a file of questions. context: columns whose values join the prompts.
 
     Raises AnnotationError for a file that cannot be read, holds none, or lacks a column.
     """
     columns = columns or Columns()
-    words = [form, columns.video, columns.question or "", columns.answer]
-    code = [sys.modules[__name__], crashchat.data.records, crashchat.json_files, crashchat.tasks]
+    words = [form, columns.video, columns.question or "", columns.answer, *context]
+    here, files = sys.modules[__name__], crashchat.data.table_files
+    code = [here, files, crashchat.data.records, crashchat.json_files, crashchat.tasks]
     kept = kept_tables.place_of(path, words, code)
     table = kept_tables.read_kept(kept) if kept else None
     if table is not None:
         unit, first = UNITS[form]
         return Rows(str(path), unit, first, table=table, places=range(len(table)), problems=[])
-    collector = Collector(str(path), form)
+    collector = Collector(str(path), form, context)
     if form == "released":
         _collect_released(path, collector)
     elif form == "messages":
@@ -262,39 +274,3 @@ def _cell(row: dict, name: str) -> str:
     if text is None or not text.strip():
         raise ValueError(f"column {name!r} is empty")
     return text.strip()
-
-
-def table_rows(path: Path, form: str) -> Iterator[dict]:
-    """The rows of a CSV or Parquet file, some thousands in memory at a time."""
-    if not path.is_file():
-        raise AnnotationError(f"{path}: cannot be read: there is no such file; expected a table of questions")
-    if not path.stat().st_size:
-        raise AnnotationError(f"{path}: is empty (0 bytes), expected a table of questions")
-    try:
-        yield from _csv_rows(path) if form == "csv" else _parquet_rows(path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(
-            f"{path}: cannot be read as {form}: {opening(error)}; expected a table of questions"
-        ) from error
-
-
-def _csv_rows(path: Path) -> Iterator[dict]:
-    parse = pyarrow.csv.ParseOptions(
-        delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True
-    )
-    read = pyarrow.csv.ReadOptions(use_threads=False)  # with threads, messages name no row
-    with pyarrow.csv.open_csv(path, read_options=read, parse_options=parse) as file:
-        names = file.schema.names
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise AnnotationError(f"{path}: has two columns {twice[0]!r}; expected each once")
-    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-    with pyarrow.csv.open_csv(path, read_options=read, parse_options=parse, convert_options=convert) as file:
-        for batch in file:
-            yield from batch.to_pylist()
-
-
-def _parquet_rows(path: Path) -> Iterator[dict]:
-    with pq.ParquetFile(path, memory_map=True) as file:
-        for batch in file.iter_batches(batch_size=4096):
-            yield from batch.to_pylist()

@@ -15,6 +15,7 @@ from crashchat.data.sources import SPLITS, load_sources, questions_hash, with_co
 from crashchat.data_settings import DataSource
 from crashchat.errors import abbreviate
 from crashchat.json_files import checked
+from crashchat.parts import whole_name
 from crashchat.provenance import file_hash
 from crashchat.tasks import TASKS, Task, question_text
 
@@ -88,11 +89,14 @@ class Truth:
         found = {key: record[key] for key in expected}
         # What a file leaves out it does not say wrongly.
         if record["prompt"]:
-            found["prompt"], expected["prompt"] = question_text(record["prompt"]), question.text
+            found["prompt"], expected["prompt"] = question_text(record["prompt"]), question.asked
         if record.get("source"):
             found["source"], expected["source"] = record["source"], video.source
         if record.get("crash_start") is not None and self.starts is not None:
-            found["crash_start"], expected["crash_start"] = record["crash_start"], self.starts.get(name)
+            found["crash_start"], expected["crash_start"] = (
+                record["crash_start"],
+                self.starts.get(whole_name(name)),
+            )
         for key, value in found.items():
             if _stripped(value) != _stripped(expected[key]):
                 return f"{key} = {abbreviate(value, 60)}, annotated {abbreviate(expected[key], 60)}"
@@ -137,14 +141,18 @@ class Annotations:
             return f"file of its split in {self.data_dir}: its name does not say which split it is of"
         return str(self.file or self.data_dir / TASKS[task_name].annotation_file(self.split))
 
-    def videos(self, task_name: str, manifest: Manifest | None = None) -> list[VideoQAs]:
+    def videos(
+        self, task_name: str, manifest: Manifest | None = None, with_context: bool = False
+    ) -> list[VideoQAs]:
         """The videos that were annotated for a task; none where there is no file.
 
-        Raises AnnotationError for a file that cannot be used.
+        with_context: the questions as the task set asks them with what is known of the clips. Raises
+        AnnotationError for a file that cannot be used.
         """
+        context = tuple(TASKS.task_set.context) if with_context else ()
         if sources := self._sources(manifest):
-            return self._of_sources(sources, task_name)
-        return self._load(self.files(task_name, manifest), task_name)
+            return self._of_sources(sources, task_name, context)
+        return self._load(self.files(task_name, manifest), task_name, context)
 
     def _sources(self, manifest: Manifest | None) -> list[DataSource]:
         """The sources that a run read, where it read some and no file takes their place."""
@@ -152,20 +160,22 @@ class Annotations:
         where = "settings.data of the manifest"
         return checked(list[DataSource], given, where, AnnotationError) if given else []
 
-    def _of_sources(self, sources: list[DataSource], task_name: str | None) -> list[VideoQAs]:
-        key = ("sources", task_name)
+    def _of_sources(
+        self, sources: list[DataSource], task_name: str | None, context: tuple[str, ...] = ()
+    ) -> list[VideoQAs]:
+        key = ("sources", task_name, context)
         if key not in self._read and self.split in SPLITS:
             kept = [with_columns(source, self.keep) for source in sources]
             tasks = None if task_name is None else [task_name]
-            self._read[key] = load_sources(kept, self.split, self.data_dir, tasks)
+            self._read[key] = load_sources(kept, self.split, self.data_dir, tasks, context)
         return self._read.get(key, [])
 
-    def _load(self, files: list[Path], task_name: str) -> list[VideoQAs]:
+    def _load(self, files: list[Path], task_name: str, context: tuple[str, ...] = ()) -> list[VideoQAs]:
         if not files:
             return []
-        key = (*files, task_name)
+        key = (*files, task_name, context)
         if key not in self._read:
-            self._read[key] = load_annotations(files, self.data_dir, [task_name], self.keep)
+            self._read[key] = load_annotations(files, self.data_dir, [task_name], self.keep, context)
         return self._read[key]
 
     def starts(self, task: Task, manifest: Manifest | None = None) -> dict[str, float] | None:
@@ -185,8 +195,10 @@ class Annotations:
             return None
         return crash_starts(self._load([file], task.before), task)
 
-    def truth(self, task_name: str, manifest: Manifest | None = None) -> Truth | None:
-        """What was annotated for a task; None where there is no file.
+    def truth(
+        self, task_name: str, manifest: Manifest | None = None, with_context: bool = False
+    ) -> Truth | None:
+        """What was annotated for a task; None where there is no file. with_context: see videos.
 
         Raises AnnotationError for a file that cannot be used, or has two videos of one name.
         """
@@ -194,7 +206,7 @@ class Annotations:
         hubs = [source.title for source in self._sources(manifest) if source.hub is not None]
         if not hubs and not (files and all(path.is_file() for path in files)):
             return None
-        videos = self.videos(task_name, manifest)
+        videos = self.videos(task_name, manifest, with_context)
         questions = {
             name: (video, question) for name, video in by_name(videos).items() for question in video.questions
         }

@@ -59,7 +59,7 @@ class Asking(NamedTuple):
     def of(self, video: VideoQAs) -> list[Asked]:
         """The questions on a video."""
         return [
-            Asked(question.text, question.task, draw_of(self.config, question))
+            Asked(question.asked, question.task, draw_of(self.config, question))
             for question in self.open_questions[video.name]
         ]
 

@@ -3,6 +3,7 @@
     crashchat check-data data/crashchat                     every annotation file and every video they name
     crashchat check-data data/crashchat --split val test --no-videos --json findings.json
     crashchat check-data data/crashchat --audit             also: what gives the labels away
+    crashchat check-data --config mine.yaml                 the sources of a config (`data:`), not a folder
 
 An error would break or falsify a run: a video missing, unreadable or in two splits, an unusable record, a
 contradiction. A note is an oddity that runs cope with. Exit code: 0 without errors, 1 with some, 2 where
@@ -17,11 +18,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from crashchat.command import add_task_set, make_parser, with_task_set
+from crashchat.config import load_config
 from crashchat.data.records import AnnotationError, parse_record, read_records
+from crashchat.data.tables import as_text
 from crashchat.errors import exit_code
 from crashchat.files import write_json_atomic
+from crashchat.parts import file_of, span_of, whole_name
+from crashchat.settings import Settings
 from crashchat.tasks import SPLITS, TASKS, task_of_prompt
-from crashchat.tasks.quantities import Timed
+from crashchat.tasks.context import taken_by
+from crashchat.tasks.early_warning import EarlyWarning
+from crashchat.tasks.quantities import Moment, Timed
 from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL
 from crashchat.video.pool import each_video
 from crashchat.video.source import VideoError
@@ -44,6 +51,7 @@ KINDS = {
     "pre-crash time not before the crash": NOTE,  # metrics leave such records out
     "crash without localization": NOTE,
     "missing answer": NOTE,
+    "missing context": NOTE,
 }
 EXAMPLES = 3
 PROBE_FPS = 100  # so much a second: a clip's length is known to 0.01 s
@@ -66,7 +74,7 @@ class Check:
     """
 
     def __init__(self, data_dir: Path):
-        self.data_dir = data_dir
+        self.data_dir, self.title = data_dir, str(data_dir)
         self.findings: list[dict[str, str]] = []
         self.videos: dict[str, dict[str, Video]] = {}
         self.records: Counter = Counter()
@@ -107,6 +115,8 @@ class Check:
                 name, text, answer, source = parse_record(record)
                 task = task_of_prompt(text)
                 truth = task.ground_truth(answer) if task else {}
+                told = {column: as_text(record.get(column)) for column in TASKS.task_set.context}
+                TASKS.task_set.told(task.name if task else None, told)
             except ValueError as error:
                 self.add("unusable record", split, where, str(error))
                 continue
@@ -133,6 +143,9 @@ class Check:
                     "duplicated question", split, where, f"{name}, {task.name}: asked before in this file"
                 )
             seen.add((name, task.name))
+            for column in taken_by(TASKS.task_set.context, task.name):
+                if not told[column]:
+                    self.add("missing context", split, where, f"{name}, {task.name}: no {column}")
             if own_task:  # Multi-task files repeat the others' records.
                 self.records[split, task.name] += 1
 
@@ -140,16 +153,18 @@ class Check:
         """What the files together say: times that cannot be, tasks that disagree or are missing,
         videos in two splits.
         """
+        files = {split: set(map(whole_name, videos)) for split, videos in self.videos.items()}
         for split, videos in self.videos.items():
             asked = [task for task in TASKS if any(task in video.truth for video in videos.values())]
             for name, video in videos.items():
                 self._compare_tasks(split, name, video.truth, asked)
-                splits = [other for other, others in self.videos.items() if name in others]
+            for file in sorted(files[split]):
+                splits = [other for other, held in files.items() if file in held]
                 if len(splits) > 1 and split == splits[0]:  # Said once.
                     self.add(
                         "video in two splits",
                         split,
-                        name,
+                        file,
                         f"in {', '.join(splits)}: what is learned is tested",
                     )
 
@@ -172,6 +187,8 @@ class Check:
         if recognition and recognition.name in says:
             happens = says[recognition.name]
         for task in asked:
+            if isinstance(TASKS[task].answer, EarlyWarning) != (span_of(name) is not None):
+                continue  # warnings are asked of parts, all else of whole videos
             crash_only = bool(TASKS[task].asked_if)
             if task not in truth and (not crash_only or happens):
                 kind = "crash without localization" if crash_only else "missing answer"
@@ -184,7 +201,7 @@ class Check:
                 start, end = values.values()
                 if start >= end:
                     self.add("start not before end", split, name, f"crash from {start} to {end} s")
-            if (before := TASKS[task].before) in truth:
+            if isinstance(TASKS[task].answer, Moment) and (before := TASKS[task].before) in truth:
                 (cue,), (start, *_) = values.values(), truth[before].values()
                 if cue >= start:
                     message = f"first sign at {cue} s, crash from {start} s"
@@ -198,7 +215,7 @@ class Check:
             for name, video in videos.items():
                 path = self.data_dir / name
                 if isinstance(result := results[path], VideoError):
-                    kind = "unreadable video" if path.exists() else "missing video"
+                    kind = "unreadable video" if file_of(path).exists() else "missing video"
                     self.add(kind, split, name, str(result))
                     continue
                 for task in (task for task in video.truth if isinstance(TASKS[task].answer, Timed)):
@@ -252,7 +269,7 @@ def _print_sources(split: str, known: list[tuple[str, str]]) -> None:
 
 def print_report(check: Check, show_all: bool) -> None:
     """What the folder holds, and the findings by kind."""
-    print(f"{check.data_dir}: {check.files} annotation files\n\nsplit  videos  {'  '.join(TASKS)}  (records)")
+    print(f"{check.title}: {check.files} annotation files\n\nsplit  videos  {'  '.join(TASKS)}  (records)")
     for split, videos in check.videos.items():
         print(
             f"{split:5}  {len(videos):6}  "
@@ -280,7 +297,14 @@ def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("check-data", __doc__)
     parser.add_argument(
-        "data_dir", type=Path, metavar="DATA_DIR", help="folder of the annotation files and videos/"
+        "data_dir",
+        type=Path,
+        nargs="?",
+        metavar="DATA_DIR",
+        help="folder of the annotation files and videos/",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="instead: a YAML file of `data:`, and `data_dir:`"
     )
     add_task_set(parser)
     parser.add_argument(
@@ -302,6 +326,8 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings, and the audit, there")
     arguments = parser.parse_args(argv)
+    if (arguments.data_dir is None) == (arguments.config is None):
+        parser.error("give either DATA_DIR or --config")
     if arguments.audit and arguments.no_videos:
         parser.error("--audit looks at videos, --no-videos at none; leave one out")
     return exit_code(lambda: run(arguments), failed=2)
@@ -309,8 +335,16 @@ def main(argv: list[str]) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check and report; returns the exit code. Raises OSError where the findings cannot be written."""
-    check = Check(arguments.data_dir)
-    for split in dict.fromkeys(arguments.split or SPLITS):
+    splits = list(dict.fromkeys(arguments.split or SPLITS))
+    check = Check(arguments.data_dir or Path())
+    if arguments.config is not None:
+        from crashchat.evaluation.check_sources import read_sources  # here: it is made of this module's Check
+
+        check.title = str(arguments.config)
+        words = [f"task_set={arguments.task_set}"] if arguments.task_set else []
+        config = load_config(Settings, arguments.config, words)
+        read_sources(check, config, splits, required=arguments.split is not None)
+    for split in splits if arguments.config is None else ():
         check.read_split(split, required=arguments.split is not None)
     if not check.files:
         wanted = f"{TASKS.file_prefix}_*_SPLIT.json with SPLIT {' or '.join(check.videos)}"

@@ -23,7 +23,7 @@ from crashchat.config import save_config
 from crashchat.data.annotations import Question, VideoQAs
 from crashchat.data.journals import PredictionJournal, done_ids, find_journals, journal_path, merge_journals
 from crashchat.data.manifests import manifest_path
-from crashchat.data.predictions import make_record, prediction_path
+from crashchat.data.predictions import clip_name, make_record, prediction_path
 from crashchat.data.sources import describe_questions, load_questions
 from crashchat.data.truth import by_name, crash_starts, read_crash_starts
 from crashchat.errors import CrashChatError
@@ -66,12 +66,13 @@ def record_of(
         task,
         question.data_id,
         video_path=str(video.path),
-        prompt=question.text,
+        prompt=question.asked,
+        context=question.told,
         raw_response=given.raw_response if given else "",
         answer=question.answer,
         source=video.source,
         error=None if given else str(answer),
-        crash_start=starts[task.name].get(Path(video.name).name),
+        crash_start=starts[task.name].get(clip_name(video.name)),
         crash_probability=given.crash_probability if given else None,
         option_probabilities=given.option_probabilities if given else None,
         model=model_name(config),

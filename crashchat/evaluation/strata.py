@@ -13,6 +13,7 @@ from crashchat.data.prediction_files import PredictionFile
 from crashchat.data.predictions import PredictionError
 from crashchat.metrics.bootstrap import balanced, intervals
 from crashchat.metrics.sums import Sums, format_value
+from crashchat.parts import whole_name
 
 FEWEST = 10  # videos of a value: with fewer, an interval says next to nothing
 MOST_VALUES = 12  # of a column; numbers beyond that are cut into thirds
@@ -117,7 +118,7 @@ def column_values(file: PredictionFile, column: str) -> dict[str, str]:
     for name, (video, question) in file.truth.questions.items():
         kept = {SOURCE: video.source, **dict(question.kept)}
         names |= kept.keys()
-        found[name] = kept.get(column) or NOT_SAID
+        found[whole_name(name)] = kept.get(column) or NOT_SAID
     if column not in names:
         raise PredictionError(
             f"--by {column}: none of the questions in {file.truth.where} has it; those that are kept are "

@@ -20,7 +20,9 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from tqdm import tqdm
 
 from crashchat.data.predictions import constant_answer, with_answers
+from crashchat.parts import file_of, span_of
 from crashchat.tasks import Task
+from crashchat.tasks.early_warning import EarlyWarning
 from crashchat.tasks.quantities import Timed
 from crashchat.video.source import best_video_stream, open_container
 from crashchat.video.timeline import time_base
@@ -35,7 +37,7 @@ TREE = {"max_depth": 3, "min_samples_leaf": 5, "random_state": 0}
 class Metadata:
     """What a video file's header says.
 
-    fps: frames per second; seconds: duration, 0 where the header has none.
+    fps: frames per second; seconds: duration, 0 where the header has none; of a part, when it ends.
     """
 
     width: int
@@ -78,7 +80,7 @@ def read_metadata(paths: list[Path]) -> list[Metadata] | None:
         paths, desc="video headers", unit="file", leave=False, disable=None if len(paths) > 500 else True
     ):
         try:
-            with open_container(path) as container:
+            with open_container(file_of(path)) as container:
                 stream = best_video_stream(container)
                 if stream is None:
                     return None
@@ -87,6 +89,8 @@ def read_metadata(paths: list[Path]) -> list[Metadata] | None:
                     if stream.duration
                     else (container.duration or 0) / 1e6
                 )
+                if span := span_of(path):
+                    seconds = span[1]
                 codec = stream.codec_context
                 found.append(
                     Metadata(
@@ -115,7 +119,11 @@ def guesses(
     answers, known = training.answers, training.outside
     times = _times(task, answers) if isinstance(task.answer, Timed) else None
 
-    def learn(known: np.ndarray, asked: np.ndarray) -> list[str]:
+    shares: dict[str, list[float]] = {}  # {row: how likely a Yes is}, of warnings
+
+    def learn(row: str, known: np.ndarray, asked: np.ndarray) -> list[str]:
+        if isinstance(task.answer, EarlyWarning):
+            shares[row] = _share_of_yes(answers, known, asked)
         return _vote(answers, known, asked) if times is None else _mean_times(times, known, asked)
 
     ((usual, _),) = Counter(answers).most_common(1)
@@ -124,20 +132,33 @@ def guesses(
         said[MEAN_TIMES] = _in_words([times.mean(axis=0)] * len(records))
     if known.sources and outside.sources:
         kinds = sorted(set(known.sources))
-        said[SOURCE] = learn(_one_hot(known.sources, kinds), _one_hot(outside.sources, kinds))
+        said[SOURCE] = learn(SOURCE, _one_hot(known.sources, kinds), _one_hot(outside.sources, kinds))
     if known.metadata and outside.metadata:
         codecs = sorted({header.codec for header in known.metadata})
-        said[METADATA] = learn(_features(known.metadata, codecs), _features(outside.metadata, codecs))
+        said[METADATA] = learn(
+            METADATA, _features(known.metadata, codecs), _features(outside.metadata, codecs)
+        )
     if known.motion and outside.motion:
         before, now = np.array(known.motion), np.array(outside.motion)
         moments = before[:, 0], now[:, 0]
-        said[MOTION] = learn(before[:, 1:], now[:, 1:]) if times is None else _moved(times, *moments)
-    return rows | {name: with_answers(task, records, given) for name, given in said.items()}
+        said[MOTION] = learn(MOTION, before[:, 1:], now[:, 1:]) if times is None else _moved(times, *moments)
+    rows |= {name: with_answers(task, records, given) for name, given in said.items()}
+    for name, likely in shares.items():
+        rows[name] = [
+            record | {"crash_probability": share} for record, share in zip(rows[name], likely, strict=True)
+        ]
+    return rows
 
 
 def _vote(answers: list[str], known: np.ndarray, asked: np.ndarray) -> list[str]:
     """The most frequent answer of each leaf. known: float64[N, F]; asked: float64[M, F]."""
     return DecisionTreeClassifier(**TREE).fit(known, answers).predict(asked).tolist()
+
+
+def _share_of_yes(answers: list[str], known: np.ndarray, asked: np.ndarray) -> list[float]:
+    """float in 0 to 1: how often each leaf's answers begin with Yes. Shapes as for _vote."""
+    yes = [float(answer.startswith("Yes")) for answer in answers]
+    return DecisionTreeRegressor(**TREE).fit(known, yes).predict(asked).tolist()
 
 
 def _mean_times(times: np.ndarray, known: np.ndarray, asked: np.ndarray) -> list[str]:

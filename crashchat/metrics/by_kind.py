@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashchat.metrics.choices import choice_sums, choices_sums
+from crashchat.metrics.early_warning import early_warning_sums
 from crashchat.metrics.localization import interval_sums, time_left_sums
 from crashchat.metrics.quantities import intervals_sums, moment_sums, number_sums
 from crashchat.metrics.recognition import recognition_sums
@@ -14,6 +15,7 @@ from crashchat.metrics.records import record_sums
 from crashchat.metrics.sums import Sums
 from crashchat.metrics.text import NO_EXTRAS, Extras, text_sums
 from crashchat.tasks import Task
+from crashchat.tasks.early_warning import EarlyWarning
 from crashchat.tasks.kinds import Choice, Choices, Sentence, Text, YesNo
 from crashchat.tasks.quantities import Interval, Intervals, Moment, Number
 from crashchat.tasks.records import Record
@@ -70,6 +72,11 @@ def shown(task: Task) -> Shown:
     kind = task.answer
     if isinstance(kind, Moment):
         return _BY_TIME_LEFT if kind.before else _BY_DISTANCE
+    if isinstance(kind, EarlyWarning):
+        precision = tuple((f"AP@{lead:g}s", f"AP {lead:g} s before") for lead in kind.lead_times)
+        when = (("TTA@R80", "seconds before"), ("alarms/h@R80", "false alarms/h"))
+        right = ("joint", "time and reason") if kind.reasons else ("right_time", "right time")
+        return Shown((*precision, *when, right), ("mAP", "mAP"))
     found = _SHOWN[type(kind)]
     if isinstance(kind, Text) and kind.closed_set:
         return Shown((*_TEXT, ("closed_set_accuracy", "closed set")), found.main, found.score)
@@ -107,6 +114,8 @@ def task_sums(
             return intervals_sums(records, truth, answer)
         case Record():
             return record_sums(records, truth, answer, kind)
+        case EarlyWarning():
+            return early_warning_sums(records, kind, crash_starts)
         case Text():
             return text_sums(records, truth, answer, extras)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crashchat.data.predictions import video_name
+from crashchat.data.predictions import clip_name
 from crashchat.metrics.probability import reliability
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
 
@@ -46,7 +46,7 @@ def choice_sums(
         if answered and answer == truth:
             cells[f"hit {options.index(truth)}"] = 1
         right = answered and answer == truth
-        video = video_name(record["video_path"])
+        video = clip_name(record["video_path"])
         questions.append({"video": video, "answered": answered, "n": 1, "score": right, **cells})
     named = dict(zip(candidates or options, options, strict=True))
     counts["calibration_error"] = _calibration(records, truth_field, named)
@@ -107,7 +107,7 @@ def choices_sums(records: list[dict], truth_field: str, answer_field: str) -> Su
         both, all_of_them = len(truth & answer), len(truth) + len(answer)
         questions.append(
             {
-                "video": video_name(record["video_path"]),
+                "video": clip_name(record["video_path"]),
                 "answered": answered,
                 "n": 1,
                 "exact": answered and truth == answer,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crashchat.data.predictions import is_number, video_name
+from crashchat.data.predictions import clip_name, is_number
 from crashchat.metrics.sums import Counted, Sums, Totals, ratio, sums
 
 THRESHOLDS = {"AP@30": 0.3, "AP@50": 0.5, "AP@70": 0.7}
@@ -59,7 +59,7 @@ def interval_sums(records: list[dict]) -> Sums:
             counts["num_swapped"] += answer[0] > answer[1]
         errors = {"start_error": abs(min(truth) - min(answer)), "end_error": abs(max(truth) - max(answer))}
         score = interval_iou(truth, answer) if answered else 0.0
-        questions.append({"video": video_name(record["video_path"]), **_scored(answered, score), **errors})
+        questions.append({"video": clip_name(record["video_path"]), **_scored(answered, score), **errors})
     return sums(
         questions,
         _interval_figures,
@@ -98,7 +98,7 @@ def time_left_sums(
     questions = []
     for record in records:
         truth, answer = record[truth_field], record[answer_field]
-        video = video_name(record["video_path"])
+        video = clip_name(record["video_path"])
         crash_start = record.get("crash_start")
         if crash_start is None and crash_starts is not None:
             crash_start = crash_starts.get(video)

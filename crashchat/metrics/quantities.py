@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from crashchat.data.predictions import is_number, video_name
+from crashchat.data.predictions import clip_name, is_number
 from crashchat.metrics.localization import interval_iou
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
 
@@ -68,7 +68,7 @@ def _distances(
             counts["num_unparsed" if record.get("error") is None else "num_failed"] += 1
         own = score(truth, answer) if answered else dict.fromkeys(names, 0.0)
         error = abs(truth - answer) if answered else 0.0
-        video = video_name(record["video_path"])
+        video = clip_name(record["video_path"])
         questions.append(
             {"video": video, "answered": answered, "n": 1, "answers": answered, "error": error, **own}
         )
@@ -103,7 +103,7 @@ def intervals_sums(records: list[dict], truth_field: str, answer_field: str) -> 
             answer = []
         questions.append(
             {
-                "video": video_name(record["video_path"]),
+                "video": clip_name(record["video_path"]),
                 "answered": answered,
                 "n": 1,
                 "same": matched(truth, answer),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crashchat.data.predictions import video_name
+from crashchat.data.predictions import clip_name
 from crashchat.metrics.probability import probability_scores
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
 
@@ -47,7 +47,7 @@ def recognition_sums(
             answer if answered else "failed" if record.get("error") is not None else "unparsed"
         ] += 1
         cells = dict.fromkeys(_CELLS.values(), 0) | {_CELLS[truth, answered and answer == truth]: 1}
-        questions.append({"video": video_name(record["video_path"]), "answered": answered, "N": 1, **cells})
+        questions.append({"video": clip_name(record["video_path"]), "answered": answered, "N": 1, **cells})
     yes, no = confusion["Yes"], confusion["No"]
     counts = {
         "num_records": len(records),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crashchat.data.predictions import video_name
+from crashchat.data.predictions import clip_name
 from crashchat.metrics.localization import interval_iou
 from crashchat.metrics.quantities import CLOSE, OVERLAP, WITHIN, coverage
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
@@ -54,7 +54,7 @@ def record_sums(records: list[dict], truth_field: str, answer_field: str, kind: 
         }
         questions.append(
             {
-                "video": video_name(record["video_path"]),
+                "video": clip_name(record["video_path"]),
                 "answered": answered,
                 "n": 1,
                 "score": sum(right.values()) / len(right),

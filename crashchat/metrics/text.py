@@ -4,16 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from nltk.tokenize import NLTKWordTokenizer
-from nltk.translate.bleu_score import modified_precision
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
-from rouge_score.rouge_scorer import RougeScorer
 
-from crashchat.data.predictions import video_name
+from crashchat.data.predictions import clip_name
 from crashchat.metrics.closed_set import same_choice
 from crashchat.metrics.facts import FACTS_KEYS, facts_counts, facts_figures
 from crashchat.metrics.meteor import meteor, meteor_columns
@@ -93,7 +90,7 @@ def text_sums(records: list[dict], truth_field: str, answer_field: str, extras: 
         if not answered:
             counts["num_unparsed" if record.get("error") is None else "num_failed"] += 1
             answer = ""
-        kept.append((video_name(record["video_path"]), answered))
+        kept.append((clip_name(record["video_path"]), answered))
         pairs.append((truth, answer))
     known = {truth.strip() for truth, _ in pairs}
     counts["num_new"] = sum(bool(answer) and answer.strip() not in known for _, answer in pairs)
@@ -172,6 +169,8 @@ def bleu_counts(truth: str, answer: str) -> tuple[int, ...]:
     """What corpus BLEU-4 adds up of one pair, in the order of BLEU_KEYS:
     hits and n-grams for n = 1 … 4, and the lengths.
     """
+    from nltk.translate.bleu_score import modified_precision  # more than a second, and training needs none
+
     reference, words = truth.split(), answer.split()
     parts: list[Fraction] = [modified_precision([reference], words, n) for n in range(1, 5)]
     # nltk's fractions are not reduced: an answer of no n-grams counts 0 of 1.
@@ -197,7 +196,9 @@ def bleu(totals: Totals) -> np.ndarray:
 
 
 @cache
-def _rouge_scorer() -> RougeScorer:
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # which needs nltk
+
     return RougeScorer(list(ROUGES), use_stemmer=True)
 
 
@@ -225,4 +226,6 @@ def cider(pairs: list[tuple[str, str]]) -> list[float]:
 
 @cache
 def _words(text: str) -> str:
+    from nltk.tokenize import NLTKWordTokenizer
+
     return " ".join(word for word in NLTKWordTokenizer().tokenize(text.lower()) if word not in PUNCTUATIONS)

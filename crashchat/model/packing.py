@@ -32,6 +32,7 @@ class PackedBatch:
     segments: what attends to what (attention.py).
     label_index: int64[N], the places in the row whose next token is labelled.
     label_counts: how many of them each branch has, in order.
+    label_weights: float32[N], what each of them counts in the loss; None: all count 1.
     image_index: int64[K], the places of the image tokens.
 
     Of the videos that are encoded, which without a feature cache are all:
@@ -64,6 +65,7 @@ class PackedBatch:
     vision_features: Tensor | None = None
     feature_order: Tensor | None = None
     wants_features: bool = False
+    label_weights: Tensor | None = None
 
     def as_dict(self, device: torch.device | None = None) -> dict[str, Any]:
         """{field: value} of the fields that are there, the model's arguments.
@@ -124,6 +126,7 @@ def pack(sequences: Sequence[VideoSequence], visuals: Sequence[VisualTokens]) ->
             for segment in segments
             if segment.prefix != NOTHING
         ],
+        label_weights=_weights(sequences),
         image_index=image_index,
         pixel_values_videos=torch.cat([visual.pixel_values for visual in encoded or visuals]),
         video_grid_thw=[grid for visual in encoded for grid in visual.grid_thw.tolist()],
@@ -132,6 +135,20 @@ def pack(sequences: Sequence[VideoSequence], visuals: Sequence[VisualTokens]) ->
         vision_features=torch.cat(cached) if cached else None,
         feature_order=_order(visuals) if cached and encoded else None,
         wants_features=bool(cached) or any(visual.cache_key is not None for visual in visuals),
+    )
+
+
+def _weights(sequences: Sequence[VideoSequence]) -> Tensor | None:
+    """float32[N], what each labelled token of a row counts in the loss; None where all count 1."""
+    if all(sequence.label_weights is None for sequence in sequences):
+        return None
+    return torch.cat(
+        [
+            torch.ones(int((sequence.labels != IGNORED).sum()))
+            if sequence.label_weights is None
+            else sequence.label_weights
+            for sequence in sequences
+        ]
     )
 
 

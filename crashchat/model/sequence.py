@@ -32,11 +32,13 @@ class Branch:
     """A question and, in training, its answer (None when the answer is to be generated).
 
     answer_ids: the answer as tokens that were drawn, with the closing one if it came; instead of `answer`.
+    weight: what each token of the annotated answer counts in the loss.
     """
 
     question: str
     answer: str | None = None
     answer_ids: tuple[int, ...] | None = None
+    weight: float = 1.0
 
 
 @dataclass
@@ -48,6 +50,7 @@ class VideoSequence:
     position_ids: int64[L], 0…P-1 in the prefix, P… in every branch.
     branch_ids: int64[L], PREFIX or 1…n.
     image_places: int64[K], where the visual tokens stand.
+    label_weights: float32[labelled tokens], what each counts in the loss; None: all count 1.
     """
 
     input_ids: Tensor
@@ -55,6 +58,7 @@ class VideoSequence:
     position_ids: Tensor
     branch_ids: Tensor
     image_places: Tensor
+    label_weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -121,6 +125,7 @@ def build_sequence(
     prefix = prefix_ids(tokenizer, seconds, tokens_per_frame)
     input_ids, labels = list(prefix), [IGNORED] * len(prefix)
     position_ids, branch_ids = list(range(len(prefix))), [PREFIX] * len(prefix)
+    weights: list[float] = []
     for number, branch in enumerate(branches, start=1):
         ids, branch_labels = branch_token_ids(tokenizer, branch)
         if max_length is not None and len(prefix) + len(ids) > max_length:
@@ -132,8 +137,16 @@ def build_sequence(
         labels += branch_labels
         position_ids += range(len(prefix), len(prefix) + len(ids))
         branch_ids += [number] * len(ids)
+        weights += [branch.weight] * sum(label != IGNORED for label in branch_labels)
     tokens, labelled, positions, numbers = (
         torch.tensor(column, dtype=torch.int64) for column in (input_ids, labels, position_ids, branch_ids)
     )
     image_places = (tokens == image_token_id(tokenizer)).nonzero()[:, 0]
-    return VideoSequence(tokens, labelled, positions, numbers, image_places=image_places)
+    return VideoSequence(
+        tokens,
+        labelled,
+        positions,
+        numbers,
+        image_places=image_places,
+        label_weights=torch.tensor(weights) if any(weight != 1 for weight in weights) else None,
+    )

@@ -23,8 +23,8 @@ MAX_PATCHES = 65536  # that the vision encoder takes at a time
 
 @dataclass
 class CrashChatOutput(ModelOutput):
-    """loss_sum: float32[], negative log-likelihood summed over labelled tokens; num_labels: int64[],
-    how many there are.
+    """loss_sum: float32[], negative log-likelihood summed over labelled tokens, each with its
+    weight; num_labels: int64[], how many there are.
 
     vision_features: float[K, vision hidden] of the kept tokens of all videos, where a feature cache may want
     them. token_losses: float32[num_labels], the parts of the sum, where they are asked for.
@@ -149,6 +149,7 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         vision_features: Tensor | None = None,
         feature_order: Tensor | None = None,
         wants_features: bool = False,
+        label_weights: Tensor | None = None,
         temperature: float | None = None,
         **kwargs,
     ) -> CrashChatOutput:
@@ -179,7 +180,11 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
                 num_labels=label_index.new_tensor(len(label_index)),
                 token_losses=token_losses,
             )
-        loss_sum = F.cross_entropy(logits.float(), targets, reduction="sum")
+        if label_weights is None:
+            loss_sum = F.cross_entropy(logits.float(), targets, reduction="sum")
+        else:
+            losses = F.cross_entropy(logits.float(), targets, reduction="none")
+            loss_sum = (losses * label_weights).sum()  # no matrix product, which autocast would round
         output = CrashChatOutput(loss_sum=loss_sum, num_labels=label_index.new_tensor(len(label_index)))
         if wants_features:
             output.vision_features = features.detach()

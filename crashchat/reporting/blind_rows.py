@@ -15,6 +15,7 @@ from crashchat.metrics.blind import (
     guesses,
     read_metadata,
 )
+from crashchat.parts import file_of
 from crashchat.reporting.runs import asked_tasks
 from crashchat.tasks import TASKS
 from crashchat.video.motion import read_motion
@@ -48,7 +49,8 @@ def blind_rows(
             "can be made."
         )
     paths = {
-        name: path if path.is_file() else data_dir / "videos" / name for name, path in asked_about.items()
+        name: path if file_of(path).is_file() else data_dir / "videos" / name
+        for name, path in asked_about.items()
     }
     train_paths = {video.name: video.path for video in videos}
     readers: dict[str, Callable[[list[Path]], list | None]] = {METADATA: read_metadata}

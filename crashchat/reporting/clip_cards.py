@@ -12,6 +12,7 @@ from crashchat.html import data_uri, link
 from crashchat.metrics.by_kind import per_question_score
 from crashchat.metrics.localization import first_sign_score, interval_iou
 from crashchat.metrics.sums import Sums
+from crashchat.parts import file_of, whole_name
 from crashchat.tasks import TASKS, Task
 from crashchat.tasks.kinds import Text
 from crashchat.tasks.quantities import Interval, Moment
@@ -108,7 +109,7 @@ def _card(
     """tasks: {task: {row: record}} of one video."""
     records = [record for answered in tasks.values() for record in answered.values()]
     path = Path(records[0]["video_path"])
-    path = path if path.is_file() else data_dir / "videos" / name
+    path = path if file_of(path).is_file() else data_dir / "videos" / name
     strip, seconds, fault, address = None, 1.0, None, None
     try:
         clip = read_clip(path, fps=10, max_frames=2 * STRIP_FRAMES + 1)
@@ -174,9 +175,13 @@ def clip_cards(
             for record in records[row].get(task, []):
                 videos.setdefault(video_name(record["video_path"]), {}).setdefault(task, {})[row] = record
     grades: dict[str, list[float]] = {name: [] for name in videos}
+    names_of: dict[str, list[str]] = {}  # {clip: itself or its parts}
+    for name in videos:
+        names_of.setdefault(whole_name(name), []).append(name)
     for task, answered in sums[judged].items():
         for video, grade in zip(answered.videos, per_question_score(TASKS[task], answered), strict=True):
-            grades[video].append(float(grade))
+            for name in names_of[video]:
+                grades[name].append(float(grade))
 
     draw = random.Random(seed)
     names = draw.sample(sorted(videos), len(videos))  # so that chance decides among equally good ones

@@ -31,7 +31,7 @@ HIGHER = (
     "all_right",
     "judged_",
 )
-LOWER = ("calibration_error", "start_MAE", "end_MAE", "TTA_MAE", "MAE")
+LOWER = ("calibration_error", "start_MAE", "end_MAE", "TTA_MAE", "MAE", "alarms/h@R80")
 
 
 def best_rows(values: dict[str, float | int | None], metric: str) -> set[str]:

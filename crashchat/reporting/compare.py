@@ -21,10 +21,12 @@ from crashchat.command import add_task_set, make_parser, with_task_set
 from crashchat.errors import exit_code, writing
 from crashchat.evaluation.extras import add_extras, extras_of
 from crashchat.evaluation.score import add_partial
+from crashchat.evaluation.strata import FEWEST
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.html import TEMPLATES, data_uri
 from crashchat.metrics.text import NO_EXTRAS, Extras
 from crashchat.reporting.about import DRAWN_NOTE, about_lines, annotations_hash
+from crashchat.reporting.by_column import COLUMN_NOTE, column_tables
 from crashchat.reporting.clip_cards import clip_cards
 from crashchat.reporting.comparison import Comparison, make_comparison
 from crashchat.reporting.judged_rows import judged_tables
@@ -112,6 +114,7 @@ def write_report(
     partial: bool = False,
     motion: bool = False,
     second: tuple[Path, Mapping[str, Sequence[Path]]] | None = None,
+    by: Sequence[str] = (),
 ) -> str:
     """Write report.html, metrics.json, comparison.md and comparison.csv to `out`, and stability.csv where a
     row has several runs; returns the terminal tables.
@@ -119,12 +122,13 @@ def write_report(
     rows: {name: a folder or file a run}, the first of which the others are compared with; losses: a
     training's output folder; partial: take rows that answered only a part of the annotated questions; motion:
     with the blind row that takes frame differences, for which every video is decoded; second: another data
-    folder, and rows that were asked about it, out of domain for all that learnt on the first.
+    folder, and rows that were asked about it, out of domain for all that learnt on the first; by: columns of
+    the annotations whose values have figures of their own.
     Raises ReportError, PredictionError, AnnotationError or MetricError for what cannot be used; then nothing
     is written.
     """
     make = partial_of(make_comparison, split=split, extras=extras, partial=partial, motion=motion)
-    comparison = make(rows, data_dir)
+    comparison = make(rows, data_dir, by=by)
     elsewhere = make(second[1], second[0], training_dir=data_dir) if second else None
     scored, sums = comparison.scores, comparison.sums
     main = strategy_tables(scored)
@@ -137,11 +141,13 @@ def write_report(
     published = published_tables(scored) if shown else []
     by_source = breakdown_tables(sums, comparison.sources, "source")
     by_kind = breakdown_tables(sums, comparison.kinds, "crash kind")
+    by_column = {column: column_tables(comparison, column) for column in by}
+    columns = [table for tables in by_column.values() for table in tables]
     judges, steady = (
         judged_tables(comparison.runs, comparison.verdicts),
         stability_tables(comparison.stability),
     )
-    tables = [*main, *judges, *steady, *against, *published, *by_source, *by_kind]
+    tables = [*main, *judges, *steady, *against, *published, *by_source, *by_kind, *columns]
     comparison.mark_partial(tables)
     tables += away
     curve = loss_picture(losses) if losses else None
@@ -166,7 +172,7 @@ def write_report(
         steady=steady,
         against=against,
         published=published,
-        breakdowns=[("source", by_source), ("crash kind", by_kind)],
+        breakdowns=[("source", by_source), ("crash kind", by_kind), *by_column.items()],
         confusions=confusions(scored),
         crash_task=crash.name if (crash := TASKS.of_fact(CRASH)) else None,
         every=metric_tables(scored),
@@ -186,7 +192,7 @@ def write_report(
         *map(as_markdown, against),
         PUBLISHED_NOTE if shown else NOT_PUBLISHED_NOTE,
     ]
-    markdown += map(as_markdown, [*published, *by_source, *by_kind])
+    markdown += map(as_markdown, [*published, *by_source, *by_kind, *columns])
     written = _written(comparison) | ({"out of domain": _written(elsewhere)} if elsewhere else {})
     write_json_atomic(out / "metrics.json", written)
     write_text_atomic(out / "comparison.csv", as_csv(tables))
@@ -203,7 +209,8 @@ def write_report(
         wrapped(about_lines(comparison.about)),
         *map(as_text, [*main, *away, *judges, *steady]),
         *([wrapped(p_note(against))] if against else []),
-        *map(as_text, against),
+        *map(as_text, [*against, *columns]),
+        *([COLUMN_NOTE] if columns else []),
         legend,
         *map(wrapped, notes),
     ]
@@ -252,6 +259,12 @@ def main(argv: list[str]) -> int:
         help="another data folder, and rows' answers to its questions, for tables out of domain; the blind "
         "baselines there learn on --data-dir, too",
     )
+    parser.add_argument(
+        "--by",
+        metavar="COLUMNS",
+        help="columns of the annotations with commas between them: each task's main figure for each of their "
+        f"values; of one with fewer than {FEWEST} videos it says so",
+    )
     add_extras(parser)
     arguments = parser.parse_intermixed_args(argv)
     if arguments.second and len(arguments.second) < 2:
@@ -274,6 +287,7 @@ def main(argv: list[str]) -> int:
                     partial=arguments.partial,
                     motion=arguments.motion,
                     second=second,
+                    by=arguments.by.split(",") if arguments.by else (),
                 )
             )
         for name in ("comparison.md", "comparison.csv", "metrics.json", "report.html"):

@@ -21,6 +21,7 @@ from crashchat.metrics.bootstrap import Difference, paired
 from crashchat.metrics.by_kind import task_sums
 from crashchat.metrics.sums import Sums, joined
 from crashchat.metrics.text import NO_EXTRAS, Extras
+from crashchat.parts import whole_name
 from crashchat.reporting.about import About, make_about
 from crashchat.reporting.blind_rows import blind_rows, training_videos
 from crashchat.reporting.judged_rows import Verdicts, read_verdicts
@@ -155,16 +156,18 @@ def make_comparison(
     partial: bool = False,
     motion: bool = False,
     training_dir: Path | None = None,
+    by: Sequence[str] = (),
 ) -> Comparison:
     """Read the rows, {name: a folder or file a run}, and the annotations of `split` and of training
     in data_dir, each file once. training_dir: the training annotations are there instead, where the rows
     learnt on another data set than they were asked about.
 
     partial: take rows that answered only a part of the annotated questions; motion: with the blind row that
-    takes frame differences, for which every video is decoded. Raises ReportError, PredictionError,
+    takes frame differences, for which every video is decoded; by: columns of the annotations that are kept
+    with the questions. Raises ReportError, PredictionError,
     AnnotationError or MetricError for what cannot be used.
     """
-    annotations = Annotations(data_dir, split)
+    annotations = Annotations(data_dir, split, keep=tuple(by))
     runs = collect(rows, annotations, partial)
     models = {name: _records(of_row[0]) for name, of_row in runs.items()}
     facts = {fact: task for fact in FACTS if (task := TASKS.of_fact(fact))}
@@ -261,7 +264,7 @@ def _known(annotated: Iterable[tuple[str, str | None]], records: Records, field:
     facts = {video_name(name): value for name, value in annotated if value}
     for answered in asked_tasks(records).values():
         facts |= {video_name(record["video_path"]): record[field] for record in answered if record.get(field)}
-    return facts
+    return {whole_name(name): value for name, value in facts.items()} | facts
 
 
 def source_note(models: Records, sources: dict[str, str]) -> str | None:

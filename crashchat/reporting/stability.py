@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from crashchat.data.prediction_files import PredictionFile
-from crashchat.data.predictions import video_name
+from crashchat.data.predictions import clip_name, video_name
 from crashchat.metrics.by_kind import per_question_score
 from crashchat.metrics.sums import Sums
 from crashchat.reporting.runs import Run
@@ -58,7 +58,7 @@ def steadiness(task: str, files: Sequence[PredictionFile], sums: Sums) -> list[S
     for record in files[0].records:
         video = video_name(record["video_path"])
         pairs = list(combinations(given[video], 2))
-        own = scores.get(video)
+        own = scores.get(clip_name(video))
         found.append(
             Steadiness(
                 video=video,

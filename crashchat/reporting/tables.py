@@ -14,6 +14,8 @@ UNUSABLE = "num_unparsed + num_failed"
 
 DETECTABLE = "detectable (80% power)"
 
+TOO_FEW = "too few"  # videos, for a figure
+
 Scores = dict[str, dict[str, dict]]  # {row: {task: {metric: value}}}
 
 
@@ -145,11 +147,12 @@ def strategy_tables(scores: Scores) -> list[Table]:
 
 
 def breakdown_tables(
-    sums: dict[str, dict[str, Sums]], groups: dict[str, str], title: str, limit: int = 8
+    sums: dict[str, dict[str, Sums]], groups: dict[str, str], title: str, limit: int = 8, fewest: int = 1
 ) -> list[Table]:
     """A table a task: a line a row, a column a group of videos with its main figure over it.
 
-    sums: {row: {task: sums}}; groups: {video: its group}. The most frequent groups, the others as one.
+    sums: {row: {task: sums}}; groups: {video: its group}. The most frequent groups, the others as one. A
+    group of fewer than `fewest` videos has no figure.
     """
     tables = []
     for task in TASKS:
@@ -174,8 +177,10 @@ def breakdown_tables(
         )
         values = {
             name: [
-                part.metrics()[metric]
-                for part in (one.of([named[groups.get(v, "?")] == c for v in one.videos]) for c in columns)
+                one.of([named[groups.get(v, "?")] == c for v in one.videos]).metrics()[metric]
+                if sizes[c] >= fewest
+                else None
+                for c in columns
             ]
             for name, one in asked.items()
         }
@@ -183,7 +188,12 @@ def breakdown_tables(
             best_rows({name: row[at] for name, row in values.items()}, metric) for at in range(len(columns))
         ]
         for name, row in values.items():
-            cells = [Cell(format_value(value), value, best=name in best[at]) for at, value in enumerate(row)]
+            cells = [
+                Cell(
+                    format_value(value) if sizes[column] >= fewest else TOO_FEW, value, best=name in best[at]
+                )
+                for at, (column, value) in enumerate(zip(columns, row, strict=True))
+            ]
             table.rows.append(Row(name, kind_of(name), cells))
         tables.append(table)
     return tables

@@ -30,6 +30,7 @@ from crashchat.data.datasets import DatasetCard, write_dataset_card
 from crashchat.errors import exit_code, listed, writing
 from crashchat.files import new_folder, write_bytes_atomic, write_json_atomic
 from crashchat.json_files import as_line
+from crashchat.parts import whole_name
 from crashchat.review.agreement import Fleet, Share, agreements, fleet
 from crashchat.review.findings import COLUMNS, finding, workbook
 from crashchat.review.folder import Reviewed, read_folder
@@ -194,6 +195,7 @@ def _add_clip(written: _Written, clip: Reviewed, decision: Decision, split: str)
             {"from": "gpt", "value": answer},
         ]
         record = {"video": [video], "conversations": turns, "source": SOURCE}
+        record |= {key: value for key, value in clip.result.context.items() if key not in record}
         written.add(split, task, record)
         if task in rejected and split != TEST:
             written.records[f"{PAIRS}/{split}.json"].append(record | {"rejected": rejected[task]})
@@ -208,7 +210,7 @@ def _add_replayed(
     """
     learnt = [clip.video for name, clip in kept.items() if splits[name] != TEST]
     asked = [clip.video for name, clip in kept.items() if splits[name] == TEST]
-    if same := copies(learnt, [video.path for video in annotated(data_dir, TEST)]):
+    if same := copies(learnt, [video.file for video in annotated(data_dir, TEST)]):
         lines = [f"{video} is {other}" for video, other in same.items()]
         raise ReviewError(
             f"{len(same)} reviewed clip(s) belong to the {TEST} split of {data_dir}, from which nothing may "
@@ -216,13 +218,13 @@ def _add_replayed(
         )
     count, left = 0, 0
     for split, videos in replayed(data_dir, options.replay_share, options.seed).items():
-        known = copies([video.path for video in videos], asked)
+        known = copies([video.file for video in videos], asked)
         for video in videos:
-            if video.path in known:
+            if video.file in known:
                 left += 1
                 continue
             count += 1
-            written.videos[f"{FOLDER}/{video.name}"] = video.path
+            written.videos[f"{FOLDER}/{whole_name(video.name)}"] = video.file
             for task, record in records_of(video).items():
                 written.add(split, task, record)
     out = f"; {left} are in the random share and left out" if left else ""

@@ -21,7 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from crashchat.command import add_task_set, make_parser, with_task_set
+from crashchat.data.annotations import VideoQAs
 from crashchat.data.datasets import DatasetCard, write_dataset_card
+from crashchat.data.warnings import warning_records, warning_tasks
 from crashchat.errors import exit_code, writing
 from crashchat.files import delete_leftovers, held, write_json_atomic
 from crashchat.synthetic.drawing import HEIGHT, WIDTH, draw_scene
@@ -37,7 +39,7 @@ from crashchat.synthetic.scenes import (
     Scene,
 )
 from crashchat.synthetic.stories import make_scene
-from crashchat.synthetic.texts import general_questions, task_answers
+from crashchat.synthetic.texts import facts, general_questions, task_answers, telematics
 from crashchat.tasks import CRASHCHAT, TASKS, VIDEO_TAG
 
 MANIFEST = "manifest.json"
@@ -84,8 +86,11 @@ def clip_name(split: str, index: int, seed: int) -> str:
 
 
 def columns_of(scene: Scene) -> dict[str, str]:
-    """What else is known of a scene, for figures by its values (`crashchat score --by`)."""
-    return {
+    """What else is known of a scene, for figures by its values (`crashchat score --by`), and what the
+    task set in use tells with its questions.
+    """
+    told = {name: value for name, value in telematics(scene).items() if name in TASKS.task_set.context}
+    return told | {
         "family": scene.family,
         "ego": "yes" if scene.subject == "ego-car" else "no",
         "road_user": scene.object or scene.subject or "nobody",
@@ -198,8 +203,26 @@ def _make_demo_set(
             ]
             if task.fact:  # of others nothing is known
                 write_json_atomic(out / task.annotation_file(split), records)
+        _ask_for_warnings(out, split, {clip_name(*job, seed): scenes[job] for job in jobs if job[0] == split})
     write_dataset_card(out, CARD)
     write_json_atomic(out / MANIFEST, settings)
+
+
+def _ask_for_warnings(out: Path, split: str, scenes: dict[str, Scene]) -> None:
+    """The annotation files of tasks that ask for a warning before the crash. scenes: by the clips' names."""
+    for task, kind in warning_tasks():
+        records = []
+        for name, scene in sorted(scenes.items()):
+            known = facts(scene)
+            records += warning_records(
+                task,
+                VideoQAs(name, out / name, SOURCE),
+                seconds=scene.duration,
+                crash_start=known.get("crash_start"),
+                reason=known.get("crash_kind") if kind.reasons else None,
+                columns=columns_of(scene),
+            )
+        write_json_atomic(out / task.annotation_file(split), records)
 
 
 def make_pretraining_set(out: str | Path, count: int, seed: int = 0, workers: int | None = None) -> None:

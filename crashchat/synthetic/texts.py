@@ -69,6 +69,8 @@ CAUSES: dict[str, tuple[str, str]] = {
 }
 
 
+STANDARD_GRAVITY = 9.80665  # m/s²
+
 # What kind of crash each family of stories has.
 CRASH_KINDS = {
     "ahead": "rear-end",
@@ -108,6 +110,7 @@ def facts(scene: Scene) -> dict[Fact, Value]:
         "prevention": prevention,
         "crash_interval": [scene.contact.start, scene.contact.end],
         "first_sign": scene.contact.cue,
+        "crash_start": scene.contact.start,
         "crash_kind": CRASH_KINDS[scene.family],
     }
 
@@ -127,6 +130,17 @@ def task_answers(scene: Scene) -> dict[str, str]:
         if value is not None:
             answers[name], said[name] = task.answer.write(value), value
     return answers
+
+
+def telematics(scene: Scene) -> dict[str, str]:
+    """What a device in the ego-car would report of a scene, for task sets that tell it with their questions:
+    its mean speed in km/h, and its hardest braking in g.
+    """
+    slower = np.maximum(0.0, -np.diff(scene.ego_speed)) * FPS
+    return {
+        "speed": f"{scene.ego_speed.mean() * 3.6:.0f}",
+        "braking": f"{slower.max() / STANDARD_GRAVITY:.2f}",
+    }
 
 
 # Words of the tasks' prompts and answers, for exercises in repeating: a model must know a language before it

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from crashchat.json_files import parse_json
+from crashchat.tasks.early_warning import EarlyWarning
 from crashchat.tasks.kinds import Choice, Choices, FieldName, Kind, Sentence, Text, Value, YesNo
 from crashchat.tasks.quantities import Interval, Intervals, Moment, Number
 
@@ -106,6 +107,16 @@ class Record(Kind):
 
 
 AnyKind = Annotated[
-    YesNo | Choice | Choices | Sentence | Text | Number | Moment | Interval | Intervals | Record,
+    YesNo
+    | Choice
+    | Choices
+    | Sentence
+    | Text
+    | Number
+    | Moment
+    | Interval
+    | Intervals
+    | Record
+    | EarlyWarning,
     Field(discriminator="kind"),
 ]

@@ -11,10 +11,11 @@ One real example, of configs/tasks/crashchat.yaml:
       prompt: You are a traffic accident analyst. Watch the video and identify the exact time range …
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, Literal, NoReturn
+from typing import Annotated, Final, Literal, NoReturn, Self
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -23,6 +24,8 @@ from crashchat.errors import CrashChatError, abbreviate
 from crashchat.files import write_text_atomic
 from crashchat.json_files import Exact, Line, problems
 from crashchat.provenance import text_hash
+from crashchat.tasks.context import Context, Contexts, sentences, unknown_tasks
+from crashchat.tasks.early_warning import EarlyWarning
 from crashchat.tasks.kinds import Choice, Kind, Text, Value, YesNo
 from crashchat.tasks.quantities import Interval, Moment
 from crashchat.tasks.reading import plain
@@ -38,9 +41,10 @@ CAUSE: Final = "cause"
 PREVENTION: Final = "prevention"
 CRASH_INTERVAL: Final = "crash_interval"
 FIRST_SIGN: Final = "first_sign"
+CRASH_START: Final = "crash_start"
 Fact = Literal[
     "crash", "description", "cause", "prevention", "crash_interval", "first_sign",
-    "crash_kind", "road_users", "vehicles",
+    "crash_start", "crash_kind", "road_users", "vehicles",
 ]  # fmt: skip
 _KINDS_OF_FACTS: dict[str, type[Kind]] = {
     CRASH: YesNo,
@@ -49,6 +53,7 @@ _KINDS_OF_FACTS: dict[str, type[Kind]] = {
     PREVENTION: Text,
     CRASH_INTERVAL: Interval,
     FIRST_SIGN: Moment,
+    CRASH_START: Moment,
 }
 TASK_SET_FILE = "task_set.yaml"  # beside the weights of a model that learnt another set than CrashChat's own
 OPTIONS = "{options}"  # stands in a prompt for the options of its answer
@@ -83,6 +88,8 @@ class Task(Exact):
     """What of the video it tells the analysis and the drawn world; null: something else."""
     share: float = Field(default=1.0, gt=0, le=1)
     """Which share of its training questions is learnt in an epoch; drawn anew for every epoch."""
+    weight: float = Field(default=1.0, gt=0, le=1000)
+    """What its answers' tokens count in the loss of training: 2 twice as much as another task's."""
     file_stem: Name | None = None
     """What annotation files call it, where that is not its name."""
     typical_length: int = Field(default=40, gt=0, le=100_000)
@@ -127,8 +134,8 @@ class Task(Exact):
 
     @property
     def before(self) -> str | None:
-        """The task with intervals whose start its moments are scored by; None where they are not."""
-        return self.answer.before if isinstance(self.answer, Moment) else None
+        """The task whose annotated start its answers are scored by; None where they are not."""
+        return self.answer.before if isinstance(self.answer, Moment | EarlyWarning) else None
 
     def annotation_file(self, split: str) -> str:
         """Its annotation file's name for a split."""
@@ -163,8 +170,16 @@ class _File(Exact):
     """A task set's file beside this one, whose tasks come before these."""
     file_prefix: Name
     """What the names of its annotation and prediction files begin with."""
-    tasks: list[Task] = Field(min_length=1, max_length=200)
-    """The tasks, in the order in which they are asked."""
+    context: Contexts = Field(default_factory=dict, max_length=50)
+    """{column of the annotations: the sentence that its value adds to the prompts}; none: prompts alone."""
+    tasks: list[Task] = Field(default_factory=list, max_length=200)
+    """The tasks, in the order in which they are asked; none: those of the base."""
+
+    @model_validator(mode="after")
+    def _some_tasks(self):
+        if not self.tasks and self.base is None:
+            raise ValueError("tasks: found none, expected some, or a base that has them")
+        return self
 
 
 class TaskSet(Mapping[str, Task]):
@@ -189,18 +204,28 @@ class TaskSet(Mapping[str, Task]):
             ) from error
         self.name, self.description, self.file_prefix = file.name, file.description, file.file_prefix
         self._tasks: dict[str, Task] = {}
+        self.context: dict[str, Context] = {}
         if file.base is not None:
-            self._tasks |= self._base(file.base, (*above, path.resolve()))
+            base = self._base(file.base, (*above, path.resolve()))
+            self._tasks |= dict(base)
+            self.context |= base.context
         for place, task in enumerate(file.tasks):
             self._check(place, task)
             self._tasks[task.name] = task
+        self.context |= file.context
+        for name, tasks in unknown_tasks(self.context, self._tasks).items():
+            line = line_of(data, ["context", name])
+            raise TaskSetError(
+                f"{path}, line {line}: context: {name}: found {abbreviate(tasks)}, expected tasks of the set "
+                f"({', '.join(self._tasks)})"
+            )
         self.groups: dict[Group, tuple[str, ...]] = {}
         for task in self._tasks.values():
             task._file_prefix = file.file_prefix
             self.groups[task.group] = (*self.groups.get(task.group, ()), task.name)
         self._by_prompt = {task.prompt: task for task in self._tasks.values() if task.prompt}
 
-    def _base(self, name: str, above: tuple[Path, ...]) -> dict[str, Task]:
+    def _base(self, name: str, above: tuple[Path, ...]) -> "TaskSet":
         path = self.path.parent / name
         if path.resolve() in above:
             line = line_of(self._data, ["base"])
@@ -208,7 +233,7 @@ class TaskSet(Mapping[str, Task]):
                 f"{self.path}, line {line}: base: {name!r} is based on this file itself; expected a file "
                 "that is not"
             )
-        return dict(TaskSet(path, above))
+        return TaskSet(path, above)
 
     def _check(self, place: int, task: Task) -> None:
         """Raises TaskSetError where a task does not go with those before it."""
@@ -236,14 +261,26 @@ class TaskSet(Mapping[str, Task]):
                 refuse("asked_if", f"found {other}, expected a task before this one: {earlier}")
             if self._tasks[other].answer.parse(wanted) is None:
                 refuse("asked_if", f"{abbreviate(wanted)} is no answer to {other}")
-        before = task.before
-        if before is not None and not (
-            before in self._tasks and isinstance(self._tasks[before].answer, Interval)
-        ):
+        warns = task.answer if isinstance(task.answer, EarlyWarning) else None
+        starts = (Interval, Moment) if warns else Interval
+        if task.before is not None and not isinstance(self._answer_of(task.before), starts):
+            what = "intervals or moments" if warns else "intervals"
             refuse(
                 "answer",
-                f"before: found {before}, expected a task before this one whose answers are intervals",
+                f"before: found {task.before}, expected a task before this one whose answers are {what}",
             )
+        if warns and warns.reason_from is not None:
+            told = self._answer_of(warns.reason_from)
+            if not isinstance(told, Choice) or not set(warns.reasons) <= set(told.options):
+                refuse(
+                    "answer",
+                    f"reason_from: found {warns.reason_from}, expected a choice before this one that has all "
+                    "the reasons among its options",
+                )
+
+    def _answer_of(self, name: str) -> Kind | None:
+        """The kind of a task's answers; None where there is no such task so far."""
+        return self._tasks[name].answer if name in self._tasks else None
 
     def __getitem__(self, name: str) -> Task:
         return self._tasks[name]
@@ -257,11 +294,33 @@ class TaskSet(Mapping[str, Task]):
     @property
     def sha256(self) -> str:
         """Of what the set says, whichever files say it, as hex."""
-        return text_hash([task.model_dump_json() for task in self._tasks.values()])
+        # What is said of no task in a set leaves its hash as it was before that could be said.
+        tasks = [
+            task.model_dump_json(exclude={"weight"} if task.weight == 1 else None)
+            for task in self._tasks.values()
+        ]
+        return text_hash(
+            [*tasks, *(f"{name}: {one.model_dump_json()}" for name, one in self.context.items())]
+        )
 
     def of_prompt(self, question: str) -> Task | None:
         """The task whose prompt `question` is, word for word; None for any other question."""
         return self._by_prompt.get(question)
+
+    def without_context(self) -> Self:
+        """The same tasks, asked without what is known of the clips besides their pictures."""
+        if not self.context:
+            return self
+        plain = copy.copy(self)
+        plain.context = {}
+        return plain
+
+    def told(self, task: str | None, values: Mapping[str, str | None]) -> str:
+        """What joins a task's prompt of what is known of a clip (context.py); nothing joins other questions.
+
+        Raises ValueError for a value that cannot.
+        """
+        return sentences(self.context, task, values) if task is not None and self.context else ""
 
     def of_fact(self, fact: Fact) -> Task | None:
         """The task whose answers tell a fact of the video; None where none does."""
@@ -284,6 +343,10 @@ class TaskSet(Mapping[str, Task]):
     def write(self, folder: Path) -> None:
         """Write the set to a model's folder, as one file."""
         tasks = [task.model_dump(mode="json", exclude_defaults=True) for task in self._tasks.values()]
-        values = {"name": self.name, "description": self.description, "file_prefix": self.file_prefix}
+        values: dict = {"name": self.name, "description": self.description, "file_prefix": self.file_prefix}
+        if self.context:
+            values["context"] = {
+                name: one.model_dump(mode="json", exclude_defaults=True) for name, one in self.context.items()
+            }
         text = yaml.safe_dump(values | {"tasks": tasks}, sort_keys=False, allow_unicode=True, width=100)
         write_text_atomic(folder / TASK_SET_FILE, text)

@@ -23,6 +23,7 @@ from crashchat.data.annotations import Question, VideoQAs
 from crashchat.model.packing import PackedBatch, pack, split_by_tokens
 from crashchat.model.sequence import Branch, SequenceError, VideoSequence, build_sequence
 from crashchat.processes import READ_AHEAD
+from crashchat.tasks import TASKS
 from crashchat.training.sharing import share_questions
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.reading import read_visual_tokens
@@ -73,6 +74,7 @@ class QuestionDataset(Dataset):
         self.max_tokens_per_batch = max_tokens_per_batch
         self.cache_videos = cache_videos
         self.feature_cache = feature_cache
+        self.weights: dict[str | None, float] = {name: task.weight for name, task in TASKS.items()}
         self._cache: OrderedDict[int, VisualTokens] = OrderedDict()
         self._questions: list[tuple[int, Question]] = []
         self.numbers: list[list[int]] = []
@@ -141,7 +143,10 @@ class QuestionDataset(Dataset):
 
     def branches(self, questions: list[Question]) -> list[Branch]:
         """What is learnt of some questions on a video."""
-        return [Branch(question.text, question.answer) for question in questions]
+        return [
+            Branch(question.asked, question.answer, weight=self.weights.get(question.task, 1.0))
+            for question in questions
+        ]
 
     def _pass(self, sequences: list[VideoSequence], visuals: list[VisualTokens]) -> Pass:
         videos = [without_pixels(visual) for visual in visuals] if self.feature_cache else None

@@ -13,6 +13,7 @@ from crashchat.provenance import command_line, content_hash, now, text_hash, ver
 from crashchat.second_stages import SecondStageConfig
 from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS
+from crashchat.tasks.context import VALUE, asked_with
 from crashchat.video.measures import measure_clips
 from crashchat.video.tokens import VideoSettings
 
@@ -82,7 +83,9 @@ def card_of(
 
 def task_set(names: Sequence[str]) -> CardTasks:
     """Tasks of TASKS by name, as a card has them."""
-    return CardTasks(names=list(names), sha256=text_hash([f"{name}: {TASKS[name].prompt}" for name in names]))
+    values = dict.fromkeys(TASKS.task_set.context, VALUE)
+    asked = {name: asked_with(TASKS.task_set.told(name, values), f"{TASKS[name].prompt}") for name in names}
+    return CardTasks(names=list(names), sha256=text_hash([f"{name}: {text}" for name, text in asked.items()]))
 
 
 def with_outcome(

@@ -27,7 +27,7 @@ class PairDataset(QuestionDataset):
         found = []
         for question in questions:
             assert isinstance(question, Pair), "load_pairs made them"
-            found += [Branch(question.text, question.answer), Branch(question.text, question.rejected)]
+            found += [Branch(question.asked, question.answer), Branch(question.asked, question.rejected)]
         return found
 
 

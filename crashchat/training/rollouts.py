@@ -50,7 +50,7 @@ class Group:
     def branches(self, closing: int) -> list[Branch]:
         """The answers as branches to be learnt from."""
         return [
-            Branch(self.question.text, answer_ids=(*tokens, closing) if ended else tuple(tokens))
+            Branch(self.question.asked, answer_ids=(*tokens, closing) if ended else tuple(tokens))
             for tokens, ended in zip(self.tokens, self.ended, strict=True)
         ]
 
@@ -103,7 +103,7 @@ class Roller:
     @torch.no_grad()
     def _draw_on(self, model: nn.Module, asked: Asked, step: int | None) -> Rollout:
         count = 1 if step is None else self.config.rollouts
-        texts = [question.text for question in asked.questions for _ in range(count)]
+        texts = [question.asked for question in asked.questions for _ in range(count)]
         draws = None
         if step is not None:
             draws = [

@@ -43,10 +43,10 @@ def load_videos(config: TrainConfig, split: SplitName) -> list[VideoQAs]:
     run must not stop at a hole hours later.
     """
     if isinstance(config, PreferenceConfig):
-        videos = load_pairs(question_files(config, split, config.all_tasks), config.data_dir)
+        videos = load_pairs(question_files(config, split, config.all_tasks), config.data_dir, config.context)
     else:
         videos = load_questions(config, split, config.all_tasks)
-    missing = [str(video.path) for video in videos if not video.path.is_file()]
+    missing = [str(video.path) for video in videos if not video.file.is_file()]
     if missing:
         raise AnnotationError(
             f"{len(missing)} of {len(videos)} annotated {split} videos are missing, e.g. {missing[0]}; "

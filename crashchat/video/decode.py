@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from av.error import FFmpegError
 
+from crashchat.parts import file_of, span_of
 from crashchat.video.decoders import ReadPlan, Resize, read_around, read_decord, read_skipping, read_through
 from crashchat.video.source import Source, VideoError, probe
 from crashchat.video.timeline import Timeline, sample_indices
@@ -63,12 +64,13 @@ def read_clip(
     resize: applied to frames as they come (None: they keep the file's size). source: what probe said of the
     file, where that is known. span: (start, end) in seconds from the stream's start; then only that part is
     read, as if it were a clip of its own: its times count from the span's start. Reading starts at the key
-    frame before it, so that its cost does not depend on the file's length.
+    frame before it, so that its cost does not depend on the file's length. A path may name its part itself
+    (parts.py).
     Raises VideoError as probe does, and for a span past the end or in a file whose frames carry no times,
     ValueError for a bad `fps` or `max_frames`. Keeps no state: threads and forked or spawned processes may
     call it.
     """
-    file = Path(path)
+    file, span = file_of(path), span or span_of(path)
     plan = make_plan(file, source or probe(path), fps, max_frames, threads=threads, resize=resize, span=span)
     try:
         if span is not None:

@@ -29,6 +29,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from crashchat.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from crashchat.parts import file_of, span_of
 from crashchat.video.tokens import VisualTokens
 
 # Segment of every key: raise it when the same video and settings give other tokens, or entries hold other
@@ -74,11 +75,12 @@ class FeatureCache:
             )
 
     def key(self, path: str | Path) -> str:
-        """The entry's name for a video file, wherever it lies.
+        """The entry's name for a video file, wherever it lies, or for a part of one (parts.py).
 
         Raises OSError where the video itself cannot be read.
         """
-        return _digest(f"{self.run} {self._content(Path(path))}".encode())
+        part = "" if (span := span_of(path)) is None else f" {span[0]:g} {span[1]:g}"
+        return _digest(f"{self.run} {self._content(file_of(path))}{part}".encode())
 
     def _content(self, path: Path) -> str:
         """Hash of a file's bytes, remembered as long as its size and times stay."""

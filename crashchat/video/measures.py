@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, int64
 
 from crashchat.json_files import Exact
+from crashchat.parts import span_of
 from crashchat.video.decode import read_clip
 from crashchat.video.source import Source, VideoError, probe
 
@@ -102,6 +103,8 @@ def measure_clips(paths: Sequence[Path]) -> ClipSpreads | None:
         try:
             source = probe(path)
             measures = measures_of(source)
+            if span := span_of(path):
+                measures = replace(measures, seconds=span[1] - span[0])
             if path in looked_at:
                 rate = FRAMES / measures.seconds if measures.seconds else 1.0
                 frames = read_clip(path, rate, FRAMES, source=source).frames

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from crashchat.parts import file_of
 from crashchat.video.decode import read_clip
 from crashchat.video.pool import each_video
 from crashchat.video.source import VideoError
@@ -47,7 +48,7 @@ def small_grey(frames: torch.Tensor, _: int = 0) -> torch.Tensor:
 
 def read_motion(paths: list[Path]) -> list[np.ndarray] | None:
     """`motion_of` of each file, in a process a core; None where one cannot be read."""
-    if not all(path.is_file() for path in paths):  # said before hours of decoding
+    if not all(file_of(path).is_file() for path in paths):  # said before hours of decoding
         return None
     found = each_video(motion_of, paths, os.cpu_count() or 1, "motion")
     read = [motion for motion in found if not isinstance(motion, VideoError)]

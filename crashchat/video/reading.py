@@ -17,8 +17,8 @@ def read_visual_tokens(path: str, settings: VideoSettings, cache: FeatureCache |
     """A video file as visual tokens (docs/reference.md, Frames to Compression),
     all of them kept when compression is off.
 
-    With its features instead of pixels, if `cache` has them; if not, with the key to store them under. Raises
-    VideoError for a file that cannot be read.
+    A path may name a part (parts.py). With its features instead of pixels, if `cache` has them; if not, with
+    the key to store them under. Raises VideoError for a file that cannot be read.
     """
     check_file(path)
     key = None

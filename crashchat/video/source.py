@@ -12,6 +12,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from crashchat.errors import CrashChatError
+from crashchat.parts import file_of
 from crashchat.video.timeline import Timeline, time_base, timeline_of
 
 # Of one picture: 8K video has 33 million, and a decoder takes memory for all of them. A file of 1 MB may
@@ -72,7 +73,7 @@ def check_file(path: str | Path) -> None:
     """Raises VideoError for a path that is no file with something in it: missing, empty, a folder,
     a device, too long a name.
     """
-    file = Path(path)
+    file = file_of(path)
     try:
         if not file.exists():
             raise VideoError(path, "no such file")
@@ -85,14 +86,15 @@ def check_file(path: str | Path) -> None:
 
 
 def probe(path: str | Path) -> Source:
-    """What a video file's headers and packets say; one frame is decoded.
+    """What a video file's headers and packets say; one frame is decoded. Of a part (parts.py): what the whole
+    file's say.
 
     Raises VideoError for a file that is missing, empty, cut off, without a video stream or not decodable, and
     for one whose pictures (MOST_PIXELS, MOST_OBLONG) or time stamps (LONGEST_FRAME) are past all measure.
     """
     check_file(path)
     try:
-        return _probe(Path(path))
+        return _probe(file_of(path))
     except FFmpegError as error:
         raise VideoError(path, f"not readable as a video, damaged or cut off ({error.strerror})") from error
     except OSError as error:

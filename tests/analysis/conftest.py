@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.analyses import start
 from tests.helpers.clips import H264, SCENE, TONE, ffmpeg
 from tests.helpers.flashes import frames, write_video
+from tests.helpers.forks import completed
 from tests.helpers.models import MODEL
 
 
@@ -80,11 +80,10 @@ def analyzed(folder, model, once) -> tuple[Path, str]:
     """Where the results of that folder lie, and what the command said."""
 
     def make(made: Path) -> None:
-        process = start(folder[0], "--out", made / "out", *model)
-        said, errors = process.communicate(timeout=300)
-        assert process.returncode == 1, errors[-3000:]
-        assert said == ""
-        (made / "errors.txt").write_text(errors)
+        done = completed("analyze", folder[0], "--out", made / "out", *model)
+        assert done.returncode == 1, done.stderr[-3000:]
+        assert done.stdout == ""
+        (made / "errors.txt").write_text(done.stderr)
 
     made = once("thirty_clips_analyzed", make)
     return made / "out", (made / "errors.txt").read_text()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from crashchat.__main__ import main
 from tests.helpers.analyses import read, start
 from tests.helpers.clips import ffmpeg
+from tests.helpers.forks import begin
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,14 @@ def test_an_hour_is_searched_in_little_memory_and_goes_on_after_a_kill(hour, mod
     path, flashes = hour
     options = [path, "--out", tmp_path, "--resume", "--stride", "20", "--merge-gap", "20", *model]
     journal = tmp_path / "hour.windows.part.jsonl"
-    process = start(*options)
-    deadline = time.monotonic() + 200
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 40:
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with open(tmp_path / "log", "w+") as log:
+        process = begin(["analyze", *map(str, options)], log)
+        deadline = time.monotonic() + 200
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 40:
+            assert process.poll() is None and time.monotonic() < deadline, log.read()
+            time.sleep(0.05)
+    process.kill()
+    process.wait()
     assert not (tmp_path / "hour.json").exists()
     # What was found before the kill is taken over, not made again: a mark on it is still there in the end.
     lines = journal.read_text().splitlines(keepends=True)

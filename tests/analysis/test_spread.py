@@ -13,6 +13,7 @@ import pytest
 
 from crashchat.config import ROOT
 from tests.helpers.analyses import start
+from tests.helpers.commands import crashchat
 from tests.helpers.fleets import descendants, kill_at_random
 
 
@@ -82,8 +83,7 @@ def test_processes_of_one_machine_give_the_results_of_one(folder, expected, mode
     assert [json.loads(line)["name"] for line in lines] == [path.stem for path in sorted(folder[0].iterdir())]
     assert errors.count("report: ") == 1 and (out / "report.html").is_file()
     shutil.rmtree(out)
-    _, errors = start(folder[0], "--gpus", "0", *model).communicate(timeout=60)
-    assert "--gpus 0: expected 1 or more" in errors
+    assert "--gpus 0: expected 1 or more" in crashchat("analyze", folder[0], "--gpus", "0", *model, ok=False)
 
 
 def test_evaluation_on_ray_writes_the_files_of_one_process(tiny_base, tiny_data, tmp_path):
@@ -94,20 +94,20 @@ def test_evaluation_on_ray_writes_the_files_of_one_process(tiny_base, tiny_data,
         return 2 * any((tmp_path / "ray").rglob("*.jsonl"))
 
     for name, more in (("one", []), ("ray", ["ray=local"])):
-        command = [
-            sys.executable, "-m", "crashchat", "evaluate", "configs/eval/all_tasks.yaml",
-            f"model={tiny_base}", f"data_dir={tiny_data}", f"output_dir={tmp_path / name}", "num_workers=0",
-            "max_new_tokens=12", "split=train", *more,
+        words = [
+            "evaluate", "configs/eval/all_tasks.yaml", f"model={tiny_base}", f"data_dir={tiny_data}",
+            f"output_dir={tmp_path / name}", "num_workers=0", "max_new_tokens=12", "split=train", *more,
         ]  # fmt: skip
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
         if more:
-            names = ("ray::RayAnswerer", "ray::RayReader")
-            kill_at_random(process, names, seed=3, most=1, done=begun)
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said[-3000:]
+            command = [sys.executable, "-m", "crashchat", *words]
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            kill_at_random(process, ("ray::RayAnswerer", "ray::RayReader"), seed=3, most=1, done=begun)
+            said, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, said[-3000:]
+        else:
+            crashchat(*words)
         found = (tmp_path / name).glob("*/*/*_predict.json")
         files[name] = {path.name: path.read_bytes() for path in found}
     assert files["ray"] == files["one"] and len(files["one"]) == 6

@@ -11,6 +11,7 @@ import pytest
 
 from crashchat.config import ROOT
 from crashchat.tasks import TASKS
+from tests.helpers.commands import crashchat
 
 
 def check(folder: Path, *options: str) -> tuple[int, str]:
@@ -156,3 +157,54 @@ def test_a_folder_without_annotation_files(tmp_path):
     code, output = check(tmp_path)
     assert code == 2
     assert f"no annotation file {TASKS.file_prefix}_*_SPLIT.json" in output and str(tmp_path) in output
+
+
+SOURCES = """
+data:
+- path: {folder}/rows.csv
+  videos: {videos}
+  split_column: part
+- path: {folder}/more.csv
+  name: others
+  videos: {folder}
+  split: train
+"""
+
+
+def test_the_sources_of_a_config_are_looked_through_row_by_row(tiny_data, tmp_path):
+    clip, other = sorted((tiny_data / "videos").glob("train_*.mp4"))[:2]
+    rows = [
+        f"videos/{clip.name},crash_recognition,Yes,train",
+        f"videos/{clip.name},crash_localization,1.0 - 900.0 seconds,train",
+        f"videos/{other.name},crash_recognition,perhaps,train",
+        f"videos/{other.name},crash_description,no collision.,train",
+        f"videos/{other.name},crash_description,no collision.,test",
+        "videos/gone.mp4,crash_recognition,No,validation",
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(["video,task,answer,part", *rows]))
+    # Another folder's clip of the same name is another video.
+    (tmp_path / "videos").mkdir()
+    shutil.copy(clip, tmp_path / "videos" / clip.name)
+    (tmp_path / "more.csv").write_text(f"video,task,answer\nvideos/{clip.name},crash_recognition,Yes\n")
+    config = tmp_path / "mine.yaml"
+    config.write_text(SOURCES.format(folder=tmp_path, videos=tiny_data))
+    words = ["check-data", "--config", config, "--workers", 1, "--json", tmp_path / "found.json"]
+    told = crashchat(*words, ok=False)
+    assert f"{config}: 2 annotation files" in told
+    findings = [
+        (one["kind"], one["split"], one["where"])
+        for one in json.loads((tmp_path / "found.json").read_text())["findings"]
+        if one["level"] == "error"
+    ]
+    assert sorted(findings) == [
+        ("missing video", "val", str(tiny_data / "videos" / "gone.mp4")),
+        ("time past the video's end", "train", str(clip)),
+        ("unusable record", "train", f"{tmp_path}/rows.csv, row 4"),
+        ("video in two splits", "train", str(other)),
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(["video,task,answer,part", rows[0]]))
+    assert "0 errors" in crashchat("check-data", "--config", config, "--workers", 1)
+    (tmp_path / "rows.csv").write_text("video,task,reply,part\na.mp4,crash_recognition,Yes,train\n")
+    assert "has no column 'answer'" in crashchat("check-data", "--config", config, ok=False)
+    config.write_text("data_dir: data\n")
+    assert "has no `data:`" in crashchat("check-data", "--config", config, ok=False)

@@ -15,6 +15,7 @@ from crashchat.metrics.bootstrap import balanced
 from crashchat.metrics.recognition import recognition_sums
 from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS
+from tests.helpers.commands import crashchat
 from tests.helpers.predictions import write_row
 
 RECOGNITION = "crash_recognition"
@@ -109,6 +110,26 @@ def test_a_column_that_is_not_there_or_no_breakdown_is_named(scored, tmp_path, c
     scored[4] = str(tmp_path)
     assert score([*scored, "--by", "ego"]) == 1
     assert "--by ego: annotations have the column, and there is no" in capsys.readouterr().err
+
+
+def test_a_comparison_has_figures_by_a_column_and_says_where_videos_are_too_few(scored, tmp_path):
+    data, out = scored[4], tmp_path / "out"
+    told = crashchat("compare", f"m={scored[2]}", "--data-dir", data, "--by", "ego,length", "--no-meteor",
+                     "--out", out)  # fmt: skip
+    assert "recognition by ego" in told and "too few: fewer than 10 videos" in told
+    with (out / "comparison.csv").open() as file:
+        lines = [row for row in csv.DictReader(file) if row["row"] == "m"]
+    found = {
+        column: {
+            row["heading"]: float(row["value"]) for row in lines if row["table"].endswith(f"by {column}")
+        }
+        for column in ("ego", "length")
+    }
+    assert found["ego"] == pytest.approx({"yes (40)": 0.75, "no (15)": 1.0})
+    assert sorted(found["length"].values()) == pytest.approx([0.5, 1, 1])
+    refused = crashchat("compare", f"m={scored[2]}", "--data-dir", data, "--by", "weather", "--no-meteor",
+                        "--out", tmp_path / "none", ok=False)  # fmt: skip
+    assert "--by weather: none of the questions in" in refused and not (tmp_path / "none").exists()
 
 
 def test_what_is_right_everywhere_is_no_certainty():

@@ -29,6 +29,7 @@ QUIET = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false", "DS_ACCELERATOR
 LATER = {
     "train": ("crashchat.training.setup", "matplotlib.backends.backend_agg", "torch.utils.tensorboard"),
     "serve": ("gradio", "uvicorn", "crashchat.serving.page"),
+    "review": ("uvicorn",),
 }
 LATER |= {"reinforce": LATER["train"], "prefer": LATER["train"]}
 

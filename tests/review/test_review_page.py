@@ -1,9 +1,6 @@
 """crashchat review: a real server, and a real browser that is driven by keyboard alone."""
 
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,20 +9,19 @@ import httpx
 import pytest
 
 from crashchat.__main__ import main
-from crashchat.config import ROOT
 from crashchat.review.folder import read_folder
 from crashchat.review.labels import model_labels
 from crashchat.review.store import Store
 from tests.helpers.accessibility import faults_of
+from tests.helpers.forks import Fork, begin, free_port
 from tests.helpers.review import make_analysis
-from tests.helpers.serving import free_port
 
 
-def start(folder: Path, *words: str) -> tuple[subprocess.Popen, str]:
+def start(folder: Path, *words: str) -> tuple[Fork, str]:
     port = free_port()
-    command = [sys.executable, "-m", "crashchat", "review", str(folder), "--port", str(port), *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder.parent)}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    command = ["review", str(folder), "--port", str(port), *words]
+    with open(folder.parent / "log", "ab") as log:
+        process = begin(command, log, environment={"TMPDIR": str(folder.parent)})
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
     while True:
         try:

@@ -37,12 +37,10 @@ def test_twenty_broken_among_twenty_good_come_out_as_twenty_and_twenty(server, t
     for number in range(20):
         flash = (5, 9) if number % 2 else None
         wanted.append((write_video(tmp_path / f"good{number}.mp4", frames(60 + number, 12, flash)), None))
-    causes: list[tuple[Path, str]] = []
-    for copy in range(3):
-        folder = tmp_path / f"broken{copy}"
-        folder.mkdir()
-        told = break_clips(folder, wanted[1][0])
-        causes += [(path, told[path.stem]) for path in sorted(folder.iterdir()) if path.stem not in UNSENT]
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    told = break_clips(folder, wanted[1][0])
+    causes = [(path, told[path.stem]) for path in sorted(folder.iterdir()) if path.stem not in UNSENT] * 3
     # Alternately, so that a broken one is behind and before a good one.
     every = [one for pair in zip(wanted, causes[:20], strict=True) for one in pair]
     with ThreadPoolExecutor(8) as pool:

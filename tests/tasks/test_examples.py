@@ -12,7 +12,11 @@ from crashchat.tasks import CRASHCHAT, TASK_SET_FILE, TASKS, TaskSet
 from tests.helpers.commands import TRAIN_CONFIG, crashchat, settings_of
 from tests.helpers.serving import Server
 
-EXAMPLES = {"nine_tasks": ["crash_kind", "road_users", "vehicles"], "multiple_choice": ["what_happens"]}
+EXAMPLES = {
+    "nine_tasks": ["crash_kind", "road_users", "vehicles"],
+    "multiple_choice": ["what_happens"],
+    "early_warning": ["crash_warning"],
+}
 
 
 @pytest.fixture(scope="module", params=EXAMPLES)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from crashchat.tasks.early_warning import EarlyWarning
 from crashchat.tasks.kinds import Choice, Choices, Sentence, Text, YesNo
 from crashchat.tasks.quantities import Interval, Intervals, Moment, Number
 from crashchat.tasks.records import AnyKind, Record
@@ -25,6 +26,7 @@ RECORD = Record(
 EVERY = [
     YesNo(kind="yes_no"), CHOICE, LETTERED, USERS, SENTENCE, Text(kind="text"), COUNT, SPEED,
     Moment(kind="moment"), Interval(kind="interval"), STRETCHES, RECORD,
+    EarlyWarning(kind="early_warning", before="a", reasons=OPTIONS[:2], reason_from="b"),
 ]  # fmt: skip
 
 READ = [

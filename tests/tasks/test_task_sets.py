@@ -120,7 +120,7 @@ PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
 
 
 def test_the_ten_lines_of_the_page_are_a_task_set(tmp_path):
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    block, warned = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     assert len(block.splitlines()) == 9
     shutil.copy(CONFIG_DIR / "tasks" / "crashchat.yaml", tmp_path)
     tasks = TaskSet(written(tmp_path, block))
@@ -128,13 +128,18 @@ def test_the_ten_lines_of_the_page_are_a_task_set(tmp_path):
     assert tasks["weather"].prompt == "What is the weather like? Answer with one of: clear, rain, snow, fog."
     assert tasks["weather"].parse("It rains: rain.") == {"pred_choice": "rain"}
     assert tasks["weather"].annotation_file("train") == "weather_weather_train.json"
+    tasks = TaskSet(written(tmp_path, warned))
+    assert list(tasks) == [*CRASHCHAT, "crash_warning"]
+    assert (
+        tasks["crash_warning"].annotation_file("val") == "crashchat_dada_video_total_crash_warning_val.json"
+    )
 
 
 def test_the_page_has_every_key_and_every_kind():
     for key in {*Task.model_fields} - {"name", "title"}:
         assert f"| `{key}` |" in PAGE, key
     kinds = get_args(get_args(AnyKind)[0])
-    assert len(kinds) == 10
+    assert len(kinds) == 11
     for kind in kinds:
         (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{kind.name_of()}` |")]
         assert all(f"`{key}`" in row for key in kind.model_fields if key != "kind"), row

@@ -1,14 +1,17 @@
 """Which questions share a step: every question once an epoch, 24 a step, whatever the number of processes."""
 
+import shutil
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
-from crashchat.checkpoints.folders import load_video_settings
-from crashchat.data.annotations import annotation_paths, load_annotations
+from crashchat.checkpoints.folders import load_model, load_video_settings
+from crashchat.config import CONFIG_DIR
+from crashchat.data.annotations import Question, annotation_paths, load_annotations
 from crashchat.model.sequence import SequenceError
-from crashchat.tasks import TASKS
+from crashchat.tasks import TASKS, TaskSet, using
 from crashchat.training.batches import QuestionDataset, QuestionLoader, QuestionSampler, as_model_input
 from crashchat.training.sharing import share_questions
 from crashchat.video.source import VideoError
@@ -148,3 +151,54 @@ def test_a_loader_draws_nothing_from_torchs_own_generator(dataset):
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert torch.rand(1) == drawn
+
+
+HEAVY = """
+name: heavy
+file_prefix: crashchat_dada_video_total
+base: crashchat.yaml
+tasks:
+- {name: colour, title: colour, group: more, answer: {kind: text}, prompt: "Which colour?", weight: 3.5}
+- {name: sky, title: sky, group: more, answer: {kind: text}, prompt: "What is the sky like?"}
+"""
+
+
+def gradient(model, batches: list[tuple[dict, float]]) -> list[torch.Tensor]:
+    """Of the sum of some batches' losses, each multiplied by a number by hand."""
+    model.zero_grad()
+    for batch, weight in batches:
+        (model(**batch).loss_sum * weight).backward()
+    return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+
+def test_a_tasks_weight_multiplies_what_its_answers_tokens_count(
+    dataset, tiny_base, tiny_tokenizer, tmp_path
+):
+    """Two videos in one packed batch, against each question as a sample of its own, weighted by hand."""
+    shutil.copy(CONFIG_DIR / "tasks" / "crashchat.yaml", tmp_path)
+    (tmp_path / "heavy.yaml").write_text(HEAVY)
+    tasks = TaskSet(tmp_path / "heavy.yaml")
+    asked = {"colour": "blue", "sky": "a clear evening sky"}
+    questions = [Question(tasks[name].prompt, answer, name, 0) for name, answer in asked.items()]
+    videos = [replace(dataset.videos[0], questions=questions), dataset.videos[1]]
+    with using(tasks):
+        weighted = QuestionDataset(videos, tiny_tokenizer, dataset.settings, max_length=4096)
+        numbers = [*weighted.numbers[0], *weighted.numbers[1][:2]]
+        (together,) = as_model_input(weighted.__getitems__(numbers))["batches"]
+        alone = [as_model_input(weighted[number])["batches"][0] for number in numbers]
+    counts = together["label_counts"]
+    assert together["label_weights"].tolist() == [3.5] * counts[0] + [1.0] * sum(counts[1:])
+    for batch in alone:
+        batch.pop("label_weights", None)
+    model = load_model(tiny_base, tiny_tokenizer, torch.device("cpu"))
+    found = gradient(model, [(together, 1.0)])
+    expected = gradient(model, list(zip(alone, (3.5, 1.0, 1.0, 1.0), strict=True)))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * float(other.abs().max()) + 1e-9)
+    plain = gradient(model, [(batch, 1.0) for batch in alone])
+    pairs = zip(found, plain, strict=True)
+    assert any(float((one - other).abs().max()) > 0.1 * float(other.abs().max()) for one, other in pairs)
+
+
+def test_without_weights_a_batch_has_none(dataset):
+    assert "label_weights" not in as_model_input(dataset.__getitems__(dataset.numbers[0]))["batches"][0]

@@ -32,6 +32,7 @@ from crashchat.training.planning.making import every_of, shortfall
 from crashchat.training.planning.memory import Imagined, batch_of
 from crashchat.training.planning.plan import warn_of_memory
 from crashchat.training.planning.shapes import VideoShape, shapes_of, steps_of
+from crashchat.training.planning.work import DrawnWork, work_of
 from crashchat.training.planning.zero import EXCHANGE, Sharing, ZeroFields, read_zero
 from crashchat.training.setup import prepared
 from tests.helpers.commands import TRAIN_CONFIG, crashchat
@@ -126,7 +127,8 @@ RUNS = [
     ("tiny",),
     ("tiny", "dtype=bfloat16", CHECKPOINTING),
     ("tiny", "lora_on_vision=true", "lora_targets=q_proj,v_proj"),
-    ("small", CHECKPOINTING),
+    # A third of the time that all six take; the other two with checkpointing lie on either side of it.
+    pytest.param(("small", CHECKPOINTING), marks=pytest.mark.slow),
     ("medium", CHECKPOINTING, "checkpoint_every_n_layers=2"),
 ]
 
@@ -434,7 +436,58 @@ def test_before_training_a_line_says_that_it_would_not_fit(tiny_base, tiny_data,
     assert line and re.search(r"a pass of [\d,]+ tokens is planned to take .* of a card that has 0.0", line)
     assert shortfall(config, 2**40, 1) is None
     words = [f"data_dir={tiny_data}", f"base_model={tiny_base}", "output_dir=out", "global_batch_size=0"]
-    assert shortfall(load_config(ReinforceConfig, None, words), 10 * 2**20, 1) is None
+    assert shortfall(load_config(ReinforceConfig, None, words), 10 * 2**20, 1)
     if not torch.cuda.is_available():  # no card to be told of
         warn_of_memory(config)
         assert capsys.readouterr().err == ""
+
+
+REINFORCED = CONFIG_DIR / "train" / "reinforce_localization.yaml"
+
+
+def test_a_run_that_draws_answers_is_planned_as_it_draws_and_learns(tiny_base, tiny_data, tiny_tokenizer):
+    words = [f"data_dir={tiny_data}", f"base_model={tiny_base}", "videos_per_step=3", "rollouts=4"]
+    words += ["updates=2", "eval_steps=50", "global_batch_size=6"]
+    config = load_config(ReinforceConfig, REINFORCED, words)
+    settings = load_video_settings(tiny_base)
+    work = work_of(config, 2, lambda one, split: shapes_of(one, split, settings, tiny_tokenizer))
+    assert isinstance(work, DrawnWork)
+    paths = annotation_paths(tiny_data, config.tasks, "train")
+    videos = load_annotations(paths, tiny_data, config.tasks)
+    assert len(work.fetches) == -(-len(videos) // 3)
+    assert work.train.questions == sum(len(video.questions) for video in videos)
+    first, again = work.steps[::2], work.steps[1::2]
+    for fetch, own, behind in zip(work.fetches, first, again, strict=True):
+        assert own == [share.drawn + share.annotated for share in fetch]
+        assert behind == [share.drawn for share in fetch]
+        for share in fetch:
+            drawn = [len(video.branches) for one in share.drawn for video in one]
+            assert sum(drawn) == 4 * sum(len(video.branches) for video in share.asked)
+        annotated = [video for share in fetch for one in share.annotated for video in one]
+        assert sum(len(video.branches) for video in annotated) == 6
+
+
+def test_what_drawing_takes_is_told(tiny_base, tiny_data, tmp_path):
+    out, words = tmp_path / "plan.json", [f"base_model={tiny_base}", f"data_dir={tiny_data}"]
+    given = ("--gpus", 2, "--tflops", 1, "--json", out)
+    told = crashchat("plan", REINFORCED, *words, "adapter=nowhere", "lora_rank=8", *given)
+    assert "an adapter of rank 8 (lora_rank, as nowhere is not there)" in told
+    assert re.search(r"drawing answers +[\d,]+ +\d+%", told) and "drawing waits" in told
+    plan = json.loads(out.read_text())
+    assert plan["steps"] == 600 and plan["step"]["operations"]["drawing"] > 0
+    assert plan["step"]["computing"] > plan["step"]["waiting"] > 0
+    assert max(len(video["branches"]) for video in plan["longest"]) == 16, "eight answers to two questions"
+    assert "unknown key nonsense" in crashchat("plan", REINFORCED, *words, "nonsense=1", ok=False)
+
+
+def test_no_run_that_draws_is_offered_weights_that_are_spread(tiny_base, tiny_data):
+    words = [f"data_dir={tiny_data}", f"base_model={tiny_base}"]
+    sharing = Sharing(8, None, 1)
+    memory = Memory({FROZEN: 1}, {FROZEN: 1})
+    needs = Needs((1, memory), (2, memory), memory, sharing=sharing, frozen=0)
+
+    def offered(config):
+        return " ".join(setting for way in ways_of(config, needs) for setting in way.settings)
+
+    assert "zero3" in offered(load_config(TrainConfig, CONFIG_DIR / "train" / "heterogeneous.yaml", words))
+    assert "zero3" not in offered(load_config(ReinforceConfig, REINFORCED, words))

@@ -21,6 +21,7 @@ from crashchat.training.planning.gpus import GB, NETWORK, Gpu
 from crashchat.training.planning.shapes import Pass, VideoShape
 
 FLASH_BACKWARD = 2.5
+BFLOAT16 = 2  # bytes of a weight
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,12 @@ class Operations:
     recomputed: float = 0.0
     backward: float = 0.0
     trained: float = 0.0  # LoRA and the projector, forward and backward
+    drawing: float = 0.0  # answers to learn from: prefixes, prompts and tokens, forward
 
     @property
     def total(self) -> float:
         """All of them."""
-        return self.vision + self.forward + self.recomputed + self.backward + self.trained
+        return sum(self.parts().values())
 
     def __add__(self, other: "Operations") -> "Operations":
         return Operations(
@@ -125,6 +127,18 @@ class OperationCounter:
             trained=3 * once.trained,
         )
 
+    def drawn(self, video: VideoShape) -> Operations:
+        """Of drawing a video's answers, every branch being one."""
+        once = self.forward(video)
+        return Operations(vision=once.vision, drawing=once.forward + once.trained)
+
+    def waited(self, video: VideoShape, gpu: Gpu) -> float:
+        """Seconds in which weights are read, once for every token of the longest answer: few tokens at a time
+        keep a card's memory busy, not its arithmetic.
+        """
+        tokens = max((answer for _, answer in video.branches), default=0)
+        return tokens * BFLOAT16 * (self.weights + self.head) / (gpu.memory * GB)
+
     def of_batch(self, batch: dict) -> float:
         """Of a packed batch's forward and backward pass, what checkpointing repeats left out."""
         frames = zip(batch["video_grid_thw"], batch["video_merge_sizes"], strict=True)
@@ -185,6 +199,7 @@ class Step:
 
     operations: of all processes; slowest: of the one with most. computing: seconds of that one; reading: of
     the one with most to read, meanwhile; exchanging: gradients and weights. videos: of all processes.
+    waiting: the part of computing in which drawing waits for weights.
     """
 
     operations: Operations
@@ -193,6 +208,7 @@ class Step:
     reading: float
     exchanging: float
     videos: float
+    waiting: float = 0.0
 
     @property
     def seconds(self) -> float:

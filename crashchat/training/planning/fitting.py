@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from crashchat.second_stages import ReinforceConfig
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.gpus import GIB, Gpu
 from crashchat.training.planning.ledger import Memory
@@ -83,7 +84,8 @@ def ways_of(config: TrainConfig, needs: Needs) -> list[Way]:
     zero = needs.sharing.zero
     ways = [Way(before, zero)]
     if config.finetune == "lora" and not config.quantization:
-        several = needs.sharing.processes > 1
+        # Nobody can draw answers from weights that ZeRO-3 has spread.
+        several = needs.sharing.processes > 1 and not isinstance(config, ReinforceConfig)
         if several and config.optimizer == "adamw" and (zero is None or zero.stage < 3):
             ways.append(Way([*before, "deepspeed=configs/deepspeed/zero3.json"], ZeroFields(stage=3)))
         if zero is None:

@@ -22,7 +22,8 @@ class Gpu:
     """A card.
 
     gib: what its driver reports, in 2^30 bytes. tflops: dense bfloat16 peak of the maker's data sheet. link:
-    GB/s to the other cards of its node, assumed. price: dollars an hour, assumed; providers differ threefold.
+    GB/s to the other cards of its node, assumed. memory: GB/s to its own, of the data sheet. price: dollars
+    an hour, assumed; providers differ threefold.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Gpu:
     tflops: float
     link: float
     price: float
+    memory: float
 
     @property
     def room(self) -> int:
@@ -40,12 +42,12 @@ class Gpu:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("rtx4090-24", 23.6, 165, link=10, price=0.5),
-        Gpu("a100-40", 39.4, 312, link=200, price=1.3),
-        Gpu("l40s-48", 44.5, 362, link=20, price=1.1),
-        Gpu("a100-80", 79.2, 312, link=200, price=1.8),
-        Gpu("h100-80", 79.2, 989, link=300, price=3.0),
-        Gpu("h200-141", 139.8, 989, link=300, price=3.8),
+        Gpu("rtx4090-24", 23.6, 165, link=10, price=0.5, memory=1008),
+        Gpu("a100-40", 39.4, 312, link=200, price=1.3, memory=1555),
+        Gpu("l40s-48", 44.5, 362, link=20, price=1.1, memory=864),
+        Gpu("a100-80", 79.2, 312, link=200, price=1.8, memory=2039),
+        Gpu("h100-80", 79.2, 989, link=300, price=3.0, memory=3350),
+        Gpu("h200-141", 139.8, 989, link=300, price=3.8, memory=4800),
     )
 }
 # One card of each size, for the question of what fits where: 24, 40, 48 and 80 GB.

@@ -1,28 +1,29 @@
 """The plan of a run: its longest pass, the memory of that, the time of its steps, and where it would fit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import ceil
-from statistics import mean
 
 from transformers import PreTrainedTokenizerBase, VideoLlama3Config
 
+from crashchat.checkpoints.adapters import CONFIG_FILE, read_adapter
 from crashchat.checkpoints.folders import load_tokenizer, video_settings_of
 from crashchat.checkpoints.layouts import SO400M, native_config, read_vision_config, text_and_vision
 from crashchat.config import check_share
-from crashchat.model.packing import split_by_tokens
+from crashchat.data_settings import SplitName
 from crashchat.model.sequence import image_token_id
 from crashchat.processes import GPU_READERS
-from crashchat.second_stages import SecondStageConfig
+from crashchat.second_stages import PreferenceConfig
 from crashchat.settings import TrainConfig
-from crashchat.training.planning.cost import Exchange, OperationCounter, Step, time_of
+from crashchat.training.planning.cost import Exchange, OperationCounter, Step
 from crashchat.training.planning.fitting import Fit, Needs, fit
 from crashchat.training.planning.gpus import GIB, GPUS, SIZES, Gpu
 from crashchat.training.planning.ledger import FROZEN, GRADIENTS, TRAINED, Memory
 from crashchat.training.planning.memory import Imagined
-from crashchat.training.planning.shapes import Pass, Split, shapes_of, steps_of
+from crashchat.training.planning.shapes import Pass, Split, shapes_of
+from crashchat.training.planning.work import Pace, work_of
 from crashchat.training.planning.zero import Sharing, read_zero
-from crashchat.training.trainer import VIDEOS_AT_ONCE
 from crashchat.video.tokens import VideoSettings
 
 # VideoLLaMA3-7B (docs/reference.md, Model), for when its folder is not there.
@@ -60,6 +61,26 @@ def base_of_run(config: TrainConfig) -> Base:
     made = VideoLlama3Config(text_config=dict(RELEASED_7B), vision_config=dict(SO400M))
     made.video_token_id = made.image_token_id = text_and_vision(made)[0].vocab_size - 1
     return Base(made, settings, None, "VideoLLaMA3-7B's released sizes, as base_model is not there")
+
+
+def with_new_adapter(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
+    """The settings with a new adapter in place of the one that is trained on, as only its size counts; and a
+    line that says which.
+
+    Raises CheckpointError for an adapter that is there and cannot be used.
+    """
+    if config.adapter is None:
+        return config, []
+    there = (config.adapter / CONFIG_FILE).is_file()
+    rank = read_adapter(config.adapter).config.r if there else config.lora_rank
+    whose = config.adapter if there else f"lora_rank, as {config.adapter} is not there"
+    return config.model_copy(update={"adapter": None, "lora_rank": rank}), [
+        f"an adapter of rank {rank} ({whose})"
+    ]
+
+
+def _shapes(base: Base, config: TrainConfig, split: SplitName) -> Split:
+    return shapes_of(config, split, base.settings, base.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -109,12 +130,6 @@ class Plan:
         return asdict(self) | {"peak": self.memory.peak, "other_peak": self.other_memory.peak}
 
 
-def longest_of(steps: Sequence[Sequence[Sequence[Pass]]]) -> tuple[Pass, bool]:
-    """The pass of most tokens, and whether it may come behind another one of its step."""
-    passes = [(one, len(share) > 1) for step in steps for share in step for one in share]
-    return max(passes, key=lambda found: (sum(video.length for video in found[0]), found[1]))
-
-
 def every_of(config: TrainConfig) -> int:
     """Each so-manieth layer is checkpointed; 0: none."""
     return config.checkpoint_every_n_layers if config.gradient_checkpointing else 0
@@ -123,61 +138,6 @@ def every_of(config: TrainConfig) -> int:
 def tokens_of(videos: Pass) -> int:
     """Tokens of a pass."""
     return sum(video.length for video in videos)
-
-
-def mean_of(steps: Sequence[Step]) -> Step:
-    """The mean of steps, part by part."""
-    operations = steps[0].operations.parts()
-    return Step(
-        operations=type(steps[0].operations)(
-            *(mean(step.operations.parts()[name] for step in steps) for name in operations)
-        ),
-        **{
-            name: mean(getattr(step, name) for step in steps)
-            for name in ("slowest", "computing", "reading", "exchanging", "videos")
-        },
-    )
-
-
-def timed(
-    config: TrainConfig,
-    steps: Sequence[Sequence[Sequence[Pass]]],
-    counter: OperationCounter,
-    *,
-    rate: float,
-    gpu: Gpu,
-    exchange: Exchange,
-    read: float,
-) -> tuple[Step, Step]:
-    """The mean step of the first epoch and of later ones, which may have vision features from a cache."""
-
-    def mean_step(vision: bool) -> Step:
-        return mean_of(
-            [
-                time_of(step, counter, rate=rate, gpu=gpu, exchange=exchange, read=read, vision=vision)
-                for step in steps
-            ]
-        )
-
-    first = mean_step(True)
-    return first, first if config.feature_cache is None else mean_step(False)
-
-
-def validation_pass(config: TrainConfig, val: Split) -> Pass:
-    """The longest videos of the validation split, as many as are asked at once."""
-    videos = sorted(val.videos, key=lambda video: video.length, reverse=True)[:VIDEOS_AT_ONCE]
-    first = split_by_tokens([video.length for video in videos], config.max_tokens_per_batch)[0]
-    return [videos[index] for index in first]
-
-
-def validation_seconds(
-    config: TrainConfig, val: Split, counter: OperationCounter, *, rate: float, processes: int, read: float
-) -> float:
-    """Of one validation: every video once, or as many as val_videos says."""
-    vision = config.feature_cache is None
-    forward = mean(counter.forward(video, vision=vision).total for video in val.videos)
-    videos = min(len(val.videos), config.val_videos or len(val.videos))
-    return ceil(videos / processes) * max(forward / rate, read if vision else 0.0)
 
 
 def make_plan(
@@ -197,12 +157,12 @@ def make_plan(
     """
     processes = gpus * nodes
     check_share(config, processes)
+    config, adapter = with_new_adapter(config)
     zero = read_zero(config.deepspeed)
     base = base_of_run(config)
     advance("lengths of videos and questions")
-    train, val = (shapes_of(config, split, base.settings, base.tokenizer) for split in ("train", "val"))
-    steps = list(steps_of(config, train.videos, processes))
-    longest, again = longest_of(steps)
+    work = work_of(config, processes, partial(_shapes, base))
+    train, steps, (longest, again) = work.train, work.steps, work.longest
     advance("the model, without its weights")
     model = Imagined(base.config, config)
     sharing = Sharing(processes, zero, sum(weight.numel() for weight in model.trained))
@@ -217,7 +177,7 @@ def make_plan(
     short = [replace(half, branches=biggest.branches[:1])]
     small = model.run(short, every=1, again=again)
     advance("a validation pass")
-    tested = model.validate(validation_pass(config, val))
+    tested = model.validate(work.validation_pass)
     memory, other, validating = (sharing.of(one) for one in (alone[own], alone[other_every], tested))
 
     counter = OperationCounter(base.config, config)
@@ -233,12 +193,9 @@ def make_plan(
     )
     exchange = Exchange(alone[1].largest[GRADIENTS], gathered, processes, nodes)
     readers = max(1, GPU_READERS if config.num_workers is None else config.num_workers)
-    first, later = timed(
-        config, steps, counter, rate=rate, gpu=gpu, exchange=exchange, read=train.seconds_to_read / readers
-    )
-    validation = validation_seconds(
-        config, val, counter, rate=rate, processes=processes, read=val.seconds_to_read / readers
-    )
+    pace = Pace(counter, gpu, rate, train.seconds_to_read / readers, exchange)
+    first, later = work.timed(pace)
+    validation = work.validation_seconds(replace(pace, reading=work.val.seconds_to_read / readers))
     total = config.max_steps or ceil(config.epochs * len(steps))
     validations = ceil(total / config.eval_steps)
     in_first = min(total, len(steps))
@@ -247,7 +204,6 @@ def make_plan(
         "epoch": len(steps) * first.seconds + len(steps) // config.eval_steps * validation,
         "run": in_first * first.seconds + (total - in_first) * later.seconds + validations * validation,
     }
-    videos = train.videos
     return Plan(
         gpu=gpu,
         gpus=gpus,
@@ -255,9 +211,9 @@ def make_plan(
         rate=rate,
         price=price,
         base=base.source,
-        sources=train.sources,
-        videos=len(videos),
-        questions=sum(len(video.branches) for video in videos),
+        sources=[*train.sources, *adapter],
+        videos=len(train.videos),
+        questions=train.questions,
         steps_an_epoch=len(steps),
         steps=total,
         validations=validations,
@@ -275,7 +231,7 @@ def make_plan(
         fits=[
             Fit(name, [], memory.peak / GIB)
             if max(memory.peak, validating.peak) <= GPUS[name].room
-            else fit(GPUS[name], config, needs, train.videos)
+            else fit(GPUS[name], config, needs, work.sequences)
             for name in SIZES
         ],
     )
@@ -284,13 +240,13 @@ def make_plan(
 def shortfall(config: TrainConfig, room: int, processes: int) -> str | None:
     """What to say before a run that would not fit into `room` bytes of a card; None where it would.
 
-    None also for a second stage, whose steps are not planned: they draw answers, or have two to a question.
+    None also for pairs of answers, whose steps are not planned.
     """
-    if isinstance(config, SecondStageConfig):
+    if isinstance(config, PreferenceConfig):
         return None
+    config, _ = with_new_adapter(config)
     base, zero = base_of_run(config), read_zero(config.deepspeed)
-    train = shapes_of(config, "train", base.settings, base.tokenizer)
-    longest, again = longest_of(list(steps_of(config, train.videos, processes)))
+    longest, again = work_of(config, processes, partial(_shapes, base)).longest
     model = Imagined(base.config, config)
     alone = model.run(longest, every=every_of(config), again=again)
     peak = Sharing(processes, zero, sum(weight.numel() for weight in model.trained)).of(alone).peak

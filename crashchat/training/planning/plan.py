@@ -3,6 +3,7 @@ and which cards it fits.
 
     crashchat plan configs/train/heterogeneous.yaml --gpu h100-80 --gpus 8
     crashchat plan configs/train/heterogeneous.yaml --gpu l40s-48 --gpus 3 --nodes 2 lora_rank=32
+    crashchat plan configs/train/reinforce_localization.yaml --gpus 8 adapter=outputs/train/heterogeneous
 
 Memory is that of a forward and a backward pass on tensors without data; time is operations at an assumed
 rate. Lengths are those of data_dir where there are annotations (and videos), else the released set's.
@@ -15,10 +16,11 @@ import torch
 from tqdm import tqdm
 
 from crashchat.command import make_parser
-from crashchat.config import describe, load_config
+from crashchat.config import describe, given_values, load_config
 from crashchat.errors import exit_code
 from crashchat.files import write_json_atomic
 from crashchat.processes import process_count, rank
+from crashchat.second_stages import ReinforceConfig
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.gpus import GPUS, REACHED, gpu_named
 from crashchat.training.planning.making import make_plan, shortfall
@@ -52,10 +54,19 @@ def warn_of_memory(config: TrainConfig) -> None:
             print(f"warning: {line}", file=sys.stderr)
 
 
+def _kind_of(path: str, overrides: list[str]) -> type[TrainConfig]:
+    """Which command a config is for, by the settings that it names."""
+    named = given_values(path, overrides).keys()
+    fits = [kind for kind in (TrainConfig, ReinforceConfig) if named <= kind.model_fields.keys()]
+    return fits[0] if fits else TrainConfig  # which says what it does not know
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Print the plan that the command line asks for."""
     gpu = gpu_named(arguments.gpu)
-    config = load_config(TrainConfig, arguments.config, arguments.overrides)
+    config = load_config(
+        _kind_of(arguments.config, arguments.overrides), arguments.config, arguments.overrides
+    )
     with tqdm(total=STAGES, desc="planning", delay=SLOW, leave=False) as progress:
 
         def advance(what: str) -> None:

@@ -81,6 +81,11 @@ class Split:
     seconds_to_read: float
     sources: list[str]
 
+    @property
+    def questions(self) -> int:
+        """How many questions there are."""
+        return sum(len(video.branches) for video in self.videos)
+
 
 def typical_video(settings: VideoSettings, tokenizer: PreTrainedTokenizerBase | None = None) -> VideoShape:
     """A 10-second clip of 1280 x 720 pixels in which every token changes from frame to frame."""
@@ -164,7 +169,7 @@ def shapes_of(
     if split == "train":
         annotated = weighted(annotated, config.seed)
     count = _counter(tokenizer)
-    branches = [tuple(count(q.text, q.answer) for q in video.questions) for video in annotated]
+    branches = [tuple(count(q.asked, q.answer) for q in video.questions) for video in annotated]
     shapes, seconds = _measured(annotated, settings, tokenizer, measured)
     sources = ["questions and answers of the annotations"]
     if shapes:
@@ -180,7 +185,7 @@ def _measured(
     videos: Sequence[VideoQAs], settings: VideoSettings, tokenizer: PreTrainedTokenizerBase | None, most: int
 ) -> tuple[list[VideoShape], float]:
     """The shapes of some videos that are there, and the mean seconds that reading one took."""
-    there = [video.path for video in videos if video.path.is_file()]
+    there = [video.path for video in videos if video.file.is_file()]
     chosen = there[:: max(1, len(there) // most)][:most]
     shapes, seconds = [], [0.0]
     for path in chosen:
@@ -193,16 +198,45 @@ def _measured(
 Pass = list[VideoShape]
 
 
+class Numbered:
+    """Videos whose questions are numbered, as data sets number them. first: the first question's number.
+
+    groups: the numbers of each video's questions.
+    """
+
+    def __init__(self, videos: Sequence[VideoShape], first: int = 0):
+        self.videos = videos
+        self.groups: list[list[int]] = []
+        self._owner: dict[int, tuple[int, tuple[int, int]]] = {}
+        for index, video in enumerate(videos):
+            own = range(first + len(self._owner), first + len(self._owner) + len(video.branches))
+            self.groups.append(list(own))
+            self._owner |= {
+                number: (index, branch) for number, branch in zip(own, video.branches, strict=True)
+            }
+
+    def videos_of(self, numbers: Sequence[int]) -> list[VideoShape]:
+        """The videos of some questions, each with those alone; numbers of other videos' are passed over."""
+        asked: dict[int, list[tuple[int, int]]] = {}
+        for number in numbers:
+            if number in self._owner:
+                index, branch = self._owner[number]
+                asked.setdefault(index, []).append(branch)
+        return [replace(self.videos[index], branches=tuple(some)) for index, some in asked.items()]
+
+
+def passes_of(row: Sequence[VideoShape], limit: int | None) -> list[Pass]:
+    """Videos as the passes that go through the model one after the other (batches.py)."""
+    lists = split_by_tokens([video.length for video in row], limit)
+    return [[row[index] for index in some] for some in lists]
+
+
 def steps_of(config: TrainConfig, videos: Sequence[VideoShape], processes: int) -> Iterator[list[list[Pass]]]:
     """An epoch's steps: of each process the passes that it makes, as training makes them (batches.py)."""
-    numbers: list[list[int]] = []
-    owner: list[tuple[int, tuple[int, int]]] = []
-    for index, video in enumerate(videos):
-        numbers.append(list(range(len(owner), len(owner) + len(video.branches))))
-        owner += [(index, branch) for branch in video.branches]
+    known = Numbered(videos)
     ranks = [
         QuestionSampler(
-            numbers,
+            known.groups,
             config.global_batch_size,
             rank=rank,
             processes=processes,
@@ -212,13 +246,4 @@ def steps_of(config: TrainConfig, videos: Sequence[VideoShape], processes: int) 
         for rank in range(processes)
     ]
     for shares in zip(*ranks, strict=True):
-        step = []
-        for share in shares:
-            asked: dict[int, list[tuple[int, int]]] = {}
-            for number in share:
-                index, branch = owner[number]
-                asked.setdefault(index, []).append(branch)
-            row = [replace(videos[index], branches=tuple(some)) for index, some in asked.items()]
-            lists = split_by_tokens([video.length for video in row], config.max_tokens_per_batch)
-            step.append([[row[i] for i in some] for some in lists])
-        yield step
+        yield [passes_of(known.videos_of(share), config.max_tokens_per_batch) for share in shares]

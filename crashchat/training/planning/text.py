@@ -11,6 +11,7 @@ WORK = {
     "recomputed": "the same again (gradient checkpointing)",
     "backward": "language model backward",
     "trained": "LoRA and projector",
+    "drawing": "drawing answers",
 }
 
 
@@ -102,6 +103,11 @@ def _time(plan: Plan) -> list[str]:
     lines += [
         f"  a step: computing {step.computing:.2f} s, exchanging {step.exchanging:.2f} s, reading videos "
         f"{step.reading:.2f} s meanwhile",
+        *(
+            [f"  of computing, drawing waits {step.waiting:.2f} s for weights, a token at a time"]
+            if step.waiting
+            else []
+        ),
         f"  {plan.validations:,} validations of {_span(plan.validation)} are in it; early stopping is not",
     ]
     if plan.waits_for_reading:
