@@ -111,7 +111,7 @@ def analyze(
     def look_at(path: Path) -> ClipResult:
         name = names[path]
         known = contexts.get(path.name, {})
-        blank = blank_result(name, path, cascade, windows, known)
+        blank = blank_result(name, path, cascade, windows, known=known)
         if out and resume and (done := finished(out, blank)):
             return done
         return kept(

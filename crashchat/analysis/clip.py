@@ -175,7 +175,7 @@ def analyze_clip(
     than max_seconds fails.
     """
     started = time.monotonic()
-    result = blank_result(name or as_text(path.stem), path, cascade, windows, known)
+    result = blank_result(name or as_text(path.stem), path, cascade, windows, known=known)
     analysis = Analysis(result)
     try:
         progress(0.0, "reading the file")

@@ -109,7 +109,8 @@ def analyze_on_ray(
         use(read_task_set(None, arguments.linguistic, arguments.model))
     contexts = contexts_of(arguments.context, paths)
     with Fleet(arguments.ray) as fleet:
-        answerers = fleet.open_answerers(ClipAnswerer, arguments, out, TASKS.task_set.path, contexts)
+        made_of = (arguments, out, TASKS.task_set.path, contexts)
+        answerers = fleet.open_answerers(ClipAnswerer, *made_of)
         described, settings, windows = fleet.ask(answerers, "describe")
         if out:
             out.mkdir(parents=True, exist_ok=True)

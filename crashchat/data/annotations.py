@@ -177,7 +177,7 @@ def join(
         for place, name, text, answer, named, source, kept, known in part:
             try:
                 task, text = check(text, answer, named)
-                told = _told(part, place, task, known, lacked, wanted)
+                told = _told(part, place, task, known, lacked=lacked, wanted=wanted)
             except ValueError as error:
                 found.append((place, str(error)))
                 continue

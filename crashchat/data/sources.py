@@ -39,7 +39,7 @@ def load_questions(config: Settings, split: SplitName, tasks: Sequence[str]) -> 
     """
     context = tuple(TASKS.task_set.context) if config.context else ()
     if config.data:
-        return load_sources(config.data, split, config.data_dir, tasks or None, context)
+        return load_sources(config.data, split, config.data_dir, tasks or None, context=context)
     files = question_files(config, split, tasks)
     return load_annotations(files, config.data_dir, tasks or None, context=context)
 

@@ -167,7 +167,7 @@ class Annotations:
         if key not in self._read and self.split in SPLITS:
             kept = [with_columns(source, self.keep) for source in sources]
             tasks = None if task_name is None else [task_name]
-            self._read[key] = load_sources(kept, self.split, self.data_dir, tasks, context)
+            self._read[key] = load_sources(kept, self.split, self.data_dir, tasks, context=context)
         return self._read.get(key, [])
 
     def _load(self, files: list[Path], task_name: str, context: tuple[str, ...] = ()) -> list[VideoQAs]:
@@ -175,7 +175,7 @@ class Annotations:
             return []
         key = (*files, task_name, context)
         if key not in self._read:
-            self._read[key] = load_annotations(files, self.data_dir, [task_name], self.keep, context)
+            self._read[key] = load_annotations(files, self.data_dir, [task_name], self.keep, context=context)
         return self._read[key]
 
     def starts(self, task: Task, manifest: Manifest | None = None) -> dict[str, float] | None:

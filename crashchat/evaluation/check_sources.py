@@ -25,7 +25,9 @@ def read_sources(check: Check, config: Settings, splits: Sequence[SplitName], re
         problems: list[str] = []
         context = tuple(TASKS.task_set.context) if config.context else ()
         try:
-            videos = load_sources(config.data, split, config.data_dir, None, context, problems)
+            videos = load_sources(
+                config.data, split, config.data_dir, None, context=context, refused=problems
+            )
         except NoQuestions as error:
             videos = []
             if required:

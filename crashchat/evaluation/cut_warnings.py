@@ -25,7 +25,7 @@ from crashchat.video.pool import each_video
 from crashchat.video.source import VideoError, probe
 
 
-def cut_split(data_dir: Path, task: Task, kind: EarlyWarning, split: str, workers: int) -> str:
+def cut_split(data_dir: Path, task: Task, kind: EarlyWarning, *, split: str, workers: int) -> str:
     """Write a task's file of a split; returns what to tell. Raises AnnotationError."""
     happens = TASKS.of_fact(CRASH)
     if happens is None:
@@ -108,7 +108,7 @@ def cut(arguments: argparse.Namespace) -> None:
             f"{TASKS.task_set.path}: no task's answers are of the kind early_warning; name a set that has "
             "one with --task-set"
         )
-    happens = TASKS.of_fact(CRASH)
+    workers, happens = max(1, arguments.workers), TASKS.of_fact(CRASH)
     there = [
         split
         for split in SPLITS
@@ -117,7 +117,7 @@ def cut(arguments: argparse.Namespace) -> None:
     with writing(arguments.data_dir):
         for split in arguments.split or there or SPLITS[:1]:  # of none, the first says what is missing
             for task, kind in tasks:
-                print(cut_split(arguments.data_dir, task, kind, split, max(1, arguments.workers)))
+                print(cut_split(arguments.data_dir, task, kind, split=split, workers=workers))
 
 
 @with_task_set

@@ -310,7 +310,7 @@ def test_a_deepspeed_config_that_says_nonsense_is_named(tmp_path):
 
 
 def card(bytes_of_it: float) -> Gpu:
-    return Gpu("a card", bytes_of_it / GIB + RESERVED_GIB, tflops=1, link=1, price=1)
+    return Gpu("a card", bytes_of_it / GIB + RESERVED_GIB, tflops=1, link=1, price=1, memory=1)
 
 
 @pytest.fixture(scope="module")
@@ -477,7 +477,7 @@ def test_what_drawing_takes_is_told(tiny_base, tiny_data, tmp_path):
     assert plan["steps"] == 600 and plan["step"]["operations"]["drawing"] > 0
     assert plan["step"]["computing"] > plan["step"]["waiting"] > 0
     assert max(len(video["branches"]) for video in plan["longest"]) == 16, "eight answers to two questions"
-    assert "unknown key nonsense" in crashchat("plan", REINFORCED, *words, "nonsense=1", ok=False)
+    assert "unknown key 'nonsense'" in crashchat("plan", REINFORCED, *words, "nonsense=1", ok=False)
 
 
 def test_no_run_that_draws_is_offered_weights_that_are_spread(tiny_base, tiny_data):

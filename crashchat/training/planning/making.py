@@ -193,7 +193,7 @@ def make_plan(
     )
     exchange = Exchange(alone[1].largest[GRADIENTS], gathered, processes, nodes)
     readers = max(1, GPU_READERS if config.num_workers is None else config.num_workers)
-    pace = Pace(counter, gpu, rate, train.seconds_to_read / readers, exchange)
+    pace = Pace(counter, gpu, rate, reading=train.seconds_to_read / readers, exchange=exchange)
     first, later = work.timed(pace)
     validation = work.validation_seconds(replace(pace, reading=work.val.seconds_to_read / readers))
     total = config.max_steps or ceil(config.epochs * len(steps))

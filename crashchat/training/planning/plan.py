@@ -57,8 +57,8 @@ def warn_of_memory(config: TrainConfig) -> None:
 def _kind_of(path: str, overrides: list[str]) -> type[TrainConfig]:
     """Which command a config is for, by the settings that it names."""
     named = given_values(path, overrides).keys()
-    fits = [kind for kind in (TrainConfig, ReinforceConfig) if named <= kind.model_fields.keys()]
-    return fits[0] if fits else TrainConfig  # which says what it does not know
+    unknown = {kind: len(named - kind.model_fields.keys()) for kind in (TrainConfig, ReinforceConfig)}
+    return min(unknown, key=unknown.__getitem__)  # the first of two that know as much
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -225,7 +225,7 @@ class Numbered:
         return [replace(self.videos[index], branches=tuple(some)) for index, some in asked.items()]
 
 
-def passes_of(row: Sequence[VideoShape], limit: int | None) -> list[Pass]:
+def passes_of(row: Sequence[VideoShape], limit: int) -> list[Pass]:
     """Videos as the passes that go through the model one after the other (batches.py)."""
     lists = split_by_tokens([video.length for video in row], limit)
     return [[row[index] for index in some] for some in lists]

@@ -142,7 +142,7 @@ class DrawnWork(Work):
         """Of each fetch of an epoch, of each process, what it does with it (rollout_data.py)."""
         rewarded, others = Numbered(self.train.videos), Numbered(self.supervised, self.train.questions)
         samplers = [
-            RolloutSampler(rewarded.groups, others.groups, self.config, rank, self.processes)
+            RolloutSampler(rewarded.groups, others.groups, self.config, rank=rank, processes=self.processes)
             for rank in range(self.processes)
         ]
         limit = self.config.max_tokens_per_batch
