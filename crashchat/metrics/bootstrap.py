@@ -220,16 +220,7 @@ def _differences(
         value, differences = after[name] - before[name], second[name] - first[name]
         differences = differences[~np.isnan(differences)]
         if len(differences):
-            tail = min(np.count_nonzero(differences <= 1e-12), np.count_nonzero(differences >= -1e-12))
-            spread = float(differences.std())
-            p = float(min(1.0, 2 * (1 + tail) / (1 + len(differences))))
-            found[name] = Difference(
-                value,
-                *_tails(differences),
-                p=max(p, fewest),
-                at_floor=bool(tail == 0 and p >= fewest),
-                detectable=POWER_Z * spread if spread > 1e-12 else None,
-            )
+            found[name] = _difference(value, differences, fewest)
     return found
 
 
@@ -243,6 +234,48 @@ def _different_videos(a: Sums, b: Sums, protocol: str, videos: list[str]) -> int
         )
         different |= np.abs(one - other) > 1e-12
     return int(different.sum())
+
+
+def paired_mean(pairs: Sequence[tuple[Sums, Sums, str]], seed: int = SEED) -> Difference:
+    """b minus a in the mean over tasks, each (a, b, the figure that counts), strict; a resample draws the
+    same videos for all of them.
+
+    Raises ValueError for no questions, or where a figure is None.
+    """
+    videos = sorted({video for a, b, _ in pairs for side in (a, b) for video in side.videos})
+    if not videos:
+        raise ValueError("expected some questions to compare two models by")
+    weights = draws(len(videos), PAIRED_RESAMPLES, seed)
+    values, drawn = [], []
+    for a, b, figure in pairs:
+        before, after = a.metrics()[figure], b.metrics()[figure]
+        if before is None or after is None:
+            raise ValueError(f"{figure} cannot be computed of these answers")
+        values.append(after - before)
+        first, second = (
+            _resampled(side, "strict", videos=videos, weights=weights, seed=seed)[figure] for side in (a, b)
+        )
+        drawn.append(second - first)
+    fewest = min(2.0 ** (1 - _different_videos(a, b, "strict", videos)) for a, b, _ in pairs)
+    differences = np.mean(drawn, axis=0)
+    differences = differences[~np.isnan(differences)]  # a resample may hold no video of some task
+    if not len(differences):
+        raise ValueError("no resample holds videos of all tasks; expected more of them")
+    return _difference(float(np.mean(values)), differences, min(1.0, fewest))
+
+
+def _difference(value: float, differences: np.ndarray, fewest: float) -> Difference:
+    """The figure's difference, and what its resamples say of it. fewest: the smallest p that can be shown."""
+    tail = min(np.count_nonzero(differences <= 1e-12), np.count_nonzero(differences >= -1e-12))
+    spread = float(differences.std())
+    p = float(min(1.0, 2 * (1 + tail) / (1 + len(differences))))
+    return Difference(
+        value,
+        *_tails(differences),
+        p=max(p, fewest),
+        at_floor=bool(tail == 0 and p >= fewest),
+        detectable=POWER_Z * spread if spread > 1e-12 else None,
+    )
 
 
 def corrected(family: list[Difference]) -> list[Difference]:

@@ -1,6 +1,7 @@
 """What is said of one clip, by the model or by a person, and what a person may say."""
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import ConfigDict
@@ -8,6 +9,9 @@ from pydantic import ConfigDict
 from crashchat.analysis.results import CONTRADICTION, CRASH, NO_CRASH, ClipResult
 from crashchat.errors import CrashChatError
 from crashchat.json_files import Exact
+from crashchat.tasks import TASKS
+from crashchat.tasks.task_set import CAUSE, CRASH_INTERVAL, DESCRIPTION, FIRST_SIGN, PREVENTION
+from crashchat.tasks.task_set import CRASH as WHETHER_CRASH
 
 CONFIRM: Literal["confirm"] = "confirm"
 CORRECT: Literal["correct"] = "correct"
@@ -66,6 +70,31 @@ def model_labels(result: ClipResult) -> Labels:
         start=event.start if event.localized else None,
         end=event.end if event.localized else None,
         first_sign=event.first_sign,
+    )
+
+
+def annotated_labels(answers: Mapping[str, str]) -> Labels:
+    """What somebody says of a clip who sees all that is annotated of it, {task: annotated answer}: the way
+    back of export.answers_of.
+
+    Raises ValueError for an answer that does not parse, and where none says whether there is a crash.
+    """
+    told: dict[str | None, tuple] = {
+        TASKS[name].fact: tuple(TASKS[name].ground_truth(answer).values()) for name, answer in answers.items()
+    }
+    if WHETHER_CRASH not in told:
+        raise ValueError(f"none of {', '.join(answers) or 'no answers'} says whether there is a crash")
+    if told[WHETHER_CRASH] != ("Yes",):
+        return Labels(crash=False)
+    start, end = told.get(CRASH_INTERVAL, (None, None))
+    return Labels(
+        crash=True,
+        description=told.get(DESCRIPTION, ("",))[0],
+        cause=told.get(CAUSE, ("",))[0],
+        prevention=told.get(PREVENTION, ("",))[0],
+        start=start,
+        end=end,
+        first_sign=told.get(FIRST_SIGN, (None,))[0],
     )
 
 

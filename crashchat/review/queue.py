@@ -1,11 +1,14 @@
 """Which clip is worth a person's time next.
 
 By worth, and among equals the least sure first: what contradicts itself, what the model is uncertain about,
-windows that disagree, what is unlike the training data, what failed, all else. Every few places stands a clip
+windows that disagree. What comes then has no sign of a wrong answer: clips unlike the training data, clips
+that failed and all else take turns, so that no look of a whole fleet fills the queue alone: a model that saw
+nothing but days finds every night unlike them, and would be shown no rain. Every few places stands a clip
 of the random share, in an order that nothing but chance made: however early people stop, what they saw of it
 is a random sample, from which the fleet's figures are estimated.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from crashchat.analysis.cards import sureness
@@ -22,6 +25,7 @@ REASONS = (
     "failed",
     "the rest",
 )
+SIGNS = 3  # so many of REASONS, the first, are signs of a wrong answer
 RANDOM = "random share"
 DISAGREEMENT = "reviewers disagree"
 OPINIONS = 2  # people who are asked about a clip of the random share, so that their agreement is known
@@ -52,11 +56,17 @@ def reasons_of(result: ClipResult) -> list[str]:
 def by_worth(results: Iterable[ClipResult]) -> list[ClipResult]:
     """The most worth looking at first."""
 
-    def rank(result: ClipResult) -> tuple[int, float, str]:
+    def unsure_first(result: ClipResult) -> tuple[float, str]:
         sure = sureness(result)
-        return REASONS.index(reasons_of(result)[0]), sure if sure >= 0 else 1.0, result.name
+        return sure if sure >= 0 else 1.0, result.name
 
-    return sorted(results, key=rank)
+    turns: Counter[int] = Counter()
+    places = []
+    for result in sorted(results, key=unsure_first):
+        reason = REASONS.index(reasons_of(result)[0])
+        places.append(((reason, 0) if reason < SIGNS else (SIGNS, turns[reason], reason), result))
+        turns[reason] += 1
+    return [result for _, result in sorted(places, key=lambda place: place[0])]
 
 
 def full_queue(

@@ -24,6 +24,8 @@ PALETTES = {
     "day": ((96, 160, 232), (196, 222, 244), (104, 150, 76), (98, 98, 102), 1.0),
     "dusk": ((72, 62, 118), (240, 160, 112), (74, 92, 62), (72, 70, 80), 0.8),
     "overcast": ((152, 160, 168), (208, 212, 214), (112, 132, 98), (112, 114, 116), 0.9),
+    "night": ((10, 12, 30), (38, 42, 64), (24, 32, 26), (40, 40, 46), 0.45),
+    "rain": ((112, 120, 130), (160, 166, 172), (84, 102, 82), (78, 82, 90), 0.7),
 }
 
 
@@ -187,6 +189,12 @@ def _crash(view: _View, contact: Contact, frame: int, rng: np.random.Generator) 
             view.standing(x + bx, z, [(box(-0.1, by, 0.1, by + 0.2), (255, 150, 20) if by > 1 else DARK)])
 
 
+def _rain(view: _View, rng: np.random.Generator) -> None:
+    """Drops as slanting streaks, elsewhere in every frame."""
+    for x, y, length in rng.uniform((0, 0, 4), (WIDTH, HEIGHT, 10), (70, 3)):
+        view.draw.line((x, y, x - length / 4, y + length), fill=(196, 204, 212))
+
+
 def draw_scene(scene: Scene) -> Iterator[np.ndarray]:
     """The frames of a scene, uint8[HEIGHT, WIDTH, 3], FPS a second; the same scene gives the same pixels."""
     rng = np.random.default_rng([*scene.seed, 1])
@@ -194,7 +202,7 @@ def draw_scene(scene: Scene) -> Iterator[np.ndarray]:
     decor = rng.random((64, 2))
     offset = float(rng.uniform(0, 50))
     bonnet = shade(RGB[str(rng.choice(list(RGB)))], 0.55 * PALETTES[scene.sky][4])
-    noise = np.random.default_rng([*scene.seed, 2])
+    noise, drops = np.random.default_rng([*scene.seed, 2]), np.random.default_rng([*scene.seed, 3])
     for frame in range(len(scene.ego_speed)):
         dx, dy = 0, round(0.6 * np.sin(1.9 * scene.ego_distance[frame]))  # an uneven road
         # The crash, as soon as it has begun.
@@ -211,5 +219,7 @@ def draw_scene(scene: Scene) -> Iterator[np.ndarray]:
                 _actor(view, scene, actor, frame)
         if contact:
             _crash(view, contact, frame, noise)
+        if scene.sky == "rain":
+            _rain(view, drops)
         view.draw.chord((-30, BONNET, WIDTH + 30, HEIGHT + 40), 180, 360, fill=bonnet)
         yield np.asarray(image)

@@ -3,6 +3,7 @@ that are exact by construction.
 
     crashchat synthesize --out data/demo                        240 train, 40 val, 100 test clips, six tasks
     crashchat synthesize --out data/general --pretraining 3000  clips with general questions
+    crashchat synthesize --out data/night --skies night rain    by night, or in the rain
 
 Half of the clips are crashes; the others are near misses of every kind and plain driving, drawn by the same
 code. The same seed gives the same scenes and annotations, whatever the number of processes.
@@ -26,7 +27,17 @@ from crashchat.data.warnings import warning_records, warning_tasks
 from crashchat.errors import exit_code, writing
 from crashchat.files import delete_leftovers, held, write_json_atomic
 from crashchat.synthetic.drawing import HEIGHT, WIDTH, draw_scene
-from crashchat.synthetic.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, Scene
+from crashchat.synthetic.scenes import (
+    CALM_CYCLE,
+    CRASH_CYCLE,
+    FPS,
+    OTHER_SKIES,
+    ROADSIDES,
+    SKIES,
+    USUAL,
+    Look,
+    Scene,
+)
 from crashchat.synthetic.stories import make_scene
 from crashchat.synthetic.texts import facts, general_questions, task_answers, telematics
 from crashchat.tasks import CRASHCHAT, TASKS, VIDEO_TAG
@@ -61,11 +72,11 @@ def write_clip(scene: Scene, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def scene_of(split: str, index: int, seed: int) -> Scene:
+def scene_of(split: str, index: int, seed: int, look: Look = USUAL) -> Scene:
     """Scene `index` of a split: crashes and calm scenes in turn, their families in a fixed cycle."""
     crash, turn = index % 2 == 0, index // 2
     family = CRASH_CYCLE[turn % len(CRASH_CYCLE)] if crash else CALM_CYCLE[turn % len(CALM_CYCLE)]
-    return make_scene((seed, SPLIT_SEEDS[split], index), crash, family)
+    return make_scene((seed, SPLIT_SEEDS[split], index), crash, family, look=look)
 
 
 def clip_name(split: str, index: int, seed: int) -> str:
@@ -93,21 +104,23 @@ def _record(video: str, question: str, answer: str, columns: dict[str, str]) -> 
     return {"video": [video], "conversations": turns, "source": SOURCE, **columns}
 
 
-def _make_clip(job: tuple[str, int], out: Path, seed: int) -> Scene:
+def _make_clip(job: tuple[str, int], out: Path, seed: int, look: Look) -> Scene:
     """Write one clip unless it is there; returns its scene."""
     split, index = job
-    scene = scene_of(split, index, seed)
+    scene = scene_of(split, index, seed, look)
     path = out / clip_name(split, index, seed)
     if not path.is_file():
         write_clip(scene, path)
     return scene
 
 
-def _make_clips(out: Path, jobs: list[tuple[str, int]], seed: int, workers: int | None) -> list[Scene]:
+def _make_clips(
+    out: Path, jobs: list[tuple[str, int]], seed: int, workers: int | None, look: Look = USUAL
+) -> list[Scene]:
     """Write all clips, sharing the work among processes; returns their scenes in order."""
     (out / "videos").mkdir(parents=True, exist_ok=True)
     workers = workers or os.cpu_count() or 1
-    make = partial(_make_clip, out=out, seed=seed)
+    make = partial(_make_clip, out=out, seed=seed, look=look)
     progress = partial(tqdm, total=len(jobs), desc=f"clips in {out}")
     if workers == 1:
         return list(progress(map(make, jobs)))
@@ -144,6 +157,7 @@ def make_demo_set(
     test: int = 100,
     seed: int = 0,
     workers: int | None = None,
+    look: Look = USUAL,
 ) -> None:
     """Clips and the annotation files of three splits, of all tasks in use that ask for what is known of
     scenes (Task.fact).
@@ -154,18 +168,26 @@ def make_demo_set(
     counts = {"train": train, "val": val, "test": test}
     kind = "six tasks" if TASKS.task_set is CRASHCHAT else f"task set {TASKS.task_set.sha256}"
     settings = {"kind": kind, "seed": seed, **counts}
+    if look != USUAL:  # sets that were made before there were others stay as they are
+        settings |= {"skies": list(look.skies), "roadsides": list(look.roadsides)}
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
     with held(out / ".lock", str(out)):
         delete_leftovers(out)
         if not _already_made(out, settings, [clip_name(*job, seed) for job in jobs]):
-            _make_demo_set(out, counts, jobs, settings=settings, workers=workers)
+            _make_demo_set(out, counts, jobs, settings=settings, workers=workers, look=look)
 
 
 def _make_demo_set(
-    out: Path, counts: dict[str, int], jobs: list[tuple[str, int]], *, settings: dict, workers: int | None
+    out: Path,
+    counts: dict[str, int],
+    jobs: list[tuple[str, int]],
+    *,
+    settings: dict,
+    workers: int | None,
+    look: Look,
 ) -> None:
     seed = settings["seed"]
-    scenes = dict(zip(jobs, _make_clips(out, jobs, seed, workers), strict=True))
+    scenes = dict(zip(jobs, _make_clips(out, jobs, seed, workers, look=look), strict=True))
     for split in counts:
         # In the order of their names, or the file would alternate between crash and calm.
         members = sorted(
@@ -245,6 +267,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--val", type=int, default=40, help="validation clips (default 40)")
     parser.add_argument("--test", type=int, default=100, help="test clips (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another set (default 0)")
+    parser.add_argument(
+        "--skies",
+        nargs="+",
+        choices=(*SKIES, *OTHER_SKIES),
+        default=USUAL.skies,
+        help=f"of a data set's scenes (default: {' '.join(USUAL.skies)})",
+    )
+    parser.add_argument(
+        "--roadsides",
+        nargs="+",
+        choices=ROADSIDES,
+        default=USUAL.roadsides,
+        help="of a data set's scenes (default: all)",
+    )
     add_task_set(parser)
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     arguments = parser.parse_args(argv)
@@ -261,6 +297,7 @@ def main(argv: list[str]) -> int:
                     test=arguments.test,
                     seed=arguments.seed,
                     workers=arguments.workers,
+                    look=Look(tuple(arguments.skies), tuple(arguments.roadsides)),
                 )
 
     return exit_code(make)

@@ -22,6 +22,7 @@ WIDTH = {"car": 2.3, "truck": 2.9, "motorbike": 1.2, "cyclist": 1.3, "pedestrian
 LENGTH = {"car": 4.2, "truck": 5.4, "motorbike": 2.2, "cyclist": 2.0, "pedestrian": 1.0}
 COLOURS = ("white", "blue", "yellow", "green", "black", "purple")
 SKIES = ("day", "dusk", "overcast")
+OTHER_SKIES = ("night", "rain")  # only in sets that ask for them
 ROADSIDES = ("trees", "buildings", "fields")
 
 # What each kind of story may be about: (family, subject, object).
@@ -46,6 +47,29 @@ CALM_CYCLE = (
     "fall",
     "plain",
 )
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the scenes of a set may look like. skies: some of SKIES and OTHER_SKIES; roadsides: some of
+    ROADSIDES; a scene's are drawn evenly among them.
+
+    Raises ValueError for what is not known, or none.
+    """
+
+    skies: tuple[str, ...] = SKIES
+    roadsides: tuple[str, ...] = ROADSIDES
+
+    def __post_init__(self) -> None:
+        for name, given, known in (
+            ("skies", self.skies, (*SKIES, *OTHER_SKIES)),
+            ("roadsides", self.roadsides, ROADSIDES),
+        ):
+            if not given or not set(given) <= set(known):
+                raise ValueError(f"{name}: found {', '.join(given) or 'none'}; known: {', '.join(known)}")
+
+
+USUAL = Look()
 
 
 @dataclass

@@ -14,11 +14,11 @@ from crashchat.synthetic.scenes import (
     LENGTH,
     ROAD_EDGE,
     ROAD_USERS,
-    ROADSIDES,
-    SKIES,
     STORIES,
+    USUAL,
     WIDTH,
     Contact,
+    Look,
     Scene,
 )
 
@@ -212,7 +212,13 @@ def _add_bystanders(draft: Draft, family: str) -> None:
             draft.add(kind, x, place - draft.distance, heading=-side if sideways else 0, walking=False)
 
 
-def make_scene(seed: Sequence[int], crash: bool, family: str, pair: tuple[str, str] | None = None) -> Scene:
+def make_scene(
+    seed: Sequence[int],
+    crash: bool,
+    family: str,
+    pair: tuple[str, str] | None = None,
+    look: Look = USUAL,
+) -> Scene:
     """The scene of a seed: equal arguments give an equal scene.
 
     family: a key of STORIES ("plain" only without a crash); pair: one of its (subject, object), drawn where
@@ -224,7 +230,7 @@ def make_scene(seed: Sequence[int], crash: bool, family: str, pair: tuple[str, s
         )
     rng = np.random.default_rng(list(seed))
     draft = Draft(rng)
-    sky, roadside = str(rng.choice(SKIES)), str(rng.choice(ROADSIDES))
+    sky, roadside = str(rng.choice(look.skies)), str(rng.choice(look.roadsides))
     pair = pair or STORIES[family][rng.integers(len(STORIES[family]))]
     if pair not in STORIES[family]:
         raise ValueError(f"{pair} is no story of {family!r}; known: {STORIES[family]}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 
-from crashchat.metrics.bootstrap import corrected, draws, intervals, paired, wilson
+from crashchat.metrics.bootstrap import corrected, draws, intervals, paired, paired_mean, wilson
 from crashchat.metrics.localization import interval_sums
 from crashchat.metrics.recognition import recognition_sums
 from crashchat.metrics.sums import joined
@@ -93,6 +93,23 @@ def test_the_smallest_detectable_difference_is_found_four_times_in_five():
         pair = (recognition_sums(labels("Y" * videos, answers)) for answers in (weak, strong))
         found += paired(*pair, resamples=400)["Accuracy"].p < 0.05
     assert 65 <= found <= 92
+
+
+def test_the_mean_over_tasks_is_compared_on_the_same_videos():
+    truths = "YN" * 50
+    good, bad = (recognition_sums(labels(truths, "YN" * right + "NY" * (50 - right))) for right in (45, 30))
+    alone = paired(bad, good)["Accuracy"]
+    # The same task twice is the task itself, and one against its opposite no difference in any resample.
+    twice = paired_mean([(bad, good, "Accuracy")] * 2)
+    assert (twice.value, twice.low, twice.high) == pytest.approx((alone.value, alone.low, alone.high))
+    none = paired_mean([(bad, good, "Accuracy"), (good, bad, "Accuracy")])
+    assert (none.value, none.low, none.high, none.p) == pytest.approx((0, 0, 0, 1))
+    # Of a task that is asked of some of the videos, those resamples count that hold them.
+    part = [recognition_sums(labels("Y" * 30, "Y" * right + "N" * (30 - right))) for right in (10, 20)]
+    both = paired_mean([(bad, good, "Accuracy"), (*part, "Accuracy")])
+    assert both.value == pytest.approx((0.3 + 1 / 3) / 2) and 0 < both.low < both.value < both.high
+    with pytest.raises(ValueError, match="expected some questions"):
+        paired_mean([])
 
 
 def test_errors_in_seconds_are_compared_on_what_both_answered():

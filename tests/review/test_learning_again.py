@@ -8,7 +8,7 @@ import pytest
 from crashchat.checkpoints.model_card import read_card
 from crashchat.data.annotations import load_annotations
 from crashchat.review.folder import read_folder
-from crashchat.review.labels import Labels
+from crashchat.review.labels import Labels, annotated_labels
 from crashchat.review.store import Store
 from crashchat.synthetic.make import make_demo_set
 from crashchat.tasks import TASKS
@@ -21,22 +21,10 @@ SCRIPT = "scripts/train/Continue_from_review.sh"
 def labels_of(data: Path) -> dict[str, Labels]:
     """{video's name: what a reviewer says who sees all that was annotated}."""
     files = [path for task in TASKS.values() for path in data.glob(task.annotation_file("*"))]
-    found = {}
-    for video in load_annotations(files, data):
-        said = {question.task: question.answer for question in video.questions}
-        times = {task: TASKS[task].ground_truth(said[task]) for task in said if "localization" in task}
-        interval = times.get("crash_localization", {})
-        crash = said["crash_recognition"] == "Yes"
-        found[Path(video.name).stem] = Labels(
-            crash=crash,
-            description=said["crash_description"] if crash else "",
-            cause=said.get("causal_reasoning", "") if crash else "",
-            prevention=said.get("prevention_reasoning", "") if crash else "",
-            start=interval.get("gt_start"),
-            end=interval.get("gt_end"),
-            first_sign=next(iter(times.get("pre_crash_localization", {}).values()), None),
-        )
-    return found
+    return {
+        Path(video.name).stem: annotated_labels({one.task: one.answer for one in video.questions})
+        for video in load_annotations(files, data)
+    }
 
 
 def test_from_a_folder_of_clips_to_a_verdict(tiny_data, trained, tiny_base, tmp_path):

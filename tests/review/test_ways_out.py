@@ -13,8 +13,9 @@ from crashchat.__main__ import main
 from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.data.pairs import load_pairs
 from crashchat.review.agreement import agreements, cohen_kappa, fleet, share_of
+from crashchat.review.export import answers_of
 from crashchat.review.folder import Reviewed, read_folder
-from crashchat.review.labels import Labels, model_labels
+from crashchat.review.labels import Labels, annotated_labels, model_labels
 from crashchat.review.queue import RANDOM, by_worth, due, full_queue, reasons_of
 from crashchat.review.splits import recordings, split_of
 from crashchat.review.store import Store
@@ -49,6 +50,20 @@ def test_the_queue_begins_with_what_is_worth_a_look(folder):
     two = [{"start": 0, "end": 8, "status": "crash"}, {"start": 4, "end": 12, "status": "no crash"}]
     apart = result_of("long", Path("x.mp4"), True, 0.99, windows=two)
     assert reasons_of(apart) == ["windows disagree"]
+
+
+def test_a_look_that_half_a_fleet_has_does_not_fill_the_queue():
+    fleet = [
+        result_of(f"{look} {number:02d}", Path("x.mp4"), True, 0.8 + number / 100, unlike_training=unlike)
+        for look, unlike in (("night", ["Its brightness is 0.10."]), ("rain", []))
+        for number in range(10)
+    ]
+    fleet.append(result_of("odd", Path("x.mp4"), True, 0.99, status="contradiction"))
+    fleet.append(result_of("dim", Path("x.mp4"), True, 0.6, unlike_training=["Its brightness is 0.10."]))
+    order = [result.name for result in by_worth(fleet)]
+    assert order[:2] == ["odd", "dim"], "signs of a wrong answer come first, whatever the look"
+    turns = [f"{look} {number:02d}" for number in range(10) for look in ("night", "rain")]
+    assert order[2:] == turns, "the looks take turns, the least sure of each first"
 
 
 def test_the_random_share_is_spread_over_the_queue_and_stays(store, folder):
@@ -104,6 +119,16 @@ def test_agreement_and_the_fleets_figures(store, folder):
     half = share_of(5, 10)
     assert (half.low, half.high) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
     assert share_of(0, 0).value is None
+
+
+def test_annotated_answers_are_labels_and_the_other_way_round():
+    crash = Labels(
+        crash=True, description="a car.", cause="Ice.", prevention="Wait.", start=1.0, end=2.5, first_sign=0.5
+    )
+    for labels in (crash, Labels(crash=True), Labels(crash=False)):
+        assert annotated_labels(answers_of(labels)) == labels
+    with pytest.raises(ValueError, match="says whether there is a crash"):
+        annotated_labels({"crash_description": "a car."})
 
 
 def test_a_recordings_clips_are_never_on_both_sides(tmp_path):
@@ -212,7 +237,9 @@ def test_the_random_share_is_held_out_and_a_share_is_replayed(store, folder, tin
 
 def test_what_must_not_be_learnt_from_is_refused(store, folder, tiny_data, tmp_path, capsys):
     clips, out = read_folder(folder), tmp_path / "next"
-    learnt = next(name for name, row in store.clips().items() if not row.random and name != "clip03")
+    others = [name for name, row in store.clips().items() if not row.random and name != "clip03"]
+    # A clip's path decides between train and val, and pytest's folder has another name each time.
+    learnt = next(name for name in others if split_of(clips[name].result.path, (80, 10, 0)) == "train")
     store.decide(clips[learnt], "anna", "confirm")
     words = ["export-labels", str(folder), "--out", str(out), "--hold-out-random"]
     assert main(words) == 1 and "no clip of the random share was confirmed" in capsys.readouterr().err

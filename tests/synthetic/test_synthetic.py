@@ -7,10 +7,11 @@ import av
 import numpy as np
 import pytest
 
+from crashchat.__main__ import main
 from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.synthetic.drawing import draw_scene
 from crashchat.synthetic.make import make_demo_set, make_pretraining_set, scene_of
-from crashchat.synthetic.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, STORIES
+from crashchat.synthetic.scenes import CALM_CYCLE, CRASH_CYCLE, FPS, SKIES, STORIES, Look
 from crashchat.synthetic.stories import make_scene
 from crashchat.synthetic.texts import CAUSES, general_questions, task_answers
 from crashchat.tasks import TASKS
@@ -77,6 +78,29 @@ def test_the_look_does_not_give_the_answer_away():
         shares = [Counter(getattr(scene, feature) for scene in group) for group in (crashes, calm)]
         assert all(abs(shares[0][value] - shares[1][value]) < 60 for value in shares[0] | shares[1])
     assert any((scene.ego_speed < 0.05).any() for scene in calm), "a stop alone is no crash"
+
+
+def test_a_set_may_have_another_look_and_tells_the_same_kinds_of_stories(tmp_path):
+    looks = {sky: Look((sky,), ("buildings",)) for sky in ("day", "night", "rain")}
+    frames = {}
+    for sky, look in looks.items():
+        scene = scene_of("train", 0, 0, look)
+        assert (scene.sky, scene.roadside) == (sky, "buildings")
+        frames[sky] = np.stack(list(draw_scene(scene))).astype(int)
+    assert frames["night"].mean() < 0.5 * frames["day"].mean()
+    drops = {sky: (shown == (196, 204, 212)).all(-1) for sky, shown in frames.items()}
+    assert drops["rain"].any((1, 2)).all() and not drops["day"].any()
+    assert not (drops["rain"][1:] == drops["rain"][:-1]).all((1, 2)).any(), "elsewhere in every frame"
+    assert {scene.sky for scene in scenes(60)} == set(SKIES), "only sets that ask for it are dark or wet"
+    with pytest.raises(ValueError, match="skies: found snow; known: day, dusk, overcast, night, rain"):
+        Look(skies=("snow",))
+
+    words = ["--out", str(tmp_path), "--train", "4", "--val", "1", "--test", "1", "--workers", "1"]
+    assert main(["synthesize", *words, "--skies", "night", "rain", "--roadsides", "fields"]) == 0
+    records = json.loads((tmp_path / TASKS["crash_recognition"].annotation_file("train")).read_text())
+    assert {record["sky"] for record in records} <= {"night", "rain"} and len(records) == 4
+    with pytest.raises(FileExistsError, match="remove it or name another folder"):
+        make_demo_set(tmp_path, train=4, val=1, test=1, workers=1)
 
 
 def test_the_same_seed_gives_the_same_set_on_any_number_of_processes(tmp_path):
