@@ -13,7 +13,7 @@ from crashchat.checkpoints.model_card import TrainingSet, learnt_on
 from crashchat.json_files import Exact
 from crashchat.tasks import TASKS, Group
 from crashchat.tasks.reading import read_label
-from crashchat.tasks.task_set import CRASH as TELLS_CRASH
+from crashchat.tasks.task import CRASH as TELLS_CRASH
 
 FORMAT: Literal["crashchat.analysis.clip/2"] = "crashchat.analysis.clip/2"
 CRASH: Literal["crash"] = "crash"

@@ -30,7 +30,7 @@ from crashchat.analysis.results import (
 from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.errors import CrashChatError
 from crashchat.tasks import TASKS, Fact
-from crashchat.tasks.task_set import CAUSE, CRASH_INTERVAL, DESCRIPTION, FIRST_SIGN, PREVENTION
+from crashchat.tasks.task import CAUSE, CRASH_INTERVAL, DESCRIPTION, FIRST_SIGN, PREVENTION
 
 LEAD = 2.0  # seconds shown before and after an event of a long recording
 

@@ -28,7 +28,7 @@ from crashchat.settings import Decode
 from crashchat.tasks import TASKS, Group
 from crashchat.tasks.context import asked_with
 from crashchat.tasks.early_warning import EarlyWarning
-from crashchat.tasks.task_set import CRASH
+from crashchat.tasks.task import CRASH
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.source import VideoError
 from crashchat.video.tokens import VideoSettings, VisualTokens

@@ -29,7 +29,7 @@ from crashchat.checkpoints.model_card import ModelCard, read_card, tell_cards
 from crashchat.provenance import content_hash
 from crashchat.settings import Decode, EvalConfig
 from crashchat.tasks import TASKS, Group, Task
-from crashchat.tasks.task_set import CRASH
+from crashchat.tasks.task import CRASH
 
 # The groups of tasks that have an adapter each where there are two.
 LINGUISTIC, PERCEPTION = "linguistic", "perception"

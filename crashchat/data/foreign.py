@@ -15,7 +15,7 @@ from crashchat.data_settings import Columns
 from crashchat.errors import abbreviate
 from crashchat.json_files import parse_json
 from crashchat.tasks import TASKS, Fact
-from crashchat.tasks.task_set import CRASH, CRASH_START, FIRST_SIGN
+from crashchat.tasks.task import CRASH, CRASH_START, FIRST_SIGN
 
 # Nexar's collision prediction set: the columns of its train.csv, and of metadata.csv on the hub. A time is in
 # seconds from the video's beginning, and empty where nothing happens.

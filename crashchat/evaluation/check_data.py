@@ -29,7 +29,7 @@ from crashchat.tasks import SPLITS, TASKS, task_of_prompt
 from crashchat.tasks.context import taken_by
 from crashchat.tasks.early_warning import EarlyWarning
 from crashchat.tasks.quantities import Moment, Timed
-from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL
+from crashchat.tasks.task import CRASH, CRASH_INTERVAL
 from crashchat.video.pool import each_video
 from crashchat.video.source import VideoError
 

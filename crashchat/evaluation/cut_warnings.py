@@ -20,7 +20,7 @@ from crashchat.errors import exit_code, listed, writing
 from crashchat.files import write_json_atomic
 from crashchat.tasks import SPLITS, TASKS, Task
 from crashchat.tasks.early_warning import EarlyWarning
-from crashchat.tasks.task_set import CRASH
+from crashchat.tasks.task import CRASH
 from crashchat.video.pool import each_video
 from crashchat.video.source import VideoError, probe
 

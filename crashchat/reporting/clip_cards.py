@@ -16,7 +16,7 @@ from crashchat.parts import file_of, whole_name
 from crashchat.tasks import TASKS, Task
 from crashchat.tasks.kinds import Text
 from crashchat.tasks.quantities import Interval, Moment
-from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL, FIRST_SIGN
+from crashchat.tasks.task import CRASH, CRASH_INTERVAL, FIRST_SIGN
 from crashchat.video.decode import read_clip
 from crashchat.video.film_strip import STRIP_FRAMES, film_strip
 from crashchat.video.source import VideoError

@@ -51,7 +51,7 @@ from crashchat.reporting.tables import (
     strategy_tables,
 )
 from crashchat.tasks import SPLITS, TASKS
-from crashchat.tasks.task_set import CRASH
+from crashchat.tasks.task import CRASH
 from crashchat.training.losses import losses_png
 
 

@@ -29,7 +29,7 @@ from crashchat.reporting.runs import Run, asked_tasks, asked_videos, collect, re
 from crashchat.reporting.stability import Stability, figures, stability_notes, stability_of
 from crashchat.reporting.tables import Scores, Table
 from crashchat.tasks import TASKS, Fact, Task
-from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL, DESCRIPTION
+from crashchat.tasks.task import CRASH, CRASH_INTERVAL, DESCRIPTION
 
 Key = TypeVar("Key")
 # Tasks of these facts say a video's source, its kind and when its crash begins, whether they were asked or

@@ -10,7 +10,7 @@ from crashchat.metrics.sums import Sums
 from crashchat.pictures import as_png, panels_in_a_row
 from crashchat.tasks import TASKS
 from crashchat.tasks.quantities import Timed
-from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL
+from crashchat.tasks.task import CRASH, CRASH_INTERVAL
 
 
 def _times() -> list[tuple[str, str, str, str]]:

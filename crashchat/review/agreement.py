@@ -14,7 +14,7 @@ from crashchat.review.standing import Decision, Standing
 from crashchat.review.store import ClipRow
 from crashchat.tasks import CRASHCHAT
 from crashchat.tasks.reading import read_label
-from crashchat.tasks.task_set import CRASH, CRASH_INTERVAL
+from crashchat.tasks.task import CRASH, CRASH_INTERVAL
 
 TIMES = ("start", "end", "first_sign")
 # What people label is what these two ask for; their records are what the figures are made of.

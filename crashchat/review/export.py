@@ -41,7 +41,7 @@ from crashchat.review.splits import SHARES, TEST, splits_of
 from crashchat.review.standing import Decision, Standing
 from crashchat.review.store import FILE, Store
 from crashchat.tasks import SPLITS, TASKS, VIDEO_TAG
-from crashchat.tasks.task_set import CAUSE, CRASH, CRASH_INTERVAL, DESCRIPTION, FIRST_SIGN, PREVENTION
+from crashchat.tasks.task import CAUSE, CRASH, CRASH_INTERVAL, DESCRIPTION, FIRST_SIGN, PREVENTION
 
 SOURCE = "review"
 FACTS = (CRASH, DESCRIPTION, CAUSE, PREVENTION, CRASH_INTERVAL, FIRST_SIGN)

@@ -10,8 +10,8 @@ from crashchat.analysis.results import CONTRADICTION, CRASH, NO_CRASH, ClipResul
 from crashchat.errors import CrashChatError
 from crashchat.json_files import Exact
 from crashchat.tasks import TASKS
-from crashchat.tasks.task_set import CAUSE, CRASH_INTERVAL, DESCRIPTION, FIRST_SIGN, PREVENTION
-from crashchat.tasks.task_set import CRASH as WHETHER_CRASH
+from crashchat.tasks.task import CAUSE, CRASH_INTERVAL, DESCRIPTION, FIRST_SIGN, PREVENTION
+from crashchat.tasks.task import CRASH as WHETHER_CRASH
 
 CONFIRM: Literal["confirm"] = "confirm"
 CORRECT: Literal["correct"] = "correct"

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from crashchat.tasks.task_set import TASK_SET_FILE, Fact, Group, Task, TaskSet, TaskSetError
+from crashchat.tasks.task import Fact, Group, Task
+from crashchat.tasks.task_set import TASK_SET_FILE, TaskSet, TaskSetError
 
 __all__ = [
     "CRASHCHAT", "SPLITS", "TASKS", "TASK_SET_FILE", "VIDEO_TAG", "Fact", "Group", "Task", "TaskSet",
