@@ -51,6 +51,8 @@ def test_ray_with_processes_killed_gives_the_results_of_one(folder, expected, mo
     assert "7 crash" in errors and "13 no crash" in errors and "10 failed" in errors
 
 
+# Two minutes, for two clusters and three loads of the model. test_recordings kills one without Ray.
+@pytest.mark.slow
 def test_a_killed_driver_is_resumed(folder, expected, model, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed (requirements-ray.txt)")
     out = tmp_path / "out"
