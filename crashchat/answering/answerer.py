@@ -125,7 +125,7 @@ class Answerer:
                     asked.task,
                     group,
                     decode(self.tokenizer, answer.tokens),
-                    answer.yes if _tells_crash(asked.task) else None,
+                    answer.yes if _begins_with_yes_or_no(asked.task) else None,
                     option_probabilities=dict(zip(options, answer.likely, strict=True)) or None,
                 )
                 for asked, options, answer in zip(row, candidates, answers, strict=True)
@@ -138,7 +138,7 @@ class Answerer:
         return TASKS[asked.task].answer.candidates if asked.task and self.option_probabilities else ()
 
 
-def _tells_crash(task: str | None) -> bool:
+def _begins_with_yes_or_no(task: str | None) -> bool:
     return task is not None and (TASKS[task].fact == CRASH or isinstance(TASKS[task].answer, EarlyWarning))
 
 

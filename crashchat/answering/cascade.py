@@ -69,8 +69,10 @@ class Cascade:
         known: Mapping[str, str] = MappingProxyType({}),
     ) -> list[list[Answer]]:
         """The answers to some tasks of a group on each video."""
-        told = {name: TASKS.task_set.told(name, known) if known else "" for name in TASKS}
-        questions = [[Asked.of(task.name, told[task.name]) for task in row] for row in tasks]
+        told = TASKS.task_set.told
+        questions = [
+            [Asked.of(task.name, told(task.name, known) if known else "") for task in row] for row in tasks
+        ]
         return self.answerer.answer(
             context, questions, self.adapters.get(group), group if self.adapters else None
         )

@@ -83,8 +83,7 @@ class NexarRows:
     of the set in use that tell these.
 
     Its one time of an event is no interval: it answers a task that asks when the crash begins, and is kept as
-    a column. Raises
-    AnnotationError where the set has no such tasks.
+    a column. Raises AnnotationError where the set has no such tasks.
     """
 
     def __init__(self) -> None:

@@ -106,8 +106,7 @@ def make_record(
     predicted.
     crash_start: seconds, for pre-crash scoring. crash_probability: recognition's 'Yes' against 'No'.
     option_probabilities: of each answer that the task lists. model: who answered. context: what of the prompt
-    is told of the clip. Raises ValueError when the
-    annotated answer does not parse.
+    is told of the clip. Raises ValueError when the annotated answer does not parse.
     """
     if error is not None:
         raw_response = ""

@@ -93,10 +93,8 @@ class Truth:
         if record.get("source"):
             found["source"], expected["source"] = record["source"], video.source
         if record.get("crash_start") is not None and self.starts is not None:
-            found["crash_start"], expected["crash_start"] = (
-                record["crash_start"],
-                self.starts.get(whole_name(name)),
-            )
+            found["crash_start"] = record["crash_start"]
+            expected["crash_start"] = self.starts.get(whole_name(name))
         for key, value in found.items():
             if _stripped(value) != _stripped(expected[key]):
                 return f"{key} = {abbreviate(value, 60)}, annotated {abbreviate(expected[key], 60)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashchat.metrics.choices import choice_sums, choices_sums
-from crashchat.metrics.early_warning import early_warning_sums
+from crashchat.metrics.early_warning import FALSE_ALARMS, TIME_TO_ACCIDENT, early_warning_sums
 from crashchat.metrics.localization import interval_sums, time_left_sums
 from crashchat.metrics.quantities import intervals_sums, moment_sums, number_sums
 from crashchat.metrics.recognition import recognition_sums
@@ -74,7 +74,7 @@ def shown(task: Task) -> Shown:
         return _BY_TIME_LEFT if kind.before else _BY_DISTANCE
     if isinstance(kind, EarlyWarning):
         precision = tuple((f"AP@{lead:g}s", f"AP {lead:g} s before") for lead in kind.lead_times)
-        when = (("TTA@R80", "seconds before"), ("alarms/h@R80", "false alarms/h"))
+        when = ((TIME_TO_ACCIDENT, "seconds before"), (FALSE_ALARMS, "false alarms/h"))
         right = ("joint", "time and reason") if kind.reasons else ("right_time", "right time")
         return Shown((*precision, *when, right), ("mAP", "mAP"))
     found = _SHOWN[type(kind)]

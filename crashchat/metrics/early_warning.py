@@ -19,6 +19,7 @@ from crashchat.tasks.early_warning import EarlyWarning
 # 0.99995.
 THRESHOLDS = np.array([0.0, *(1 / (1 + np.exp(-np.linspace(-10, 10, 101))))])
 RECALL = 0.8  # share of the crashes that are warned of, at which times and false alarms are compared
+TIME_TO_ACCIDENT, FALSE_ALARMS = "TTA@R80", "alarms/h@R80"  # the figures there
 _SLACK = 1e-6
 
 
@@ -190,9 +191,8 @@ class _Figures:
         def there(name: str) -> np.ndarray:
             return np.take_along_axis(over[name], place, axis=-1)[..., 0]
 
-        called = f"R{RECALL:.0%}".rstrip("%")
-        found[f"TTA@{called}"] = np.where(reached, ratio(there("lead"), there("warned")), np.nan)
-        found[f"alarms/h@{called}"] = np.where(reached, ratio(there("alarms"), totals["hours"]), np.nan)
+        found[TIME_TO_ACCIDENT] = np.where(reached, ratio(there("lead"), there("warned")), np.nan)
+        found[FALSE_ALARMS] = np.where(reached, ratio(there("alarms"), totals["hours"]), np.nan)
         found["right_time"] = ratio(totals["right_time"], crashes)
         if self.kind.reasons:
             found["joint"] = ratio(totals["joint"], crashes)

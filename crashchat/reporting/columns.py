@@ -1,5 +1,6 @@
 """Which way figures are better."""
 
+from crashchat.metrics.early_warning import FALSE_ALARMS
 from crashchat.metrics.sums import is_count
 
 # Which figures are scores, by the start of their names; of the errors the lowest is best, of all else nothing
@@ -31,7 +32,7 @@ HIGHER = (
     "all_right",
     "judged_",
 )
-LOWER = ("calibration_error", "start_MAE", "end_MAE", "TTA_MAE", "MAE", "alarms/h@R80")
+LOWER = ("calibration_error", "start_MAE", "end_MAE", "TTA_MAE", "MAE", FALSE_ALARMS)
 
 
 def best_rows(values: dict[str, float | int | None], metric: str) -> set[str]:
