@@ -149,3 +149,11 @@ def test_differences_and_breakdowns(rows, tiny_data):
         "perfect": [1, 1],
     }
     assert breakdown_tables(sums, dict.fromkeys(videos, "x"), "letter") == []
+
+
+def test_figures_of_warnings_have_a_best_row_but_not_how_early_they_come():
+    values = {"ours": 0.5, "base": 0.25}
+    for metric in ("AP@0.5s", "mAP", "right_time", "joint"):
+        assert best_rows(values, metric) == {"ours"}
+    assert best_rows(values, "alarms/h@R80") == {"base"}
+    assert best_rows(values, "TTA@R80") == set(), "who always warns warns earliest"
