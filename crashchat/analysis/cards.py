@@ -135,7 +135,7 @@ def page_html(analyses: list[tuple[ClipResult, list[str | None]]], links: dict[s
     for result, strips in analyses:
         images = [link(strip) if strip else None for strip in strips]
         video = link(links[result.name]) if result.status != FAILED else None
-        cards.append((result, template.render(**_values(result, images, video), with_style=False)))
+        cards.append(template.render(**_values(result, images, video), with_style=False))
     counts = {status: sum(result.status == status for result, _ in analyses) for status in STATUSES}
     return TEMPLATES.get_template("analysis.html").render(
         cards=cards,
