@@ -11,17 +11,19 @@ six.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import compress, islice
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 
-from crashchat.answering.answerer import Answerer, Asked, open_engine
+from crashchat.answering.answerer import Answerer, Asked, fits_at_once, open_engine, tokens_at_once
 from crashchat.answering.engines import BASE, VideoContext
-from crashchat.answering.generate import Heard
 from crashchat.answering.outputs import Answer, CascadeOutput
+from crashchat.answering.together import Together
 from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.checkpoints.layouts import CheckpointError
@@ -37,8 +39,27 @@ MAX_VISUAL_TOKENS = EvalConfig.model_fields["max_visual_tokens"].default
 MAX_NEW_TOKENS = EvalConfig.model_fields["max_new_tokens"].default
 
 
+class _Run(NamedTuple):
+    """What `Cascade.run` is called with."""
+
+    context: VideoContext
+    progress: Callable[[str], None]
+    known: Mapping[str, str]
+
+
+class _Say(NamedTuple):
+    """What `Cascade.say` is called with."""
+
+    context: VideoContext
+    question: str
+    adapter: str | None
+    most: int | None
+    heard: Callable[[list[int]], None]
+
+
 class Cascade:
-    """An answerer and its two groups of adapters. Threads may share it: one at a time is let in.
+    """An answerer and its two groups of adapters. Threads may share it: what several of them ask while the
+    model works is answered together next.
 
     adapters: {group: the PEFT adapter's name}, empty for a model without. cards: {BASE or group: its card,
     None where it has none}. identity: what `load_cascade` found, see there.
@@ -53,6 +74,8 @@ class Cascade:
     ):
         self.answerer, self.adapters, self.cards, self._identity = answerer, adapters, cards, identity
         self._lock = threading.RLock()
+        self._runs = Together(self._run, self._fit, self._lock)
+        self._says = Together(self._say, self._same_adapter, self._lock)
 
     @property
     def identity(self) -> dict:
@@ -89,19 +112,33 @@ class Cascade:
         Groups of tasks are asked one after the other, and in each first what is always asked, then what hangs
         on answers that are there by then.
         """
-        answers: list[list[Answer]] = [[] for _ in context.visuals]
-        with self._lock:
+        return self._runs(_Run(context, progress, known))
+
+    def _fit(self, runs: Sequence["_Run"]) -> bool:
+        """Whether the cascade runs on all of these at once."""
+        sizes = [visual.num_kept for run in runs for visual in run.context.visuals]
+        same = all(run.known == runs[0].known for run in runs)
+        return same and fits_at_once(sizes, tokens_at_once(self.answerer.device))
+
+    def _run(self, runs: Sequence["_Run"]) -> list[list[CascadeOutput]]:
+        owners = [run for run in runs for _ in run.context.visuals]
+        answers: list[list[Answer]] = [[] for _ in owners]
+        with VideoContext.joined([run.context for run in runs]) as context:
             for group, names in TASKS.groups.items():
-                left = [[TASKS[name] for name in names if TASKS[name].prompt] for _ in context.visuals]
+                left = [[TASKS[name] for name in names if TASKS[name].prompt] for _ in owners]
                 while rows := [row for row, tasks in enumerate(left) if _askable(tasks, answers[row])]:
                     asked = [_askable(left[row], answers[row]) for row in rows]
-                    progress(_told(asked))
+                    for run in runs:
+                        mine = [owners[row] is run for row in rows]
+                        if own := list(compress(asked, mine)):
+                            run.progress(_told(own))
                     for row, tasks, more in zip(
-                        rows, asked, self._ask(context.only(rows), group, asked, known), strict=True
+                        rows, asked, self._ask(context.only(rows), group, asked, runs[0].known), strict=True
                     ):
                         answers[row] += more
                         left[row] = [task for task in left[row] if task not in tasks]
-        return [_output(row) for row in answers]
+        outputs = iter(map(_output, answers))
+        return [list(islice(outputs, len(run.context.visuals))) for run in runs]
 
     def adapter_choices(self) -> list[str | None]:
         """Who can be asked free questions: the adapters and the base under them, or the one model (None)."""
@@ -114,14 +151,37 @@ class Cascade:
             return self.answerer.answer(context, [[Asked(question, None)]], adapter)[0][0].raw_response
 
     def say(
-        self, context: VideoContext, question: str, adapter: str | None, most: int | None, heard: Heard
+        self,
+        context: VideoContext,
+        question: str,
+        adapter: str | None,
+        most: int | None,
+        heard: Callable[[list[int]], None],
     ) -> list[int]:
-        """The same as tokens. most, heard: see Engine."""
-        with self._lock:
-            ((said,),) = self.answerer.engine.answer(
-                context, [[question]], adapter, constraints=None, most=most, heard=heard
+        """The same as tokens, `most` at most. heard: called with those so far, as they come."""
+        return self._says(_Say(context, question, adapter, most=most, heard=heard))
+
+    def _same_adapter(self, says: Sequence["_Say"]) -> bool:
+        sizes = [visual.num_kept for say in says for visual in say.context.visuals]
+        one = len({say.adapter for say in says}) == 1
+        return one and fits_at_once(sizes, tokens_at_once(self.answerer.device))
+
+    def _say(self, says: Sequence["_Say"]) -> list[list[int]]:
+        def heard(answers: list[list[list[int]]]) -> None:
+            for say, (tokens,) in zip(says, answers, strict=True):
+                say.heard(tokens[: say.most])
+
+        limits = [say.most for say in says]
+        with VideoContext.joined([say.context for say in says]) as context:
+            told = self.answerer.engine.answer(
+                context,
+                [[say.question] for say in says],
+                says[0].adapter,
+                constraints=None,
+                most=None if None in limits else max(filter(None, limits)),
+                heard=heard,
             )
-        return said.tokens
+        return [said.tokens[: say.most] for say, (said,) in zip(says, told, strict=True)]
 
 
 def _adapters(folders: dict[str, Path]) -> dict[str, str]:

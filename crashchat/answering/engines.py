@@ -46,6 +46,22 @@ class VideoContext:
     prefix: Prefix | None = None
     adapter: str | None = None
 
+    @classmethod
+    @contextmanager
+    def joined(cls, contexts: "Sequence[VideoContext]") -> "Iterator[VideoContext]":
+        """The videos of several contexts in one, whose features each of them keeps; a single one itself."""
+        if len(contexts) == 1:
+            yield contexts[0]
+            return
+        visuals = [visual for context in contexts for visual in context.visuals]
+        known = [context.features for context in contexts if context.features is not None]
+        joined = cls(visuals, torch.cat(known) if len(known) == len(contexts) else None)
+        yield joined
+        if joined.features is not None:
+            counts = [sum(visual.num_kept for visual in context.visuals) for context in contexts]
+            for context, features in zip(contexts, joined.features.split(counts), strict=True):
+                context.features = features
+
     def only(self, rows: list[int]) -> "VideoContext":
         """Some of the videos, with their features; this context itself where they are all of them."""
         if len(rows) == len(self.visuals):
@@ -98,8 +114,8 @@ class Engine(Protocol):
 
         adapter: whose answers; None: whatever the model is, BASE: the base alone. constraints: what each
         answer may be, for an engine that constrains. most: tokens of an answer at most, where that is less
-        than the engine's own. heard: called with the first answer's tokens so far, as they come, by an engine
-        that can. listed: answers whose probabilities are told, for an engine that constrains. draws: how each
+        than the engine's own. heard: called with all answers' tokens so far, as they come, by an engine that
+        can. listed: answers whose probabilities are told, for an engine that constrains. draws: how each
         answer's tokens are drawn, for such an engine; without, the likeliest are taken.
         """
 

@@ -142,11 +142,11 @@ class _Rows:
         )
 
 
-Heard = Callable[[list[int]], None]  # given an answer's tokens so far
+Heard = Callable[[list[list[list[int]]]], None]  # given the tokens so far of each video's answers
 
 
-def unheard(tokens: list[int]) -> None:
-    """Who does not listen to an answer while it is made."""
+def unheard(answers: list[list[list[int]]]) -> None:
+    """Who does not listen to answers while they are made."""
 
 
 class Generated(NamedTuple):
@@ -179,7 +179,7 @@ def answer_from_prefix(
     prefix: what prefill gave, under the adapter that is active now; it can be asked again. max_new_tokens:
     tokens of an answer at most. constraints: what the answer to each question may be; None for any. draws:
     how each answer's tokens are drawn; without, the likeliest are taken. constant_shapes: see the module's
-    head; None: on a GPU. heard: called with the first answer's tokens so far after each step.
+    head; None: on a GPU. heard: called with all answers' tokens so far after each step.
     """
     model = base_of(model)
     rows = _Rows(model, prefix, tokenizer.pad_token_id)
@@ -221,7 +221,7 @@ def answer_from_prefix(
             added[branch.row].append((tokenizer.pad_token_id if branch.ended else token, branch.position))
             numbers[branch.row].append(-1 if branch.ended else branch.number)
             branch.position += 1
-        heard(answers[0][0])
+        heard(answers)
         if not constant:
             branches = [branch for branch in branches if not branch.ended]
         if all(branch.ended for branch in branches) or step == max_new_tokens - 1:

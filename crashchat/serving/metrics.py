@@ -1,7 +1,13 @@
-"""What `crashchat serve` counts, for Prometheus: /metrics."""
+"""What `crashchat serve` counts, for Prometheus: /metrics; and a line of JSON a request,
+where it is asked for.
+"""
 
+import json
 import re
+import secrets
+import sys
 import time
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -11,6 +17,7 @@ from crashchat.serving.clip_service import ClipService
 
 # What is counted by name; all else of the page is one.
 COUNTED = re.compile(r"/api/(health|analyze|jobs)|/v1/(models|files|chat/completions)|/metrics")
+ID = b"x-request-id"
 SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
@@ -31,10 +38,14 @@ class _Now(Collector):
 
 
 class Metrics:
-    """Counts requests, as a layer around the app. Plain ASGI."""
+    """Counts requests, as a layer around the app. Plain ASGI.
 
-    def __init__(self, app, service: ClipService):
-        self.app, self.registry = app, CollectorRegistry()
+    log: write a line of JSON to standard error when a request is answered. Its id is the answer's header
+    x-request-id; names of clips, questions and answers are not in it.
+    """
+
+    def __init__(self, app, service: ClipService, log: bool = False):
+        self.app, self.log, self.registry = app, log, CollectorRegistry()
         self.requests = Counter(
             "crashchat_requests", "Requests answered", ["path", "status"], registry=self.registry
         )
@@ -45,6 +56,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.service = service
         self.registry.register(_Now(service))
         service.told = lambda: generate_latest(self.registry)
 
@@ -54,15 +66,39 @@ class Metrics:
             return await self.app(scope, receive, send)
         found = COUNTED.match(scope["path"])
         path, status, started = found[0] if found else "page", 0, time.monotonic()
+        name, received, sent = secrets.token_hex(8), 0, 0
+
+        async def heard():
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
 
         async def watched(message):
-            nonlocal status
+            nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), (ID, name.encode())]}
+            sent += len(message.get("body", b""))
             await send(message)
 
         try:
-            return await self.app(scope, receive, watched)
+            return await self.app(scope, heard, watched)
         finally:
+            seconds = time.monotonic() - started
             self.requests.labels(path, str(status)).inc()
-            self.seconds.labels(path).observe(time.monotonic() - started)
+            self.seconds.labels(path).observe(seconds)
+            if self.log:
+                line = {
+                    "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "id": name,
+                    "client": (scope.get("client") or [None])[0],
+                    "method": scope["method"],
+                    "path": path,
+                    "status": status,
+                    "seconds": round(seconds, 3),
+                    "received_bytes": received,
+                    "sent_bytes": sent,
+                    "in_work": self.service.inside,
+                }
+                print(json.dumps(line), file=sys.stderr, flush=True)

@@ -58,11 +58,12 @@ def create_app(
     password: str | None = None,
     hosts: list[str] | None = None,
     review: ASGIApp | None = None,
+    log_requests: bool = False,
 ) -> FastAPI:
     """The endpoint and the page.
 
     hosts: names the server is called by (None: any), against pages that borrow its address. review: an
-    analysis' page, below REVIEW.
+    analysis' page, below REVIEW. log_requests: see Metrics.
     """
     from crashchat.serving.page import build_page, mount
 
@@ -84,7 +85,7 @@ def create_app(
         return FileResponse(path)
 
     app = mount(app, build_page(service, review is not None), service)
-    app.add_middleware(Metrics, service=service)
+    app.add_middleware(Metrics, service=service, log=log_requests)
     app.add_middleware(RequestGuard, limits=service.limits, password=password)
     if review is not None:
         app.add_middleware(Beside, other=review)
@@ -141,6 +142,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=30.0,
         help="told to end by SIGTERM, finish what was taken in for so long (default %(default)s)",
+    )
+    parser.add_argument(
+        "--log-requests",
+        action="store_true",
+        help="write a line of JSON a request to standard error: its id, path, status, seconds, bytes",
     )
     parser.add_argument(
         "--review",
@@ -200,7 +206,7 @@ def run(arguments: argparse.Namespace) -> int:
         hosts = list(LOOPBACK) if arguments.host in LOOPBACK else None
         service = ClipService(cascade, windows, folder, limits)
         review = reviewed.app(folder) if reviewed else None
-        app = create_app(service, password, hosts=hosts, review=review)
+        app = create_app(service, password, hosts=hosts, review=review, log_requests=arguments.log_requests)
         # Uvicorn ends by the signal that stopped it; as an exception it lets the private folder be deleted.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops)", flush=True)

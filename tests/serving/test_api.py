@@ -199,7 +199,8 @@ def test_the_description_is_whole_and_schemathesis_finds_no_fault(server, descri
 
 
 def test_a_server_that_is_told_to_end_answers_what_it_took_in(tiny_base, tmp_path, clips):
-    running = Server(tmp_path, *MODEL, "--model", str(tiny_base), "--queue", "8", CRASHCHAT_PASSWORD=PASSWORD)
+    settings = [*MODEL, "--model", str(tiny_base), "--queue", "8", "--log-requests"]
+    running = Server(tmp_path, *settings, CRASHCHAT_PASSWORD=PASSWORD)
     key = {"Authorization": f"Bearer {PASSWORD}"}
     assert httpx.get(f"{running.url}/v1/models").status_code == 401
     assert httpx.get(f"{running.url}/v1/models", headers=key).status_code == 200
@@ -216,9 +217,20 @@ def test_a_server_that_is_told_to_end_answers_what_it_took_in(tiny_base, tmp_pat
             assert time.monotonic() < deadline
         refused = ask(running, question(data_url(clips["calm"])), headers=key)
         assert refused.status_code == 503 and "being stopped" in refused.json()["error"]["message"]
-        assert [answer.result().status_code for answer in answers] == [200] * 3
+        found = [answer.result() for answer in answers]
+        assert [answer.status_code for answer in found] == [200] * 3
     while (state := httpx.get(f"{running.url}/api/jobs/{job}", headers=key).json())["status"] != "done":
         assert time.monotonic() < deadline + 60
         time.sleep(0.05)
     assert len(state["result"]["windows"]) > 1
     assert running.process.wait(30) == 0 and not list(tmp_path.glob("crashchat-*"))
+    written = running.log.read_text()
+    lines = [json.loads(line) for line in written.splitlines() if line.startswith('{"time"')]
+    logged = {line["id"]: line for line in lines}
+    for answer in found:
+        line = logged[answer.headers["x-request-id"]]
+        assert (line["method"], line["path"], line["status"]) == ("POST", "/api/analyze", 200)
+        assert line["sent_bytes"] == len(answer.content) and line["client"] == "127.0.0.1"
+        assert line["received_bytes"] > clips["crash"].stat().st_size and 0 < line["seconds"] < 120
+    assert {line["status"] for line in lines if line["path"] == "/v1/chat/completions"} == {503}
+    assert "crash.mp4" not in written and job not in written
