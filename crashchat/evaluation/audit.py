@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
-from crashchat.evaluation.check_data import Video, label_of
+from crashchat.evaluation.check import Video, label_of
 from crashchat.metrics.blind import TREE
 from crashchat.video.decode import read_clip
 from crashchat.video.motion import small_grey

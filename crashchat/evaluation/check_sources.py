@@ -7,7 +7,7 @@ from crashchat.data.annotations import NoQuestions
 from crashchat.data.records import AnnotationError
 from crashchat.data.sources import load_sources
 from crashchat.data_settings import SplitName
-from crashchat.evaluation.check_data import Check, Video
+from crashchat.evaluation.check import Check, Video
 from crashchat.settings import Settings
 from crashchat.tasks import TASKS
 

@@ -16,7 +16,8 @@ from crashchat.evaluation.audit import (
     predictors,
     report,
 )
-from crashchat.evaluation.check_data import Video, main
+from crashchat.evaluation.check import Video
+from crashchat.evaluation.check_data import main
 from tests.evaluation.test_check_data import check
 from tests.helpers.clips import ffmpeg
 from tests.helpers.flashes import frames, write_video
