@@ -13,17 +13,10 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from crashchat.analysis.clip import (
-    Analysis,
-    Reading,
-    analyze_clip,
-    as_text,
-    blank_result,
-    read_before,
-    size_on_disk,
-)
+from crashchat.analysis.clip import Analysis, analyze_clip, as_text, blank_result, size_on_disk
 from crashchat.analysis.contexts import Known, contexts_of
 from crashchat.analysis.options import cascade_of
+from crashchat.analysis.reading import Reading, read_before
 from crashchat.analysis.result_files import finished, journal_path, kept, name_clips
 from crashchat.analysis.results import ClipResult
 from crashchat.analysis.windows import WindowSettings

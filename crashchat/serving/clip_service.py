@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crashchat.analysis.clip import MEBIBYTE, Analysis, Progress, analyze_clip
+from crashchat.analysis.clip import MEBIBYTE, Analysis, analyze_clip
 from crashchat.analysis.options import VIDEO_SUFFIXES
+from crashchat.analysis.recording import Progress
 from crashchat.analysis.windows import WindowSettings
 from crashchat.answering.cascade import Cascade
 from crashchat.answering.engines import VideoContext

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from crashchat.analysis.clip import Progress
+from crashchat.analysis.recording import Progress
 from crashchat.analysis.results import FAILED, ClipResult
 from crashchat.json_files import Exact
 
