@@ -14,47 +14,21 @@ import math
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from crashchat.provenance import now
+from crashchat.review.database import Database
 from crashchat.review.folder import Reviewed
 from crashchat.review.labels import UNDO, VERDICTS, Labels, ReviewError, Verdict, check_labels, model_labels
 from crashchat.review.standing import Decision, Standing, standings
 
 FILE = "review.sqlite"
-APPLICATION = 0x43435256  # in the file's header, so that another program's file is known as such
-BUSY = 60.0  # seconds that a transaction waits for the others'
 Role = Literal["reader", "reviewer", "lead"]
 ROLES: tuple[Role, ...] = get_args(Role)
 _SCRYPT = {"n": 2**14, "r": 8, "p": 1}  # 16 MiB and some 50 ms a guess
 LONGEST_NAME, LONGEST_COMMENT = 100, 2000  # characters
-
-# MIGRATIONS[k] leads from version k to k + 1; a file's version is its user_version.
-MIGRATIONS: list[list[str]] = [
-    [
-        """CREATE TABLE clips (
-            id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, path TEXT NOT NULL, bytes INTEGER,
-            result_sha256 TEXT NOT NULL, random INTEGER NOT NULL
-        )""",
-        """CREATE TABLE users (
-            name TEXT PRIMARY KEY, salt BLOB, hash BLOB, role TEXT NOT NULL, created TEXT NOT NULL
-        )""",
-        """CREATE TABLE decisions (
-            id INTEGER PRIMARY KEY AUTOINCREMENT,
-            clip INTEGER NOT NULL REFERENCES clips, user TEXT NOT NULL REFERENCES users, at TEXT NOT NULL,
-            verdict TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL, comment TEXT NOT NULL,
-            result_sha256 TEXT NOT NULL, settles INTEGER NOT NULL, undoes INTEGER REFERENCES decisions
-        )""",
-        """CREATE TRIGGER decisions_stay BEFORE UPDATE ON decisions
-            BEGIN SELECT RAISE(ABORT, 'decisions are never changed'); END""",
-        """CREATE TRIGGER decisions_last BEFORE DELETE ON decisions
-            BEGIN SELECT RAISE(ABORT, 'decisions are never deleted'); END""",
-    ]
-]
 
 
 @dataclass(frozen=True)
@@ -80,60 +54,7 @@ class Store:
         self._decisions: list[Decision] = []
         self._of: dict[str, list[Decision]] = {}
         self._standings: dict[str, Standing] = {}
-        with self._writing() as connection:
-            self._migrate(connection)
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-        except BaseException:
-            connection.close()
-            raise
-        connection.row_factory = sqlite3.Row
-        return connection
-
-    @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(self._connect()) as connection:
-                yield connection
-        except sqlite3.DatabaseError as error:
-            raise ReviewError(
-                f"{self.path}: {error}; expected a review that crashchat review wrote, on a disk that can be "
-                "written to"
-            ) from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is on disk at its end, or nothing."""
-        with self._opened() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if application != APPLICATION and (application or version or tables):
-            raise ReviewError(f"{self.path}: is another program's database; move it away")
-        if version > len(MIGRATIONS):
-            raise ReviewError(
-                f"{self.path}: has version {version}, this crashchat knows {len(MIGRATIONS)}; use the "
-                "crashchat that wrote it, or a newer one"
-            )
-        for statement in sum(MIGRATIONS[version:], []):
-            connection.execute(statement)
-        if version < len(MIGRATIONS):
-            connection.execute(f"PRAGMA application_id = {APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        self._database = Database(self.path)
 
     # --- clips
 
@@ -143,7 +64,7 @@ class Store:
         A clip that is no longer in the analysis stays here with its decisions. Raises ReviewError where one
         that was decided on has another video now.
         """
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             known = {row["name"]: row for row in connection.execute("SELECT * FROM clips")}
             decided = {row[0] for row in connection.execute("SELECT DISTINCT clip FROM decisions")}
             new = sorted(clips.keys() - known.keys(), key=lambda name: draw_of(name, seed))
@@ -169,7 +90,7 @@ class Store:
 
     def clips(self) -> dict[str, ClipRow]:
         """{name: clip} of all that were ever taken in."""
-        with self._opened() as connection:
+        with self._database.opened() as connection:
             rows = connection.execute("SELECT * FROM clips ORDER BY id").fetchall()
         return {
             row["name"]: ClipRow(
@@ -193,7 +114,7 @@ class Store:
             raise ReviewError(f"role {role!r}: expected one of {', '.join(ROLES)}")
         salt = secrets.token_bytes(16) if password else None
         hashed = _hash(password, salt) if password and salt else None
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 "INSERT INTO users VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
                 "salt = excluded.salt, hash = excluded.hash, role = excluded.role",
@@ -202,13 +123,13 @@ class Store:
 
     def roles(self, with_password: bool = False) -> dict[str, Role]:
         """{user: role}. with_password: only those that sign in by one."""
-        with self._opened() as connection:
+        with self._database.opened() as connection:
             rows = connection.execute("SELECT name, role, hash FROM users ORDER BY name").fetchall()
         return {row["name"]: row["role"] for row in rows if row["hash"] or not with_password}
 
     def admits(self, name: str, password: str) -> bool:
         """Whether this is a user's password."""
-        with self._opened() as connection:
+        with self._database.opened() as connection:
             row = connection.execute("SELECT salt, hash FROM users WHERE name = ?", (name,)).fetchone()
         # A name that is not known takes as long as one that is.
         salt, hashed = (row["salt"], row["hash"]) if row and row["hash"] else (bytes(16), bytes(64))
@@ -238,7 +159,7 @@ class Store:
         before = model_labels(clip.result)
         after = before if labels is None else labels
         check_labels(clip.name, after, before=before, verdict=verdict, seconds=clip.result.seconds)
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             role = self._may_decide(connection, user)
             row = connection.execute("SELECT id FROM clips WHERE name = ?", (clip.name,)).fetchone()
             if row is None:
@@ -255,7 +176,7 @@ class Store:
 
     def undo(self, user: str) -> Decision:
         """Take back the user's last decision that stands; returns it. Raises ReviewError where none does."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             self._may_decide(connection, user)
             rows = connection.execute(f"{_DECISIONS} WHERE user = ? ORDER BY d.id", (user,)).fetchall()
             decisions = [_decision(row) for row in rows]
@@ -288,7 +209,7 @@ class Store:
     def _read_on(self) -> None:
         """As decisions never change, only new ones are read, and only their clips stand anew."""
         last = self._decisions[-1].id if self._decisions else 0
-        with self._opened() as connection:
+        with self._database.opened() as connection:
             rows = connection.execute(f"{_DECISIONS} WHERE d.id > ? ORDER BY d.id", (last,)).fetchall()
         new = list(map(_decision, rows))
         self._decisions += new
