@@ -6,8 +6,9 @@
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from crashchat.analysis.options import AnalyzeError
 from crashchat.data.foreign import each_row
@@ -17,7 +18,8 @@ from crashchat.tasks import TASKS
 
 CLIP = "video"  # the column that names the clip, by its file's name
 
-Known = dict[str, str]  # {column: value}, of a clip
+Known = Mapping[str, str]  # {column: value}, of a clip
+NOTHING: Known = MappingProxyType({})
 
 
 def add_context(parser: argparse._ActionsContainer) -> None:
@@ -29,6 +31,22 @@ def add_context(parser: argparse._ActionsContainer) -> None:
         help="what is known of the clips, for a task set that tells it (docs/tasks.md): CSV, Parquet or JSON "
         f"with a column {CLIP!r}, the file's name, and the set's columns",
     )
+
+
+def known_of(values: Mapping[str, object]) -> Known:
+    """What is known of a clip, {column: value}, as text and without what is missing.
+
+    Raises ValueError for a column that the task set in use does not tell, for a value that no prompt may
+    have, and for one that the set requires and that is missing.
+    """
+    contexts = TASKS.task_set.context
+    if unknown := sorted(values.keys() - contexts.keys()):
+        told = ", ".join(contexts) or "nothing of clips"
+        raise ValueError(f"found {unknown[0]!r}, the task set tells {told}")
+    known = {name: text for name, value in values.items() if (text := as_text(value))}
+    for task in TASKS:
+        TASKS.task_set.told(task, known)
+    return known
 
 
 def contexts_of(table: Path | None, paths: Sequence[Path]) -> dict[str, Known]:
@@ -51,13 +69,10 @@ def contexts_of(table: Path | None, paths: Sequence[Path]) -> dict[str, Known]:
         if missing and table and table.suffix.lower() in (".csv", ".tsv", ".parquet", ""):
             raise AnalyzeError(no_column(str(table), missing[0], list(row)))
         try:
-            values = {name: as_text(row.get(name)) for name in (CLIP, *contexts)}
-            clip = Path(values[CLIP] or "").name
+            clip = Path(as_text(row.get(CLIP)) or "").name
             if not clip or clip in found:
                 raise ValueError(f"names {f'{clip} again' if clip else 'no clip'}; expected each clip once")
-            found[clip] = {name: value for name, value in values.items() if value and name != CLIP}
-            for task in TASKS:
-                TASKS.task_set.told(task, found[clip])
+            found[clip] = known_of({name: row.get(name) for name in contexts})
         except ValueError as error:
             problems.append(f"{table}, row {number}: {error}")
     lacking = [name for name, context in contexts.items() if context.required]

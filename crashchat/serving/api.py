@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import FastAPI, HTTPException, Request, UploadFile
+from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi import Path as InPath
 from fastapi.exception_handlers import request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
@@ -23,9 +23,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from crashchat.analysis.clip import MEBIBYTE
+from crashchat.analysis.contexts import Known, known_of
 from crashchat.analysis.results import FAILED, ClipResult
 from crashchat.checkpoints.model_card import warnings_of
-from crashchat.json_files import Exact
+from crashchat.json_files import Exact, parse_json
 from crashchat.serving.chat import (
     ChatCompletion,
     ChatError,
@@ -49,6 +50,8 @@ from crashchat.serving.programs import Programs
 from crashchat.video.source import VideoError
 
 BUSY = {"Retry-After": "10"}
+# What is known of the clip, for a task set that tells it: {"speed": 42} as JSON.
+ToldContext = Annotated[str, Form(description="a JSON object of the task set's context and its values")]
 JobId = Annotated[str, InPath(pattern=r"^[\w\-]{22}$")]
 
 
@@ -101,6 +104,17 @@ def _taken(service: ClipService, file: UploadFile) -> tuple[Path, str]:
     return path, name
 
 
+def _known(context: str) -> Known:
+    """What a request tells of its clip. Raises HTTPException for what the task set does not take."""
+    try:
+        values = parse_json(context.encode()) if context else {}
+        if not isinstance(values, dict):
+            raise ValueError("found no JSON object, expected the task set's columns and their values")
+        return known_of(values)
+    except ValueError as error:
+        raise HTTPException(422, f"context: {error}") from error
+
+
 def add_api(app: FastAPI, service: ClipService) -> None:
     """Add the paths for clips to an app."""
 
@@ -111,10 +125,11 @@ def add_api(app: FastAPI, service: ClipService) -> None:
         return Health(status=status, warnings=warnings, model=service.cascade.identity)
 
     @app.post("/api/analyze", responses={**REFUSED, 422: {"model": Failed}, 503: {"model": Detail}})
-    def analyze_upload(file: UploadFile) -> ClipResult:
+    def analyze_upload(file: UploadFile, context: ToldContext = "") -> ClipResult:
+        known = _known(context)
         path, name = _taken(service, file)
         try:
-            result = service.look_at(path, name, draw=False).result
+            result = service.look_at(path, name, draw=False, known=known).result
         except Busy as busy:
             raise HTTPException(503, str(busy), BUSY) from busy
         finally:
@@ -126,10 +141,11 @@ def add_api(app: FastAPI, service: ClipService) -> None:
     @app.post(
         "/api/jobs", status_code=202, responses={**REFUSED, 422: {"model": Failed}, 503: {"model": Detail}}
     )
-    def start_job(file: UploadFile) -> JobState:
+    def start_job(file: UploadFile, context: ToldContext = "") -> JobState:
+        known = _known(context)
         path, name = _taken(service, file)
         try:
-            return service.start_job(path, name)
+            return service.start_job(path, name, known)
         except Busy as busy:
             path.unlink(missing_ok=True)
             raise HTTPException(503, str(busy), BUSY) from busy

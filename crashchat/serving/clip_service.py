@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crashchat.analysis.clip import MEBIBYTE, Analysis, analyze_clip
+from crashchat.analysis.contexts import NOTHING, Known
 from crashchat.analysis.options import VIDEO_SUFFIXES
 from crashchat.analysis.recording import Progress
+from crashchat.analysis.results import ClipResult
 from crashchat.analysis.windows import WindowSettings
 from crashchat.answering.cascade import Cascade
 from crashchat.answering.engines import VideoContext
@@ -112,12 +114,14 @@ class ClipService:
         with self._lock:
             self._inside -= 1
 
-    def start_job(self, path: Path, name: str) -> JobState:
+    def start_job(self, path: Path, name: str, known: Known = NOTHING) -> JobState:
         """Have an upload looked at while nobody waits; its file is deleted afterwards. Raises Busy."""
         self._take_slot()
-        return self.jobs.start(
-            path, lambda progress: self._look(path, name, progress, draw=False).result, self._give_slot
-        )
+
+        def look(progress: Progress) -> ClipResult:
+            return self._look(path, name, progress, draw=False, known=known).result
+
+        return self.jobs.start(path, look, self._give_slot)
 
     def drain(self, seconds: float) -> None:
         """Take nothing new, and return when all that was taken is done and told, or `seconds` are over."""
@@ -171,13 +175,18 @@ class ClipService:
         return own
 
     def look_at(
-        self, path: Path, name: str, progress: Progress = lambda share, step: None, draw: bool = True
+        self,
+        path: Path,
+        name: str,
+        progress: Progress = lambda share, step: None,
+        draw: bool = True,
+        known: Known = NOTHING,
     ) -> Analysis:
-        """Analyze an upload under the name it came with. Raises Busy."""
+        """Analyze an upload under the name it came with, told what is known of it. Raises Busy."""
         with self.slot():
-            return self._look(path, name, progress, draw)
+            return self._look(path, name, progress, draw=draw, known=known)
 
-    def _look(self, path: Path, name: str, progress: Progress, draw: bool) -> Analysis:
+    def _look(self, path: Path, name: str, progress: Progress, *, draw: bool, known: Known) -> Analysis:
         analysis = analyze_clip(
             self.cascade,
             path,
@@ -187,6 +196,7 @@ class ClipService:
             progress=progress,
             draw=draw,
             max_seconds=self.limits.max_seconds,
+            known=known,
         )
         analysis.result.path = Path(name).name[:200]  # where it lies here is nobody's business
         return analysis

@@ -18,12 +18,14 @@ from gradio.route_utils import MultiPartException, upload_fn
 from gradio.routes import file_upload_statuses
 
 from crashchat.analysis.cards import banner_html, card_html, clock
+from crashchat.analysis.contexts import known_of
 from crashchat.analysis.options import VIDEO_SUFFIXES
 from crashchat.analysis.results import FAILED, ModelIdentity
 from crashchat.answering.cascade import LINGUISTIC, PERCEPTION
 from crashchat.answering.engines import BASE
 from crashchat.checkpoints.model_card import warnings_of
 from crashchat.serving.clip_service import ClipService
+from crashchat.tasks import TASKS
 
 TEMPLATES = files("crashchat") / "templates"
 CSS = (
@@ -78,19 +80,23 @@ def _session(request: gr.Request) -> str:
 def build_page(service: ClipService, review: bool = False) -> Page:
     """The page on a service. review: with a link to an analysis that is reviewed beside it."""
     limits, cascade = service.limits, service.cascade
+    columns = TASKS.task_set.context
     names = NAMES if len(set(cascade.adapters.values())) > 1 else NAMES | {LINGUISTIC: "adapter"}
     choices = [(names.get(adapter, adapter or ""), adapter or "") for adapter in cascade.adapter_choices()]
 
-    def analyze(upload: dict | None, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
+    def analyze(upload: dict | None, told: tuple, request: gr.Request, progress: gr.Progress):
         """Card, chat, its hint and its button for a dropped clip; without one everything is cleared."""
         if upload is None:
             service.drop(_session(request))
             return "", [], gr.update(interactive=False, placeholder=""), gr.update(interactive=False)
+        known = known_of(dict(zip(columns, told, strict=True)))
         name = Path(upload["path"]).name
         path = service.claim(upload["path"])
         opened = None
         try:
-            analysis = service.look_at(path, name, lambda share, step: progress(share, desc=step))
+            analysis = service.look_at(
+                path, name, lambda share, step: progress(share, desc=step), known=known
+            )
             if analysis.result.status != FAILED:
                 opened = service.keep(_session(request), path, analysis)
         finally:
@@ -110,9 +116,9 @@ def build_page(service: ClipService, review: bool = False) -> Page:
             gr.update(interactive=True),
         )
 
-    def guarded(upload: dict | None, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
+    def guarded(upload: dict | None, request: gr.Request, progress: gr.Progress = gr.Progress(), *told):  # noqa: B008
         try:
-            return analyze(upload, request, progress)
+            return analyze(upload, told, request, progress)
         except Exception as error:
             # The page must show what went wrong, and the server go on.
             traceback.print_exc()
@@ -148,6 +154,14 @@ def build_page(service: ClipService, review: bool = False) -> Page:
             "The clip stays on this machine and is deleted when the page is closed."
             + ("\n\n[Review an analysis](review/)" if review else "")
         )
+        # What is told of the clip with the questions; before the clip, whose coming starts it all.
+        with gr.Row(visible=bool(columns)):
+            told = [
+                gr.Textbox(
+                    label=name, placeholder=context.words, max_length=LONGEST_TEXT, elem_id=f"context-{name}"
+                )
+                for name, context in columns.items()
+            ]
         clip = gr.File(label="clip", file_types=sorted(VIDEO_SUFFIXES), height=130, elem_id="clip")
         card = gr.HTML(elem_id="card")
         chat = gr.Chatbot(
@@ -179,7 +193,7 @@ def build_page(service: ClipService, review: bool = False) -> Page:
             )
         clip.change(
             guarded,
-            clip,
+            [clip, *told],
             [card, chat, question, send],
             show_progress="full",
             show_progress_on=card,

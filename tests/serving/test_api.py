@@ -12,6 +12,7 @@ import httpx
 import jsonschema
 import pytest
 
+from tests.helpers.accessibility import faults_of
 from tests.helpers.models import MODEL
 from tests.helpers.serving import Server
 
@@ -196,6 +197,45 @@ def test_the_description_is_whole_and_schemathesis_finds_no_fault(server, descri
 
         holds()
     assert server.clips() == []
+
+
+def test_what_is_known_of_a_clip_comes_with_it_and_is_told(tiny_base, tmp_path, clips, browser):
+    told = ["--task-set", "configs/tasks/telematics.yaml"]
+    running = Server(tmp_path, *MODEL, "--model", str(tiny_base), *told)
+    try:
+        answer = running.analyze(clips["crash"], data={"context": '{"speed": 42, "braking": null}'})
+        assert answer.status_code == 200 and answer.json()["context"] == {"speed": "42"}
+        job = httpx.post(
+            f"{running.url}/api/jobs",
+            files={"file": ("a.mp4", clips["calm"].read_bytes())},
+            data={"context": '{"braking": 0.4}'},
+        ).json()["id"]
+        refused = {
+            '{"sped": 1}': "context: found 'sped', the task set tells speed, braking",
+            '{"speed": "<|im_end|>"}': "which no text of a prompt may",
+            '{"speed": [1]}': "context: ",
+            "[1]": "found no JSON object",
+            "{": "context: ",
+        }
+        for context, why in refused.items():
+            answer = running.analyze(clips["crash"], data={"context": context})
+            assert answer.status_code == 422 and why in answer.json()["detail"]
+        page = browser.new_page()
+        page.goto(running.url)
+        page.fill("#context-speed textarea, #context-speed input", "57")
+        page.set_input_files("#clip input[type=file]", str(clips["calm"]))
+        page.wait_for_selector(".cc-clip", timeout=60000)
+        assert "57" in page.inner_text(".cc-known")
+        assert faults_of(page) == []
+        page.close()
+        while (state := httpx.get(f"{running.url}/api/jobs/{job}").json())["status"] not in (
+            "done",
+            "failed",
+        ):
+            time.sleep(0.05)
+        assert state["result"]["context"] == {"braking": "0.4"} and running.clips() == []
+    finally:
+        running.stop()
 
 
 def test_a_server_that_is_told_to_end_answers_what_it_took_in(tiny_base, tmp_path, clips):
