@@ -226,9 +226,11 @@ def server(tiny_base, flash_adapters, once, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def browser():
-    """A real headless Chromium; without one, tests are skipped on a developer's machine,
-    and fail where CI=true.
+    """A real headless Chromium, whose pages wait as long as web.py does.
+
+    Without one, tests are skipped on a developer's machine, and fail where CI=true.
     """
+    from tests.helpers.web import PATIENCE
 
     def without(reason: str):
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
@@ -255,5 +257,13 @@ def browser():
                 f"no Chromium to start: {error.message.splitlines()[0]} (bash scripts/browser.sh installs "
                 "one)"
             )
+        new_page = opened.new_page
+
+        def patient(**options):
+            page = new_page(**options)
+            page.set_default_timeout(1000 * PATIENCE)
+            return page
+
+        opened.new_page = patient
         yield opened
         opened.close()

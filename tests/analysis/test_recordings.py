@@ -43,6 +43,7 @@ def hour(tmp_path_factory) -> tuple[Path, list[float]]:
     return folder / "hour.mp4", flashes
 
 
+@pytest.mark.slow  # an hour of video, searched twice; tests/analysis/test_analyze.py searches shorter ones
 def test_an_hour_is_searched_in_little_memory_and_goes_on_after_a_kill(hour, model, tmp_path):
     path, flashes = hour
     options = [path, "--out", tmp_path, "--resume", "--stride", "20", "--merge-gap", "20", *model]

@@ -19,6 +19,7 @@ from tests.helpers.commands import crashchat
 from tests.helpers.engines import serving, write_model
 from tests.helpers.flashes import frames, write_video
 from tests.helpers.serving import free_port
+from tests.helpers.web import web
 
 VLLM = Path(os.environ.get("VLLM_ENVIRONMENT", ROOT / ".venv-vllm")) / "bin" / "vllm"
 
@@ -161,7 +162,7 @@ def test_vllm_itself_says_the_same_tokens(exported, three_clips, tmp_path):
         while True:
             assert engine.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             try:
-                httpx.get(f"{address}/health")
+                web.get(f"{address}/health")
                 break
             except httpx.TransportError:
                 time.sleep(1)

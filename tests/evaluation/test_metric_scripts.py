@@ -25,7 +25,7 @@ def run_script(
     script = ROOT / "scripts/eval" / f"compute_{task_name}_metrics.py"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | changed
     command = [sys.executable, script, *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def some_predictions(task_name: str, answer: str | None = None) -> list[dict]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 
 from tests.helpers.forks import begin, free_port
+from tests.helpers.web import web
 
 
 class Server:
@@ -17,15 +18,13 @@ class Server:
         self.port, self.tmp = free_port(), tmp
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tmp / "stderr"
-        # One client for all: reading the certificates anew takes longer than most answers.
-        self.client = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
         command = ["serve", "--port", str(self.port), *words]
         with open(self.log, "ab") as log:
             self.process = begin(command, log, environment={"TMPDIR": str(tmp)} | environment)
         deadline = time.monotonic() + 120
         while True:
             try:
-                self.client.get(f"{self.url}/api/health", timeout=5)
+                web.get(f"{self.url}/api/health", timeout=5)
                 return
             except httpx.TransportError:
                 assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
@@ -44,32 +43,30 @@ class Server:
         self.process.wait(30)
 
     def analyze(self, clip: Path, **options) -> httpx.Response:
-        return self.client.post(
+        return web.post(
             f"{self.url}/api/analyze", files={"file": (clip.name, clip.read_bytes())}, timeout=120, **options
         )
 
     def events(self) -> list[dict]:
         """What the page can ask of the server: id, inputs and outputs of each event."""
-        text = self.client.get(self.url).text
+        text = web.get(self.url).text
         return json.JSONDecoder().raw_decode(text, re.search(r"window.gradio_config = ", text).end())[0][
             "dependencies"
         ]
 
     def upload(self, clip: Path) -> str:
         """Upload a clip as the page does; returns the path under which it waits."""
-        answer = self.client.post(
-            f"{self.url}/gradio_api/upload", files={"files": (clip.name, clip.read_bytes())}
-        )
+        answer = web.post(f"{self.url}/gradio_api/upload", files={"files": (clip.name, clip.read_bytes())})
         assert answer.status_code == 200, answer.text
         return answer.json()[0]
 
     def send(self, event: int, data: list, session: str) -> dict:
         """Send data to an event of the page; returns the message that ends it: success, output."""
         body = {"fn_index": event, "session_hash": session, "data": data}
-        joined = self.client.post(f"{self.url}/gradio_api/queue/join", json=body)
+        joined = web.post(f"{self.url}/gradio_api/queue/join", json=body)
         assert joined.status_code == 200, joined.text
         address = f"{self.url}/gradio_api/queue/data?session_hash={session}"
-        with self.client.stream("GET", address, timeout=120) as stream:
+        with web.stream("GET", address, timeout=120) as stream:
             for line in stream.iter_lines():
                 message = json.loads(line.removeprefix("data: ")) if line else {}
                 if message.get("msg") in ("process_completed", "unexpected_error"):

@@ -27,6 +27,7 @@ def labels_of(data: Path) -> dict[str, Labels]:
     }
 
 
+@pytest.mark.slow  # each of its commands has tests of its own; here they stand in a row
 def test_from_a_folder_of_clips_to_a_verdict(tiny_data, trained, tiny_base, tmp_path):
     fleet, analysis, out = tmp_path / "fleet", tmp_path / "analysis", tmp_path / "next"
     make_demo_set(fleet, train=8, val=1, test=1, seed=11, workers=1)

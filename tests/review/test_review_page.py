@@ -15,6 +15,7 @@ from crashchat.review.store import Store
 from tests.helpers.accessibility import faults_of
 from tests.helpers.forks import Fork, begin, free_port
 from tests.helpers.review import make_analysis
+from tests.helpers.web import web
 
 
 def start(folder: Path, *words: str) -> tuple[Fork, str]:
@@ -25,7 +26,7 @@ def start(folder: Path, *words: str) -> tuple[Fork, str]:
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
     while True:
         try:
-            httpx.get(f"{url}/", timeout=5)
+            web.get(f"{url}/", timeout=5)
             return process, url
         except httpx.TransportError:
             assert process.poll() is None and time.monotonic() < deadline
@@ -53,13 +54,12 @@ def shown(page, name: str | None = None, other_than: str = "") -> str:
         "([name, other]) => { const clip = document.body.dataset.clip;"
         " return clip && (name ? clip === name : clip !== other); }",
         arg=[name, other_than],
-        timeout=60000,
     )
     return page.evaluate("document.body.dataset.clip")
 
 
 def told(page, text: str) -> None:
-    page.wait_for_selector(f"#told:has-text('{text}')", timeout=60000)
+    page.wait_for_selector(f"#told:has-text('{text}')")
 
 
 def press_at_once(page, *keys: str, repeat: bool = False) -> None:
@@ -179,26 +179,26 @@ def model_says(folder: Path, name: str) -> bool | None:
 
 
 def test_only_the_analysis_is_served(server):
-    number = httpx.get(f"{server}/api/queue").json()["next"][0]["clip"]
-    part = httpx.get(f"{server}/videos/{number}", headers={"Range": "bytes=0-9"})
+    number = web.get(f"{server}/api/queue").json()["next"][0]["clip"]
+    part = web.get(f"{server}/videos/{number}", headers={"Range": "bytes=0-9"})
     assert part.status_code == 206 and len(part.content) == 10
     for path in ("/videos/9999", "/strips/1/99"):
-        assert httpx.get(server + path).status_code == 409
+        assert web.get(server + path).status_code == 409
     for path in (
         "/videos/..%2f..%2fetc%2fpasswd",
         "/docs",
         "/static/card.js",
         "/review.sqlite",
     ):
-        assert httpx.get(server + path).status_code == 404
-    clip = httpx.get(f"{server}/api/clips/{number}").json()
+        assert web.get(server + path).status_code == 404
+    clip = web.get(f"{server}/api/clips/{number}").json()
     labels = clip["model"] | {"crash": True, "start": 1, "end": 99, "first_sign": None}
     body = {"clip": number, "verdict": "correct", "labels": labels}
-    refused = httpx.post(f"{server}/api/decisions", json=body)
+    refused = web.post(f"{server}/api/decisions", json=body)
     assert refused.status_code == 409 and "lies outside its clip" in refused.json()["detail"]
-    foreign = httpx.post(f"{server}/api/undo", json={}, headers={"Origin": "http://example.org"})
+    foreign = web.post(f"{server}/api/undo", json={}, headers={"Origin": "http://example.org"})
     assert foreign.status_code == 403
-    assert httpx.get(server, headers={"Host": "example.org"}).status_code == 400
+    assert web.get(server, headers={"Host": "example.org"}).status_code == 400
 
 
 def test_users_sign_in_and_do_what_their_role_allows(once, tmp_path, capsys):
@@ -214,13 +214,13 @@ def test_users_sign_in_and_do_what_their_role_allows(once, tmp_path, capsys):
     assert "sign in by password" in capsys.readouterr().err
     process, url = start(folder)
     try:
-        assert httpx.get(f"{url}/api/queue").status_code == 401
-        assert httpx.get(f"{url}/api/queue", auth=("nobody", "correct horse")).status_code == 401
-        assert httpx.get(f"{url}/api/queue", auth=("lea", "correct horse")).json()["role"] == "lead"
+        assert web.get(f"{url}/api/queue").status_code == 401
+        assert web.get(f"{url}/api/queue", auth=("nobody", "correct horse")).status_code == 401
+        assert web.get(f"{url}/api/queue", auth=("lea", "correct horse")).json()["role"] == "lead"
         body = {"clip": 1, "verdict": "unsure", "labels": {}}
-        reader = httpx.post(f"{url}/api/decisions", json=body, auth=("rob", "correct horse"))
+        reader = web.post(f"{url}/api/decisions", json=body, auth=("rob", "correct horse"))
         assert reader.status_code == 409 and "is a reader" in reader.json()["detail"]
-        assert httpx.post(f"{url}/api/decisions", json=body, auth=("lea", "correct horse")).status_code == 200
+        assert web.post(f"{url}/api/decisions", json=body, auth=("lea", "correct horse")).status_code == 200
     finally:
         process.terminate()
         process.wait(30)

@@ -4,11 +4,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
-
 from tests.analysis.conftest import break_clips
 from tests.helpers.flashes import frames, write_video
 from tests.helpers.serving import Server
+from tests.helpers.web import web
 
 UNSENT = ("gone", "pipe")  # no files that a client could send
 
@@ -17,9 +16,7 @@ def send(server: Server, path: Path, as_job: bool) -> dict:
     """A clip's result, asked again as long as the server is full."""
     where = f"{server.url}/api/{'jobs' if as_job else 'analyze'}"
     deadline = time.monotonic() + 240
-    while (
-        answer := httpx.post(where, files={"file": (path.name, path.read_bytes())}, timeout=240)
-    ).status_code == 503:
+    while (answer := web.post(where, files={"file": (path.name, path.read_bytes())})).status_code == 503:
         assert time.monotonic() < deadline and int(answer.headers["Retry-After"]) > 0
         time.sleep(0.2)
     if not as_job:
@@ -28,7 +25,7 @@ def send(server: Server, path: Path, as_job: bool) -> dict:
     while state["status"] not in ("done", "failed"):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-        state = httpx.get(f"{where}/{state['id']}", timeout=60).json()
+        state = web.get(f"{where}/{state['id']}").json()
     return state["result"]
 
 

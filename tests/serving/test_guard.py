@@ -20,6 +20,7 @@ from fastapi import FastAPI, Request
 from crashchat.serving.clip_service import Limits
 from crashchat.serving.guard import Guesses, RequestGuard
 from crashchat.serving.serve import connection_settings
+from tests.helpers.web import web
 
 LIMITS = Limits(max_bytes=2**20)
 PATIENCE = 120  # seconds; only a test that fails waits so long
@@ -91,7 +92,7 @@ def test_slow_bodies_and_headers_without_end_are_closed():
         with connect(url) as silent:
             assert silent.recv(1) == b""
         body = bytes(1_000_000)
-        assert httpx.post(f"{url}/api/analyze", content=body, timeout=PATIENCE).text == str(len(body))
+        assert web.post(f"{url}/api/analyze", content=body).text == str(len(body))
         # A client that was answered may ask again on the same connection.
         with httpx.Client(base_url=url, timeout=PATIENCE) as client:
             assert [client.get("/api/health").status_code for _ in range(3)] == [200] * 3
@@ -105,7 +106,7 @@ def test_there_is_an_end_to_the_connections():
         for one in held:
             one.close()
         deadline = time.monotonic() + PATIENCE
-        while httpx.get(f"{url}/api/health", timeout=PATIENCE).status_code != 200:
+        while web.get(f"{url}/api/health").status_code != 200:
             assert time.monotonic() < deadline
 
 
@@ -126,7 +127,7 @@ def test_guessing_a_password_is_slowed_for_the_guesser_alone():
             return client.get(f"{url}/api/health", auth=("", password), headers=headers)
 
     with serving(password="right") as (url, _):
-        assert {httpx.get(f"{url}/api/health").status_code for _ in range(20)} == {
+        assert {web.get(f"{url}/api/health").status_code for _ in range(20)} == {
             401
         }  # who says none has not guessed
         assert ask(url, "right").status_code == 200
@@ -180,8 +181,8 @@ def test_websockets_stay_outside():
     handshake = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     handshake["Sec-WebSocket-Key"] = base64.b64encode(bytes(16)).decode()
     with serving(password="right") as (url, _):
-        assert httpx.get(f"{url}/api/health", headers=handshake).status_code == 401
-        assert httpx.get(f"{url}/api/health", headers=handshake, auth=("", "right")).status_code == 200
+        assert web.get(f"{url}/api/health", headers=handshake).status_code == 401
+        assert web.get(f"{url}/api/health", headers=handshake, auth=("", "right")).status_code == 200
 
 
 @pytest.mark.parametrize(

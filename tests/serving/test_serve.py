@@ -5,7 +5,6 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import jsonschema
 import pytest
 from filelock import FileLock
@@ -22,6 +21,7 @@ from tests.helpers.clips import ffmpeg
 from tests.helpers.flashes import INTERVAL
 from tests.helpers.models import CPU, MODEL
 from tests.helpers.serving import Server
+from tests.helpers.web import web
 
 VALIDATOR = jsonschema.Draft202012Validator(ClipResult.model_json_schema(mode="serialization"))
 PASSWORD = "correct horse"
@@ -40,7 +40,7 @@ def test_the_endpoint_answers_as_analyze_does(server, clips):
     assert result["model"]["base"]["trained_on"] == [{"name": "CrashChat synthetic", "drawn": True}]
     assert result["model"]["linguistic"]["trained_on"] is None
     assert server.analyze(clips["broken"]).json()["detail"]["warnings"] == [DRAWN]
-    health = httpx.get(f"{server.url}/api/health").json()
+    health = web.get(f"{server.url}/api/health").json()
     assert health["warnings"] == [DRAWN] and health["model"] == result["model"]
     assert server.clips() == [] and server.private_folder().stat().st_mode & 0o777 == 0o700
 
@@ -59,8 +59,8 @@ def test_what_it_does_not_take_is_told(server, clips, tmp_path):
         "POST", "/api/analyze", iter([b"x"] * 3), {"Transfer-Encoding": "chunked"}, encode_chunked=True
     )
     assert chunked.getresponse().status == 411
-    assert httpx.get(f"{server.url}/clips/guess").status_code == 404
-    missing = httpx.post(f"{server.url}/api/analyze", files={"other": ("clip.mp4", b"x")})
+    assert web.get(f"{server.url}/clips/guess").status_code == 404
+    missing = web.post(f"{server.url}/api/analyze", files={"other": ("clip.mp4", b"x")})
     assert missing.status_code == 422 and [fault["loc"] for fault in missing.json()["detail"]] == [
         ["body", "file"]
     ]
@@ -68,19 +68,19 @@ def test_what_it_does_not_take_is_told(server, clips, tmp_path):
 
 
 def test_an_analysis_is_reviewed_beside_the_page(server):
-    assert "](review/)" in httpx.get(server.url, timeout=60).text
-    page = httpx.get(f"{server.url}/review/")
+    assert "](review/)" in web.get(server.url).text
+    page = web.get(f"{server.url}/review/")
     assert page.status_code == 200 and 'src="static/review.js"' in page.text
-    assert httpx.get(f"{server.url}/review/static/review.js").status_code == 200
-    queue = httpx.get(f"{server.url}/review/api/queue").json()
+    assert web.get(f"{server.url}/review/static/review.js").status_code == 200
+    queue = web.get(f"{server.url}/review/api/queue").json()
     body = {"clip": queue["next"][0]["clip"], "verdict": "unsure", "labels": {}}
-    assert httpx.post(f"{server.url}/review/api/decisions", json=body).status_code == 200
-    again = httpx.get(f"{server.url}/review/api/queue").json()
+    assert web.post(f"{server.url}/review/api/decisions", json=body).status_code == 200
+    again = web.get(f"{server.url}/review/api/queue").json()
     assert again["decided"] == queue["decided"] + 1 and again["role"] == "lead"
     foreign = {"Origin": "http://example.org"}
-    assert httpx.post(f"{server.url}/review/api/undo", json={}, headers=foreign).status_code == 403
+    assert web.post(f"{server.url}/review/api/undo", json={}, headers=foreign).status_code == 403
     for path in ("/api/queue", "/review/api/health", "/review/review.sqlite"):
-        assert httpx.get(server.url + path).status_code == 404
+        assert web.get(server.url + path).status_code == 404
 
 
 def test_a_review_beside_the_page_is_for_this_machine_alone(tmp_path, capsys):
@@ -115,9 +115,9 @@ def test_what_gradio_has_besides_the_page_is_closed(server):
     closed += tuple(
         f"gradio_api/file={path}" for path in ("/etc/passwd", "README.md", server.private_folder() / IN_USE)
     )
-    assert {
-        path: httpx.get(f"{server.url}/{path}", timeout=60).status_code for path in closed
-    } == dict.fromkeys(closed, 404)
+    assert {path: web.get(f"{server.url}/{path}").status_code for path in closed} == dict.fromkeys(
+        closed, 404
+    )
     for path in (
         "login",
         "gradio_api/run/guarded",
@@ -125,7 +125,7 @@ def test_what_gradio_has_besides_the_page_is_closed(server):
         "gradio_api/component_server",
         "gradio_api/cancel",
     ):
-        assert httpx.post(f"{server.url}/{path}", json={}).status_code == 404
+        assert web.post(f"{server.url}/{path}", json={}).status_code == 404
 
 
 def test_ten_requests_at_once_are_all_answered(server, clips):
@@ -144,7 +144,7 @@ def test_the_page_shows_the_card_and_answers_questions(server, clips, browser):
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.goto(server.url)
-    banner = page.wait_for_selector(".cc-banner[role=note]", timeout=60000)
+    banner = page.wait_for_selector(".cc-banner[role=note]")
     assert banner.is_visible() and banner.inner_text() == DRAWN
     assert banner.bounding_box()["y"] < page.locator("h1").bounding_box()["y"] < 400
     models = page.inner_text(".cc-models")
@@ -153,7 +153,7 @@ def test_the_page_shows_the_card_and_answers_questions(server, clips, browser):
     assert page.is_disabled("#ask")
 
     page.set_input_files("#clip input[type=file]", clips["crash"])
-    page.wait_for_selector(".cc-clip[data-status=crash]", timeout=60000)
+    page.wait_for_selector(".cc-clip[data-status=crash]")
     assert page.inner_text(".cc-drawn") == "model learnt on drawings"
     assert "Its frame rate is 1 a second; that of the training clips" in page.inner_text(".cc-unlike")
     assert "8.0 s – 12.0 s" in page.inner_text(".cc-times")
@@ -165,7 +165,7 @@ def test_the_page_shows_the_card_and_answers_questions(server, clips, browser):
             page.press("#question textarea", "Enter")
         else:
             page.click("#ask")
-        page.wait_for_selector(f"#chat [data-testid=bot] >> nth={number - 1}", timeout=60000)
+        page.wait_for_selector(f"#chat [data-testid=bot] >> nth={number - 1}")
     assert page.locator("#chat [data-testid=user]").all_inner_texts() == ["Is there a car?", "What happens?"]
     assert all(text.strip() for text in page.locator("#chat [data-testid=bot]").all_inner_texts())
     page.click(".cc-strip")
@@ -182,7 +182,7 @@ def test_the_page_shows_the_card_and_answers_questions(server, clips, browser):
     )
     page.wait_for_selector(".cc-clip", state="detached")
     page.set_input_files("#clip input[type=file]", clips["broken"])
-    page.wait_for_selector(".cc-clip[data-status=failed]", timeout=60000)
+    page.wait_for_selector(".cc-clip[data-status=failed]")
     assert "not readable" in page.inner_text(".cc-fault")
     assert server.clips() == []
 
@@ -195,10 +195,10 @@ def test_a_closed_page_leaves_no_clip_behind(server, clips, browser):
     page = browser.new_page()
     page.goto(server.url)
     page.set_input_files("#clip input[type=file]", clips["calm"])
-    page.wait_for_selector(".cc-clip[data-status='no crash']", timeout=60000)
+    page.wait_for_selector(".cc-clip[data-status='no crash']")
     assert len(server.clips()) == 1
     page.close()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while server.clips() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert server.clips() == []
@@ -208,7 +208,7 @@ def test_a_password_guards_everything(tiny_base, tmp_path, browser, clips):
     running = Server(tmp_path, *MODEL, "--model", str(tiny_base), CRASHCHAT_PASSWORD=PASSWORD)
     try:
         for path in ("/", "/api/health", "/gradio_api/info", "/config", "/clips/x"):
-            assert httpx.get(running.url + path).status_code == 401
+            assert web.get(running.url + path).status_code == 401
         assert running.analyze(clips["calm"]).status_code == 401
         assert running.analyze(clips["calm"], auth=("", "wrong")).status_code == 401
         assert running.analyze(clips["calm"], auth=("anyone", PASSWORD)).status_code == 200
@@ -216,7 +216,7 @@ def test_a_password_guards_everything(tiny_base, tmp_path, browser, clips):
         page = context.new_page()
         page.goto(running.url)
         page.set_input_files("#clip input[type=file]", clips["calm"])
-        page.wait_for_selector(".cc-clip", timeout=60000)
+        page.wait_for_selector(".cc-clip")
         context.close()
     finally:
         running.stop()

@@ -6,11 +6,11 @@ import json
 import socket
 import threading
 
-import httpx
 import pytest
 
 from tests.helpers.models import MODEL
 from tests.helpers.serving import Server
+from tests.helpers.web import web
 
 MARK = "known to the owner of this machine alone"
 FILE = {"meta": {"_type": "gradio.FileData"}}
@@ -115,7 +115,7 @@ def test_no_event_of_the_page_takes_a_path_or_fetches_an_address(server, secret)
 def test_an_upload_belongs_to_the_page_that_made_it(server, clips):
     one, other = server.upload(clips["calm"]), server.upload(clips["calm"])
     assert one != other  # the same clip twice: neither page can take or name the other's
-    assert httpx.get(f"{server.url}/gradio_api/file={one}").status_code == 404
+    assert web.get(f"{server.url}/gradio_api/file={one}").status_code == 404
     for session, path in (("one", one), ("other", other)):
         message = server.send(0, [{"path": path} | FILE], session)
         assert message["success"] and "clips/" in message["output"]["data"][0]
@@ -139,6 +139,6 @@ def test_uploads_that_no_page_asks_for_do_not_pile_up(server, clips):
     assert set(server.private_folder().iterdir()) <= before  # no empty files either
     small, big = ("clip.mp4", b"x"), ("clip.mp4", bytes(2**20 + 1))
     for wrong, status in (([("files", small)] * 2, 400), ({"other": small}, 400), ({"files": big}, 413)):
-        assert httpx.post(f"{server.url}/gradio_api/upload", files=wrong).status_code == status
-    assert httpx.post(f"{server.url}/gradio_api/upload", content=b"no form").status_code == 400
+        assert web.post(f"{server.url}/gradio_api/upload", files=wrong).status_code == status
+    assert web.post(f"{server.url}/gradio_api/upload", content=b"no form").status_code == 400
     assert set(server.private_folder().iterdir()) <= before

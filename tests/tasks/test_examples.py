@@ -3,7 +3,6 @@
 import csv
 import json
 
-import httpx
 import pytest
 
 from crashchat.checkpoints.model_card import read_card
@@ -11,6 +10,7 @@ from crashchat.config import CONFIG_DIR
 from crashchat.tasks import CRASHCHAT, TASK_SET_FILE, TASKS, TaskSet
 from tests.helpers.commands import TRAIN_CONFIG, crashchat, settings_of
 from tests.helpers.serving import Server
+from tests.helpers.web import web
 
 EXAMPLES = {
     "nine_tasks": ["crash_kind", "road_users", "vehicles"],
@@ -91,7 +91,7 @@ def test_it_looks_at_new_clips_and_serves_answers(example, tmp_path):
     try:
         answer = server.analyze(clip)
         assert answer.status_code == 200, answer.text
-        assert httpx.get(f"{server.url}/", timeout=60).status_code == 200
+        assert web.get(f"{server.url}/").status_code == 200
         assert [one["task"] for one in answer.json()["windows"][0]["answers"]][: len(asked)]
     finally:
         server.stop()

@@ -318,7 +318,7 @@ def test_worker_threads_and_forked_processes(plain, tmp_path):
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(frame_sum, paths)) == expected
     with multiprocessing.get_context("fork").Pool(2) as workers:
-        assert workers.map_async(frame_sum, paths).get(timeout=30) == expected
+        assert workers.map_async(frame_sum, paths).get(timeout=300) == expected
 
 
 @pytest.mark.parametrize(
