@@ -13,7 +13,6 @@ trained: it learnt on drawings. Exit code: 0 all clips done, 1 some failed (the 
 
 import argparse
 import contextlib
-import glob
 import json
 import os
 import sys
@@ -29,7 +28,7 @@ from tqdm import tqdm
 
 from crashchat.analysis.clip import analyze_clip, as_text, blank_result
 from crashchat.analysis.contexts import Known, add_context, contexts_of
-from crashchat.analysis.options import VIDEO_SUFFIXES, add_model_options, cascade_of
+from crashchat.analysis.options import add_model_options, cascade_of, find_clips
 from crashchat.analysis.result_files import finished, kept, name_clips, write_report
 from crashchat.analysis.results import FAILED, ClipResult
 from crashchat.analysis.spread import analyze_on_ray, share_clips
@@ -38,39 +37,6 @@ from crashchat.answering.cascade import Cascade
 from crashchat.command import make_parser, with_task_set
 from crashchat.errors import error_line, exit_code
 from crashchat.processes import rank, start_processes, under_torchrun
-
-
-def find_clips(words: Iterable[str]) -> tuple[list[Path], list[Path]]:
-    """(clips, passed over): the clips that files, folders and globs name, in their order, none twice, and the
-    other files in the folders, but hidden ones.
-
-    What names nothing, or is a folder that cannot be listed, stays as it is written, to be reported as a clip
-    that failed.
-    """
-    found: dict[Path, None] = {}
-    passed_over: dict[Path, None] = {}
-    for word in words:
-        path = Path(word)
-        # os.path: the methods of Path raise OSError for a name that is too long.
-        if os.path.isdir(path):
-            videos, others = _files_below(path)
-            found |= dict.fromkeys(videos or [path])
-            passed_over |= dict.fromkeys(others)
-        elif not os.path.exists(path) and glob.has_magic(word):
-            found |= dict.fromkeys(Path(match) for match in sorted(glob.glob(word, recursive=True)) or [word])
-        else:
-            found[path] = None
-    return list(found), [path for path in passed_over if path not in found]
-
-
-def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(videos and folders that cannot be listed, other files), sorted."""
-    unlisted: list[Path] = []
-    below = os.walk(folder, onerror=lambda error: unlisted.append(Path(error.filename)))
-    files = [Path(inside, name) for inside, _, names in below for name in names]
-    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-    others = set(files).difference(videos)
-    return sorted([*videos, *unlisted]), sorted(file for file in others if not file.name.startswith("."))
 
 
 def analyze(

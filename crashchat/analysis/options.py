@@ -3,6 +3,9 @@ and the options that say so.
 """
 
 import argparse
+import glob
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -30,6 +33,39 @@ VIDEO_SUFFIXES = set(
 
 class AnalyzeError(CrashChatError):
     """A run that cannot start; the message says why and what to do."""
+
+
+def find_clips(words: Iterable[str]) -> tuple[list[Path], list[Path]]:
+    """(clips, passed over): the clips that files, folders and globs name, in their order, none twice, and the
+    other files in the folders, but hidden ones.
+
+    What names nothing, or is a folder that cannot be listed, stays as it is written, to be reported as a clip
+    that failed.
+    """
+    found: dict[Path, None] = {}
+    passed_over: dict[Path, None] = {}
+    for word in words:
+        path = Path(word)
+        # os.path: the methods of Path raise OSError for a name that is too long.
+        if os.path.isdir(path):
+            videos, others = _files_below(path)
+            found |= dict.fromkeys(videos or [path])
+            passed_over |= dict.fromkeys(others)
+        elif not os.path.exists(path) and glob.has_magic(word):
+            found |= dict.fromkeys(Path(match) for match in sorted(glob.glob(word, recursive=True)) or [word])
+        else:
+            found[path] = None
+    return list(found), [path for path in passed_over if path not in found]
+
+
+def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(videos and folders that cannot be listed, other files), sorted."""
+    unlisted: list[Path] = []
+    below = os.walk(folder, onerror=lambda error: unlisted.append(Path(error.filename)))
+    files = [Path(inside, name) for inside, _, names in below for name in names]
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    others = set(files).difference(videos)
+    return sorted([*videos, *unlisted]), sorted(file for file in others if not file.name.startswith("."))
 
 
 def default_model() -> tuple[Path, Path, Path]:

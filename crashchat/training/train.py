@@ -29,6 +29,7 @@ from crashchat.second_stages import ReinforceConfig
 from crashchat.settings import TrainConfig
 from crashchat.tasks import keep_task_set
 from crashchat.training.batches import StepSampler
+from crashchat.training.callbacks import BestIsKept, EpochOrder, LossPlot
 from crashchat.training.card import card_of, with_outcome
 from crashchat.training.losses import plot_losses
 from crashchat.training.planning.plan import warn_of_memory
@@ -41,7 +42,6 @@ from crashchat.training.resuming import (
 )
 from crashchat.training.setup import build_model, load_videos, training_arguments
 from crashchat.training.speed import Profile
-from crashchat.training.trainer import BestIsKept, EpochOrder, LossPlot
 from crashchat.training.ways import check, make_dataset, make_sampler, make_trainer, step_in_words
 from crashchat.video.reading import open_feature_cache
 

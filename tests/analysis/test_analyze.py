@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from crashchat.__main__ import main
-from crashchat.analysis.analyze import find_clips
-from crashchat.analysis.options import AnalyzeError, default_model
+from crashchat.analysis.options import AnalyzeError, default_model, find_clips
 from crashchat.analysis.result_files import name_clips
 from crashchat.config import ROOT
 from crashchat.data.predictions import read_predictions

@@ -10,8 +10,8 @@ from pathlib import Path
 import av
 import pytest
 
-from crashchat.analysis.analyze import find_clips
 from crashchat.analysis.cards import ticks
+from crashchat.analysis.options import find_clips
 from crashchat.analysis.result_files import LONGEST_NAME, name_clips
 from crashchat.analysis.windows import WindowSettings, plan
 from crashchat.video.decode import read_clip

@@ -75,7 +75,6 @@ def start(node: int, two_nodes, words: list[str], log: Path) -> subprocess.Popen
     )
 
 
-@pytest.mark.slow  # tests/training/test_runs.py loses a process of one node
 def test_a_lost_node_comes_back_and_the_run_goes_on(two_nodes, trained_by_two, tiny_data, tmp_path):
     out = tmp_path / "out"
     words = settings_of(tiny_data, out, "eval_steps=1", "save_steps=1")
