@@ -72,11 +72,13 @@ class Jobs:
 
         def work() -> None:
             try:
-                result = look(progress)
+                try:
+                    result = look(progress)
+                finally:
+                    path.unlink(missing_ok=True)  # before anybody is told that the job has ended
                 status = "failed" if result.status == FAILED else "done"
                 self._change(state.id, status=status, progress=1.0, step=status, result=result)
             finally:
-                path.unlink(missing_ok=True)
                 end()
 
         self._waiting.put(work)
