@@ -12,7 +12,7 @@ some, or something cannot be compared.
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from crashchat.command import make_parser
+from crashchat.command import add_task_set, make_parser, with_task_set
 from crashchat.data.truth import Annotations
 from crashchat.errors import CrashChatError, exit_code
 from crashchat.files import write_json_atomic
@@ -115,9 +115,11 @@ def recommend(sets: list[list[Path]], out: Path) -> None:
     print(f"recommended: the new model is worse on none of {', '.join(one.data for one in every)}")
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("recommend", __doc__)
+    add_task_set(parser)
     parser.add_argument(
         "--on",
         action="append",

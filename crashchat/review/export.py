@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from crashchat.analysis.result_tables import write_findings
-from crashchat.command import make_parser
+from crashchat.command import add_task_set, make_parser, with_task_set
 from crashchat.data.datasets import DatasetCard, write_dataset_card
 from crashchat.errors import exit_code, listed, writing
 from crashchat.files import new_folder, write_bytes_atomic, write_json_atomic
@@ -195,7 +195,8 @@ def _add_clip(written: _Written, clip: Reviewed, decision: Decision, split: str)
             {"from": "gpt", "value": answer},
         ]
         record = {"video": [video], "conversations": turns, "source": SOURCE}
-        record |= {key: value for key, value in clip.result.context.items() if key not in record}
+        told = dict.fromkeys(TASKS.task_set.context) | clip.result.context
+        record |= {key: value for key, value in told.items() if key not in record}
         written.add(split, task, record)
         if task in rejected and split != TEST:
             written.records[f"{PAIRS}/{split}.json"].append(record | {"rejected": rejected[task]})
@@ -273,9 +274,11 @@ def fleet_lines(estimate: Fleet) -> list[str]:
     return lines
 
 
-def main(argv: list[str] | None = None) -> int:
+@with_task_set
+def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
     parser = make_parser("export-labels", __doc__)
+    add_task_set(parser)
     parser.add_argument("folder", type=Path, metavar="DIR", help="an analysis that was reviewed")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new data folder")
     parser.add_argument(
@@ -308,6 +311,6 @@ def main(argv: list[str] | None = None) -> int:
         "--replay-share", type=float, default=0.1, help="of its training and validation videos (default 0.1)"
     )
     arguments = vars(parser.parse_args(argv))
-    folder, out = arguments.pop("folder"), arguments.pop("out")
+    folder, out, _ = arguments.pop("folder"), arguments.pop("out"), arguments.pop("task_set")
     options = Options(shares=tuple(arguments.pop("splits")), **arguments)
     return exit_code(lambda: print("\n".join([*export(folder, out, options), f"written: {out}"])))

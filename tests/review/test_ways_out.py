@@ -10,6 +10,7 @@ from openpyxl import load_workbook
 from pyarrow import parquet
 
 from crashchat.__main__ import main
+from crashchat.config import ROOT
 from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.data.pairs import load_pairs
 from crashchat.review.agreement import agreements, cohen_kappa, fleet, share_of
@@ -19,7 +20,7 @@ from crashchat.review.labels import Labels, annotated_labels, model_labels
 from crashchat.review.queue import RANDOM, by_worth, due, full_queue, reasons_of
 from crashchat.review.splits import recordings, split_of
 from crashchat.review.store import Store
-from crashchat.tasks import SPLITS, TASKS
+from crashchat.tasks import SPLITS, TASKS, TaskSet, using
 from tests.helpers.review import make_analysis, result_of
 
 
@@ -188,6 +189,27 @@ def test_decisions_come_out_as_annotations_and_tables(store, folder, tmp_path, c
     comments = [cell for cell in sheet["K"] if cell.value == "=1+1"]
     assert sheet.max_row == 11 and len(comments) == 5 and all(cell.data_type == "s" for cell in comments)
     assert json.loads((out / "statistics.json").read_text())["agreement"][0]["clips"] == 1
+
+
+def test_what_a_model_was_told_of_a_clip_is_told_to_those_who_learn_from_it(store, folder, tmp_path):
+    for name in ("clip00", "clip02"):
+        result = json.loads((folder / f"{name}.json").read_text())
+        told = {"speed": "42"} if name == "clip00" else {}
+        (folder / f"{name}.json").write_text(json.dumps(result | {"context": told}))
+    clips, out = read_folder(folder), tmp_path / "labels"
+    store.decide(clips["clip00"], "anna", "correct", Labels(crash=False))
+    store.decide(clips["clip02"], "anna", "confirm")
+    task_set = ROOT / "configs" / "tasks" / "telematics.yaml"
+    words = ["--splits", "100", "0", "0", "--task-set", str(task_set)]
+    assert main(["export-labels", str(folder), "--out", str(out), *words]) == 0
+    with using(TaskSet(task_set)):
+        files = [path for task in TASKS.values() if (path := out / task.annotation_file("train")).is_file()]
+        videos = load_annotations(files, out, context=tuple(TASKS.task_set.context))
+        (pairs,) = load_pairs([out / "pairs" / "train.json"], out)
+    asked = {video.name: {question.told for question in video.questions} for video in videos}
+    speed = "The ego-car's mean speed is 42 km/h."
+    assert asked == {"videos/clip00.mp4": {speed}, "videos/clip02.mp4": {""}}
+    assert {pair.told for pair in pairs.questions} == {speed}
 
 
 def test_what_cannot_be_exported_is_told_in_a_line(store, folder, tmp_path, capsys):
