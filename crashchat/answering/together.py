@@ -30,23 +30,34 @@ class Together(Generic[Call, Found]):
         """
         self._work, self._fits, self._turn = work, fits, turn
         self._waiting: deque[tuple[Call, Future[Found]]] = deque()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._led = False  # whether one of those that wait does the work of all, or is about to
 
     def __call__(self, call: Call) -> Found:
         """What was found for one call. Raises what its work raises, were it done alone."""
         found: Future[Found] = Future()
-        with self._lock:
+        with self._changed:
             self._waiting.append((call, found))
         while not found.done():
-            with self._turn:
+            with self._changed:
+                # Whoever has what it came for goes, whatever is worked on next.
+                self._changed.wait_for(lambda: found.done() or not self._led)
+                if found.done():
+                    break
+                self._led = True
+            try:
                 # Those before it may fill a turn; then it does their work, and waits on.
-                if not found.done():
+                with self._turn:
                     self._do(self._take())
+            finally:
+                with self._changed:
+                    self._led = False
+                    self._changed.notify_all()
         return found.result()
 
     def _take(self) -> list[tuple[Call, Future[Found]]]:
         """The longest waiting, and those behind it that fit to it."""
-        with self._lock:
+        with self._changed:
             taken = [self._waiting.popleft()]
             for one in list(self._waiting):
                 if self._fits([call for call, _ in [*taken, one]]):

@@ -53,6 +53,32 @@ def test_what_waits_is_taken_together_in_order_as_far_as_it_fits():
     assert worked[1:] == [[1, 3, 5], [2, 4], [7]]
 
 
+def test_who_has_its_answer_does_not_wait_for_the_next_turn():
+    going, may_end = threading.Event(), threading.Event()
+
+    def work(calls: Sequence[int]) -> list[int]:
+        if 9 in calls:
+            going.set()
+            assert may_end.wait(60)
+        return list(calls)
+
+    together = Together(work, lambda calls: 9 not in calls, turn := TURN())
+    with ThreadPoolExecutor(4) as pool:
+        with turn:
+            made = []
+            for number in (1, 9, 2, 3):
+                made.append(pool.submit(together, number))
+                while len(together._waiting) < len(made):
+                    time.sleep(0.001)
+        try:
+            others = [made[0], *made[2:]]
+            assert going.wait(60) and [one.result(60) for one in others] == [1, 2, 3]
+            assert not made[1].done()
+        finally:
+            may_end.set()
+        assert made[1].result(60) == 9
+
+
 def test_a_call_that_fails_fails_alone():
     turn, worked = TURN(), []
 
