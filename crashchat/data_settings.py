@@ -70,6 +70,8 @@ class DataSource(Exact):
     """Which of its configurations; none: the only or default one."""
     revision: str | None = None
     """Its branch, tag or commit; none: the newest."""
+    streaming: bool = False
+    """Read its rows as they come, without its tables on this disk; videos that they hold are written."""
     name: Line | None = None
     """What reports call the source; none: the first file's name without its ending, or the hub's."""
     form: Form | None = None
@@ -111,8 +113,8 @@ class DataSource(Exact):
     def _one_of_each(self):
         if bool(self.path) == (self.hub is not None):
             raise ValueError("expected either path or hub")
-        if self.hub is None and (self.hub_config or self.revision):
-            raise ValueError("hub_config and revision go with hub alone")
+        if self.hub is None and (self.hub_config or self.revision or self.streaming):
+            raise ValueError("hub_config, revision and streaming go with hub alone")
         if self.hub is not None and self.form:
             raise ValueError("form goes with path alone")
         rules = [name for name in ("split", "split_column", "split_shares") if getattr(self, name)]

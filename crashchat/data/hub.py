@@ -27,7 +27,9 @@ def read_hub(source: DataSource, context: Sequence[str] = ()) -> list[tuple[str,
 
     datasets.disable_progress_bars()
     try:
-        found = datasets.load_dataset(source.hub, name=source.hub_config, revision=source.revision)
+        found = datasets.load_dataset(
+            source.hub, name=source.hub_config, revision=source.revision, streaming=source.streaming
+        )
     except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
         raise AnnotationError(
             f"hub: {source.hub}: cannot be loaded: {opening(error)}; expected OWNER/NAME of a data set that "
@@ -35,7 +37,7 @@ def read_hub(source: DataSource, context: Sequence[str] = ()) -> list[tuple[str,
         ) from error
     tables = []
     for split, table in found.items():
-        for name, feature in table.features.items():
+        for name, feature in (table.features or {}).items():
             if isinstance(feature, datasets.Video | datasets.Image | datasets.Audio):
                 table = table.cast_column(name, type(feature)(decode=False))
         place = _Place(source, str(split))
@@ -54,7 +56,7 @@ class _Place:
     """
 
     def __init__(self, source: DataSource, split: str) -> None:
-        self.column, self.split = source.columns.video, split
+        self.column, self.split, self.hub = source.columns.video, split, source.hub
         self.root = Path(source.hub or "").resolve()
         self.folder: Path | None = None
 
@@ -74,6 +76,11 @@ class _Place:
             return _unpacked(video["bytes"], name, self.folder)
         if not video.get("path"):
             return None
+        if "://" in video["path"]:
+            raise AnnotationError(
+                f"hub: {self.hub}: its videos are files of their own ({video['path']}), which streaming does "
+                "not fetch; leave streaming out"
+            )
         path = Path(video["path"])
         if not path.is_absolute():
             return str(path)

@@ -16,6 +16,7 @@ import pytest
 from crashchat.data.annotations import AnnotationError, annotation_paths, load_annotations
 from crashchat.data.datasets import read_dataset_card
 from crashchat.data.exporting import main as export
+from crashchat.data.hub import _Place
 from crashchat.data.importing import main as run_import
 from crashchat.data.sources import load_sources
 from crashchat.data_settings import DataSource
@@ -229,7 +230,8 @@ def test_an_export_is_read_back_to_the_same_questions(tmp_path, data_folder, cap
     assert export(words) == 1 and "is not empty" in capsys.readouterr().err
 
 
-def test_the_hub_s_own_package_loads_an_export(tmp_path, data_folder, monkeypatch):
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_hub_s_own_package_loads_an_export(streaming, tmp_path, data_folder, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     out = tmp_path / "hub"
@@ -237,15 +239,26 @@ def test_the_hub_s_own_package_loads_an_export(tmp_path, data_folder, monkeypatc
     loaded = datasets.load_dataset(str(out))
     assert {name: len(rows) for name, rows in loaded.items()} == {"train": 4, "validation": 2}
     assert isinstance(loaded["train"].features["video"], datasets.Video)
-    source = DataSource.model_validate({"hub": str(out), "columns": {"keep": ["ego"]}})
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "other_cache")
+    source = DataSource.model_validate(
+        {"hub": str(out), "columns": {"keep": ["ego"]}, "streaming": streaming}
+    )
     for split in ("train", "val"):
         paths = annotation_paths(data_folder, ["crash_recognition", "crash_localization"], split)
         found = load_sources([source], split, Path("data"), TASKS)
         assert plain(found) == plain(load_annotations(paths, data_folder, keep=["ego"]))
         assert all(one.path.is_file() for one in found)
+    assert bool(list((tmp_path / "other_cache").rglob("*.arrow"))) != streaming
 
 
-def test_videos_that_a_table_holds_become_files(tmp_path, monkeypatch):
+def test_videos_that_streaming_does_not_fetch_are_named():
+    rows = iter([{"video": {"bytes": None, "path": "hf://datasets/a/b@main/videos/a.mp4"}}])
+    with pytest.raises(AnnotationError, match="hub: a/b: .*hf://.*a.mp4.*leave streaming"):
+        list(_Place(DataSource(hub="a/b", streaming=True), "train").named(rows))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_videos_that_a_table_holds_become_files(streaming, tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setenv("CRASHCHAT_CACHE", str(tmp_path / "ours"))
@@ -259,7 +272,9 @@ def test_videos_that_a_table_holds_become_files(tmp_path, monkeypatch):
     )
     (tmp_path / "hub").mkdir()
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "hub" / "train.parquet")
-    (video,) = load_sources([DataSource(hub=str(tmp_path / "hub"))], "train", Path("data"), TASKS)
+    (video,) = load_sources(
+        [DataSource(hub=str(tmp_path / "hub"), streaming=streaming)], "train", Path("data"), TASKS
+    )
     assert video.path.read_bytes() == b"made" and video.path.name == "a.mp4"
     assert video.path.is_relative_to(tmp_path / "ours")
 
