@@ -114,11 +114,14 @@ class Cascade:
         """
         return self._runs(_Run(context, progress, known))
 
+    def _at_once(self, calls: Sequence["_Run | _Say"]) -> bool:
+        """Whether the videos of all these calls are answered at once."""
+        sizes = [visual.num_kept for call in calls for visual in call.context.visuals]
+        return fits_at_once(sizes, tokens_at_once(self.answerer.device))
+
     def _fit(self, runs: Sequence["_Run"]) -> bool:
         """Whether the cascade runs on all of these at once."""
-        sizes = [visual.num_kept for run in runs for visual in run.context.visuals]
-        same = all(run.known == runs[0].known for run in runs)
-        return same and fits_at_once(sizes, tokens_at_once(self.answerer.device))
+        return all(run.known == runs[0].known for run in runs) and self._at_once(runs)
 
     def _run(self, runs: Sequence["_Run"]) -> list[list[CascadeOutput]]:
         owners = [run for run in runs for _ in run.context.visuals]
@@ -162,9 +165,7 @@ class Cascade:
         return self._says(_Say(context, question, adapter, most=most, heard=heard))
 
     def _same_adapter(self, says: Sequence["_Say"]) -> bool:
-        sizes = [visual.num_kept for say in says for visual in say.context.visuals]
-        one = len({say.adapter for say in says}) == 1
-        return one and fits_at_once(sizes, tokens_at_once(self.answerer.device))
+        return len({say.adapter for say in says}) == 1 and self._at_once(says)
 
     def _say(self, says: Sequence["_Say"]) -> list[list[int]]:
         def heard(answers: list[list[list[int]]]) -> None:

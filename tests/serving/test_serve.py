@@ -212,12 +212,11 @@ def test_a_password_guards_everything(tiny_base, tmp_path, browser, clips):
         assert running.analyze(clips["calm"]).status_code == 401
         assert running.analyze(clips["calm"], auth=("", "wrong")).status_code == 401
         assert running.analyze(clips["calm"], auth=("anyone", PASSWORD)).status_code == 200
-        context = browser.new_context(http_credentials={"username": "anyone", "password": PASSWORD})
-        page = context.new_page()
+        page = browser.new_page(http_credentials={"username": "anyone", "password": PASSWORD})
         page.goto(running.url)
         page.set_input_files("#clip input[type=file]", clips["calm"])
         page.wait_for_selector(".cc-clip")
-        context.close()
+        page.close()
     finally:
         running.stop()
 
