@@ -16,26 +16,19 @@ All lies in one folder; what is there is not made again, so a second start goes 
 import argparse
 import json
 import multiprocessing
-import os
 import random
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from common import ROOT, machine
+from common import machine
+from experiments import BASE, TINY, answer, at_root, crashchat, main_figures, table
 
-from crashchat import __main__ as program
 from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.files import new_folder, write_json_atomic
-from crashchat.metrics.bootstrap import Difference, paired, paired_mean
-from crashchat.metrics.by_kind import shown
-from crashchat.metrics.sums import Sums
 from crashchat.reporting.comparison import make_comparison
 from crashchat.review.folder import Reviewed, read_folder
 from crashchat.review.labels import CONFIRM, CORRECT, Labels, annotated_labels, model_labels
@@ -45,8 +38,6 @@ from crashchat.review.store import Store
 from crashchat.tasks import TASKS
 
 QUEUE, CHANCE, DEPLOYED = "queue", "random", "deployed"
-BASE = "ckpt/tiny_base"
-TINY = "with=configs/train/tiny_model.yaml"
 REVIEWER = "reviewer"
 FACTS = "facts.json"  # written last of all
 
@@ -76,11 +67,6 @@ class World:
     def analysis(self) -> Path:
         """What the deployed model says of the fleet's clips."""
         return self.folder / "analysis"
-
-    def answers(self, adapter: Path, out: Path) -> None:
-        """A model's answers to the held-out clips."""
-        words = [f"model={BASE}", f"adapter={adapter}", f"data_dir={self.night}", f"output_dir={out}"]
-        crashchat(out.with_suffix(".log"), "evaluate", "configs/eval/all_tasks.yaml", *words)
 
 
 @dataclass(frozen=True)
@@ -140,7 +126,7 @@ class Review:
         words += [f"output_dir={out}", f"seed={self.run}", *settings]
         words.append(f"annotation_files={{{', '.join(f'{split}: [{files[split]}]' for split in files)}}}")
         crashchat(log, "train", "configs/train/heterogeneous.yaml", *words)
-        self.world.answers(out, self.answers)
+        answer(out, self.world.night, self.answers)
 
     def work(self, settings: list[str], truth: dict[str, Labels]) -> None:
         """All of it, as far as it was not done before."""
@@ -168,19 +154,6 @@ class Review:
         }
 
 
-def crashchat(log: Path, *words: str | Path | int) -> None:
-    """`crashchat …` in this process, on one core; what it says goes to the log.
-
-    Raises RuntimeError where it failed.
-    """
-    torch.set_num_threads(1)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a", encoding="utf-8") as said, redirect_stdout(said), redirect_stderr(said):
-        code = program.main([str(word) for word in words])
-    if code:
-        raise RuntimeError(f"{words[0]} failed:\n{log.read_text(encoding='utf-8')[-2000:]}")
-
-
 def make_world(world: World, arguments: argparse.Namespace, chosen: dict) -> None:
     """Draw, train, analyze. chosen: what everything in the folder is made with."""
     folder = world.folder
@@ -202,7 +175,7 @@ def make_world(world: World, arguments: argparse.Namespace, chosen: dict) -> Non
     model = ["--model", BASE, "--linguistic", world.deployed, "--perception", world.deployed]
     crashchat(folder / "analysis.log", "analyze", *clips, "--out", world.analysis, *model, "--resume")
     print("the fleet's clips are analyzed", flush=True)
-    world.answers(world.deployed, folder / "deployed_night")
+    answer(world.deployed, world.night, folder / "deployed_night")
     write_json_atomic(folder / FACTS, chosen)
 
 
@@ -212,33 +185,6 @@ def truth_of(data_dir: Path) -> dict[str, Labels]:
         video.path.stem: annotated_labels({one.task: one.answer for one in video.questions if one.task})
         for video in load_annotations(annotation_paths(data_dir, TASKS, "train"), data_dir)
     }
-
-
-def differences(old: dict[str, Sums], new: dict[str, Sums]) -> Iterator[tuple[str, Difference]]:
-    """(what, new minus old) of the mean over tasks and of each task's main figure."""
-    main = {task: shown(TASKS[task]).main for task in old}
-    yield "mean", paired_mean([(old[task], new[task], main[task][0]) for task in old])
-    for task, (figure, title) in main.items():
-        yield f"{TASKS[task].title} {title}", paired(old[task], new[task])[figure]
-
-
-def table(
-    sums: dict[str, dict[str, Sums]], pairs: list[tuple[str, str]]
-) -> dict[str, dict[str, list[float]]]:
-    """{new - old: {figure: [difference, low, high]}}, printed as a table."""
-    found = {
-        f"{new} − {old}": {
-            what: [round(value, 4) for value in (one.value, one.low, one.high)]
-            for what, one in differences(sums[old], sums[new])
-        }
-        for old, new in pairs
-    }
-    figures = list(next(iter(found.values())))
-    print(f"\n| {' | '.join(['', *figures])} |\n|{'---|' * (len(figures) + 1)}")
-    for name, row in found.items():
-        cells = (f"{value:+.3f} ({low:+.3f} to {high:+.3f})" for value, low, high in row.values())
-        print(f"| {name} | {' | '.join(cells)} |")
-    return found
 
 
 def main() -> int:
@@ -256,8 +202,7 @@ def main() -> int:
     )
     made.add_argument("settings", nargs="*", metavar="key=value", help="of learning again, e.g. epochs=12")
     arguments = made.parse_args()
-    os.chdir(ROOT)  # where commands run, so that a folder means the same to all
-    os.environ |= {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    at_root()
     world = World(arguments.folder)
     reviews = [
         Review(world, way, clips, number)
@@ -284,15 +229,11 @@ def main() -> int:
     against = table(sums, pairs)
     facts = [json.loads((review.folder / FACTS).read_text()) for review in reviews]
     print("\n".join(map(str, facts)))
-    values = {
-        row: {task: one.metrics()[shown(TASKS[task]).main[0]] for task, one in sums[row].items()}
-        for row in rows
-    }
     result = {
         "benchmark": "review",
         "machine": machine(),
         "settings": {"clips": arguments.clips, "runs": arguments.runs, **chosen},
-        "figures": values,
+        "figures": {row: main_figures(one) for row, one in sums.items()},
         "gains": gains,
         "queue against random": against,
         "reviews": facts,

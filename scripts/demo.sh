@@ -5,21 +5,23 @@
 #
 #   bash scripts/demo.sh                        one model for all six tasks, five to ten minutes on two cores
 #   bash scripts/demo.sh --all                  all nine strategies, side by side as in the paper's table
+#   bash scripts/demo.sh --reinforce            and a second stage behind it that rewards times, five minutes more
 #   bash scripts/demo.sh learning_rate=1.0e-3   another setting of the training (its defaults: configs/train/tiny_model.yaml);
 #                                               goes to a folder of its own, outputs/demo-learning_rate=1.0e-3
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-strategies=(heterogeneous) settings=()
+strategies=(heterogeneous) second=() settings=()
 for word in "$@"; do
     case "$word" in
         --all) strategies=(heterogeneous homogeneous_linguistic homogeneous_perception independent_crash_recognition
             independent_crash_description independent_causal_reasoning independent_prevention_reasoning
             independent_crash_localization independent_pre_crash_localization) ;;
-        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --reinforce) second=(reinforced) ;;
+        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
         data_dir=* | output_dir=* | base_model=*)
             echo "error: found '$word', but the demo has its own data, base and folders; scripts/train/*.sh take others" >&2; exit 2 ;;
         [a-z_]*=*) settings+=("$word") ;;
-        *) echo "error: found '$word', expected --all or settings of the training as key=value, e.g. epochs=6" >&2; exit 2 ;;
+        *) echo "error: found '$word', expected --all, --reinforce or settings of the training as key=value, e.g. epochs=6" >&2; exit 2 ;;
     esac
 done
 started=$SECONDS
@@ -49,7 +51,8 @@ step "answers of the base model"
 evaluate "$base" ckpt/tiny_base eval_video_all_tasks.sh
 
 rows=("base=$base")
-for strategy in "${strategies[@]}"; do
+for strategy in "${strategies[@]}" "${second[@]}"; do
+    training=("${tiny[@]}")
     case "$strategy" in
         heterogeneous) script=Heterogeneous_multitask_models_all_tasks.sh questions=eval_video_all_tasks.sh tasks=() ;;
         homogeneous_linguistic) script=Homogeneous_multitask_models_linguistic.sh questions=eval_video_all_tasks.sh
@@ -58,9 +61,11 @@ for strategy in "${strategies[@]}"; do
             tasks=(tasks=crash_localization,pre_crash_localization) ;;
         independent_*) task=${strategy#independent_} tasks=()
             script=Independent_monotask_models_$task.sh questions=eval_video_$task.sh ;;
+        reinforced) script=Reinforce_localization.sh questions=eval_video_all_tasks.sh tasks=()
+            training=(with=configs/train/tiny_reinforce.yaml data_dir=data/demo "adapter=$out/train/heterogeneous") ;;
     esac
     step "fine-tuning: $strategy"
-    bash "scripts/train/$script" "$processes" "${tiny[@]}" "output_dir=$out/train/$strategy"
+    bash "scripts/train/$script" "$processes" "${training[@]}" "output_dir=$out/train/$strategy"
     if [[ ! -f "$out/merged/$strategy/config.json" ]]; then
         "$PYTHON" -m crashchat merge --base ckpt/tiny_base \
             --adapter "$out/train/$strategy" --out "$out/merged/$strategy"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch.utils.data import Sampler
 
+from crashchat.config import ConfigError
 from crashchat.data.annotations import Question, VideoQAs
 from crashchat.second_stages import ReinforceConfig
 from crashchat.training.batches import Fetch, QuestionDataset, QuestionSampler
@@ -80,6 +81,11 @@ class RolloutSampler(Sampler[list[int]]):
         self.rewarded, self.config = rewarded, config
         self.rank, self.processes = rank, processes
         self.video_of = {number: video for video, group in enumerate(rewarded) for number in group}
+        if len(self.video_of) < processes:
+            raise ConfigError(
+                f"found {len(self.video_of)} questions of tasks={','.join(config.tasks)}, expected one for "
+                f"each of {processes} processes; start fewer of them"
+            )
         self.others = None
         if config.global_batch_size and others:
             self.others = QuestionSampler(
@@ -131,6 +137,18 @@ class RolloutSampler(Sampler[list[int]]):
             yield from list(self.others)[skip:]
             epoch, skip = epoch + 1, 0
 
+    def _questions_on(self, videos: list[int], others: list[int]) -> list[int]:
+        """The rewarded questions on some videos, and on as many others as it takes for every process to have
+        one.
+        """
+        numbers = [number for video in dict.fromkeys(videos) for number in self.rewarded[video]]
+        for video in others:
+            if len(numbers) >= self.processes:
+                break
+            if video not in videos:
+                numbers += self.rewarded[video]
+        return numbers
+
     def __iter__(self) -> Iterator[list[int]]:
         shuffled = list(range(len(self.rewarded)))
         random.Random(f"{self.config.seed}/{self.epoch}").shuffle(shuffled)
@@ -139,13 +157,8 @@ class RolloutSampler(Sampler[list[int]]):
         stream = left * -(-fetches * self.config.videos_per_step // len(left))
         supervised = self._supervised()
         for step in range(fetches):
-            videos = stream[step * self.config.videos_per_step : (step + 1) * self.config.videos_per_step]
-            numbers = [number for video in dict.fromkeys(videos) for number in self.rewarded[video]]
-            own = (
-                share_questions(numbers, self.video_of, self.processes)[self.rank]
-                if len(numbers) >= self.processes
-                else numbers[self.rank : self.rank + 1]
-            )
-            yield own + next(supervised)
+            start = step * self.config.videos_per_step
+            own = self._questions_on(stream[start : start + self.config.videos_per_step], shuffled)
+            yield share_questions(own, self.video_of, self.processes)[self.rank] + next(supervised)
             for _ in range(self.config.updates - 1):
                 yield []

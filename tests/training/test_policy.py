@@ -132,6 +132,25 @@ def test_every_process_has_its_share_of_each_step(world):
     assert set(drawn) == set(sum(rewarded, []))
 
 
+def test_no_process_is_without_a_question(world):
+    _, dataset, config, _ = world
+    rewarded, _ = dataset.split()
+    alone = [group[:1] for group in rewarded]
+    config = config.model_copy(
+        update={"videos_per_step": 1, "global_batch_size": 0, "dynamic_sampling": True}
+    )
+    samplers = [RolloutSampler(alone, [], config, rank, 2) for rank in (0, 1)]
+    for sampler in samplers:  # the next epoch has a single video left to teach
+        sampler.note((video, video == 0) for video in range(len(alone)))
+        sampler.set_epoch(1)
+    for shares in zip(*samplers, strict=True):
+        assert [len(share) for share in shares] == [1, 1] and alone[0] in shares
+    with pytest.raises(
+        ConfigError, match="found 1 questions of tasks=.*, expected one for each of 2 processes"
+    ):
+        RolloutSampler(alone[:1], [], config, 0, 2)
+
+
 def test_videos_that_taught_nothing_are_left_out_of_the_next_epoch(world):
     _, dataset, config, _ = world
     rewarded, _ = dataset.split()
