@@ -107,6 +107,7 @@ def _values(result: ClipResult, images: list[str | None], video: str | None) -> 
         "texts": [(TASKS[name].title, said[name]) for name in shown if said.get(name)],
         "notes": notes,
         "lost": lost,
+        "passed_over": sum(window.passed_over for window in result.windows),
         "contradicting": contradicting if result.is_recording else [],
         "clock": clock,
         "ticks": ticks,

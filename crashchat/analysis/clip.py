@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from crashchat.analysis.first_pass import FirstPass
 from crashchat.analysis.likeness import unlike_training
 from crashchat.analysis.reading import Reading, read_and_show, seconds_of, spans_of
 from crashchat.analysis.recording import Progress, found, look_at_windows, strip_of
@@ -55,13 +56,14 @@ def window_settings(
 
 
 def _sampling(cascade: Cascade, windows: WindowSettings) -> Sampling:
-    answerer = cascade.answerer
+    answerer, cut = cascade.answerer, asdict(windows)
     return Sampling(
+        first_pass=cut.pop("first_pass"),
         fps=answerer.settings.fps,
         max_frames=answerer.settings.max_frames,
         token_compression=answerer.settings.token_compression,
         vision=asdict(answerer.settings.vision),
-        windows=asdict(windows),
+        windows=cut,
         decode=answerer.decode,
         max_new_tokens=answerer.max_new_tokens,
     )
@@ -142,8 +144,20 @@ def analyze_clip(
             own = {"path", "bytes", "model", "sampling", *(["context"] if known else [])}
             settings = result.model_dump(mode="json", include=own)
             with PredictionJournal(journal, settings) if journal else contextlib.nullcontext() as kept:
+                first = None
+                if settings_of_first := windows.first_pass:
+                    first = FirstPass(
+                        cascade, path, source, windows=windows, settings=settings_of_first, known=known
+                    )
                 result.windows = look_at_windows(
-                    cascade, path, source=source, spans=spans, journal=kept, progress=progress, known=known
+                    cascade,
+                    path,
+                    source=source,
+                    spans=spans,
+                    journal=kept,
+                    progress=progress,
+                    known=known,
+                    first_pass=first,
                 )
         else:
             shown = reading.shown if reading else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from crashchat.analysis.clip import window_settings
-from crashchat.analysis.windows import WindowSettings
+from crashchat.analysis.windows import FirstPassSettings, WindowSettings
 from crashchat.answering.cascade import (
     LINGUISTIC,
     MAX_NEW_TOKENS,
@@ -24,7 +24,8 @@ from crashchat.command import add_task_set
 from crashchat.config import ROOT
 from crashchat.errors import CrashChatError
 from crashchat.settings import ENGINE_ADDRESS, Decode, EngineName
-from crashchat.tasks import read_task_set, use
+from crashchat.tasks import TASKS, read_task_set, use
+from crashchat.tasks.task import CRASH
 
 VIDEO_SUFFIXES = set(
     ".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv .gif".split()
@@ -149,6 +150,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--merge-gap", type=float, default=1.0, help="findings this close are one event (default %(default)s)"
     )
+    group.add_argument(
+        "--skip-below",
+        type=float,
+        metavar="P",
+        help="look through a recording first with few frames, and pass over windows where a crash is less "
+        "likely than P (`crashchat score … --skip-below` says what that loses; default: look at all)",
+    )
+    group.add_argument(
+        "--skip-fps",
+        type=float,
+        default=FirstPassSettings.fps,
+        help="frames a second of that first look (default %(default)s)",
+    )
 
 
 def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
@@ -165,6 +179,8 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise AnalyzeError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
+    skip = arguments.skip_below
+    first_pass = None if skip is None else FirstPassSettings(skip, arguments.skip_fps)
     if arguments.task_set is None:
         use(read_task_set(None, linguistic, model))
     cascade = load_cascade(
@@ -181,4 +197,7 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
         engine_address=arguments.engine_address if arguments.engine == "vllm" else None,
     )
     gaps = {"whole_up_to": arguments.whole_up_to, "merge_gap": arguments.merge_gap}
-    return cascade, window_settings(cascade, arguments.window, arguments.stride, **gaps)
+    windows = window_settings(cascade, arguments.window, arguments.stride, first_pass=first_pass, **gaps)
+    if first_pass and TASKS.of_fact(CRASH) is None:
+        raise AnalyzeError(f"none of the tasks {', '.join(TASKS)} asks for a crash; leave --skip-below out")
+    return cascade, windows

@@ -1,5 +1,8 @@
 """A clip as it is read for an analysis: its windows, and its frames for the model and for people."""
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +11,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from crashchat.analysis.windows import WindowSettings, plan
+from crashchat.answering.answerer import MAX_VIDEOS
 from crashchat.video.decode import Clip, read_clip
 from crashchat.video.film_strip import STRIP_HEIGHT
+from crashchat.video.reading import read_span
 from crashchat.video.source import Source, VideoError, probe
 from crashchat.video.tokens import VideoSettings, VisualTokens, resize_frames, tokens_of_clip
 
@@ -49,6 +54,31 @@ def spans_of(source: Source, windows: WindowSettings) -> list[tuple[float, float
 def seconds_of(source: Source) -> float | None:
     """How long a clip is; where its frames carry no times, as the file promises."""
     return source.timeline.end if source.timeline else source.promised_seconds
+
+
+def read_ahead(
+    path: Path, source: Source, spans: list[tuple[float, float]], numbers: list[int], settings: VideoSettings
+) -> Iterator[tuple[int, VisualTokens | VideoError]]:
+    """Some of the windows, by their numbers; the next ones are read while the model looks at those before."""
+
+    def read(number: int) -> VisualTokens | VideoError:
+        try:
+            return read_span(path, settings, spans[number], source)
+        except VideoError as error:
+            return error
+
+    with ThreadPoolExecutor(1) as reader:
+        waiting: deque[tuple[int, Future]] = deque()
+        try:
+            for number in numbers:
+                waiting.append((number, reader.submit(read, number)))
+                if len(waiting) > MAX_VIDEOS:
+                    first, reading = waiting.popleft()
+                    yield first, reading.result()
+            for first, reading in waiting:
+                yield first, reading.result()
+        finally:
+            reader.shutdown(cancel_futures=True)
 
 
 def read_and_show(path: Path, settings: VideoSettings, source: Source) -> tuple[VisualTokens, Tensor]:

@@ -1,17 +1,18 @@
 """A long recording, looked at window by window: several at once, the next ones read meanwhile."""
 
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from crashchat.analysis.first_pass import FirstPass
+from crashchat.analysis.reading import read_ahead
 from crashchat.analysis.results import Window
 from crashchat.analysis.windows import failed_window, window_of
-from crashchat.answering.answerer import MAX_VIDEOS, in_batches, tokens_at_once
+from crashchat.answering.answerer import in_batches, tokens_at_once
 from crashchat.answering.cascade import Cascade
 from crashchat.answering.engines import VideoContext
 from crashchat.answering.outputs import CascadeOutput
@@ -21,10 +22,10 @@ from crashchat.errors import opening
 from crashchat.video.decode import read_clip
 from crashchat.video.film_strip import STRIP_FRAMES, film_strip
 from crashchat.video.measures import brightness_of
-from crashchat.video.reading import read_span
 from crashchat.video.source import Source, VideoError
-from crashchat.video.tokens import VideoSettings, VisualTokens
+from crashchat.video.tokens import VisualTokens
 
+AT_A_TIME = 64  # windows that a first pass goes ahead of what is looked at: a killed run has findings
 Progress = Callable[[float, str], None]  # called with the share that is done and what comes next
 
 
@@ -43,30 +44,50 @@ def look_at_windows(
     journal: PredictionJournal | None,
     progress: Progress,
     known: Mapping[str, str],
+    first_pass: FirstPass | None = None,
 ) -> list[Window]:
     """The windows' findings, several looked at together; those that the journal holds are not made again.
 
-    A window that cannot be read fails alone.
+    first_pass: what says which windows are passed over. A window that cannot be read fails alone.
     """
     done = _kept_windows(journal) if journal else {}
     left = [number for number in range(len(spans)) if number not in done]
-    windows = _read_ahead(path, source, spans=spans, numbers=left, settings=cascade.answerer.settings)
+    part = AT_A_TIME if first_pass else len(spans)
+    for numbers in (left[at : at + part] for at in range(0, len(left), part)):
+        passed: dict[int, Window] = {}
+        if first_pass:
+            _tell(progress, numbers[0], len(spans), "first pass")
+            passed = first_pass.pass_over({number: spans[number] for number in numbers})
+        rest = [number for number in numbers if number not in passed]
+        windows = read_ahead(path, source, spans=spans, numbers=rest, settings=cascade.answerer.settings)
+        looked_at = _findings(cascade, windows, spans=spans, progress=progress, known=known)
+        for number, window in chain(passed.items(), looked_at):
+            done[number] = window
+            if journal:
+                journal.append({"data_id": number, "window": window.as_json()})
+    return [done[number] for number in range(len(spans))]
+
+
+def _findings(
+    cascade: Cascade,
+    windows: Iterable[tuple[int, VisualTokens | VideoError]],
+    spans: list[tuple[float, float]],
+    progress: Progress,
+    known: Mapping[str, str],
+) -> Iterator[tuple[int, Window]]:
+    """What was said of windows that were read, by their numbers."""
     for together in in_batches(windows, tokens_at_once(cascade.answerer.device)):
         readable = {number: visual for number, visual in together if isinstance(visual, VisualTokens)}
+        outputs: dict[int, CascadeOutput] = {}
         if readable:
-            outputs = cascade.run(
-                VideoContext(list(readable.values())),
-                partial(_tell, progress, min(readable), len(spans)),
-                known,
-            )
-            for number, output in zip(readable, outputs, strict=True):
-                done[number] = found(output, spans[number], readable[number])
+            context = VideoContext(list(readable.values()))
+            tell = partial(_tell, progress, min(readable), len(spans))
+            outputs = dict(zip(readable, cascade.run(context, tell, known), strict=True))
         for number, visual in together:
             if isinstance(visual, VideoError):
-                done[number] = failed_window(spans[number], visual.cause)
-            if journal:
-                journal.append({"data_id": number, "window": done[number].as_json()})
-    return [done[number] for number in range(len(spans))]
+                yield number, failed_window(spans[number], visual.cause)
+            else:
+                yield number, found(outputs[number], spans[number], visual)
 
 
 def _kept_windows(journal: PredictionJournal) -> dict[int, Window]:
@@ -81,31 +102,6 @@ def _kept_windows(journal: PredictionJournal) -> dict[int, Window]:
 
 def _tell(progress: Progress, number: int, count: int, step: str) -> None:
     progress(number / count, f"window {number + 1} of {count}: {step}")
-
-
-def _read_ahead(
-    path: Path, source: Source, spans: list[tuple[float, float]], numbers: list[int], settings: VideoSettings
-) -> Iterator[tuple[int, VisualTokens | VideoError]]:
-    """Some of the windows, by their numbers; the next ones are read while the model looks at those before."""
-
-    def read(number: int) -> VisualTokens | VideoError:
-        try:
-            return read_span(path, settings, spans[number], source)
-        except VideoError as error:
-            return error
-
-    with ThreadPoolExecutor(1) as reader:
-        waiting: deque[tuple[int, Future]] = deque()
-        try:
-            for number in numbers:
-                waiting.append((number, reader.submit(read, number)))
-                if len(waiting) > MAX_VIDEOS:
-                    first, reading = waiting.popleft()
-                    yield first, reading.result()
-            for first, reading in waiting:
-                yield first, reading.result()
-        finally:
-            reader.shutdown(cancel_futures=True)
 
 
 def strip_of(path: Path, source: Source, span: tuple[float, float]) -> bytes | None:

@@ -64,6 +64,10 @@ class Window(Exact):
     answers: list[TaskAnswer] = []
     notes: list[str] = []
     """What contradicts itself or cannot be."""
+    passed_over: bool = Field(default=False, exclude_if=lambda passed: not passed)
+    """Whether only the first pass looked at it (crash_probability is what it found) and nothing else was
+    asked; left out where not.
+    """
     brightness: Annotated[float, Field(ge=0, le=1)] | None = None
     """Mean of its pixels as the model saw them: 0 black, 1 white."""
     error: str | None = None
@@ -137,6 +141,15 @@ class ModelIdentity(Exact):
         return [(role, part) for role, part in named if part]
 
 
+class FirstPass(Exact):
+    """How a recording was looked through before its windows were."""
+
+    below: Annotated[float, Field(gt=0, lt=1)]
+    """Windows where the probability of a crash was lower were passed over."""
+    fps: Annotated[int | float, Field(gt=0)]
+    """Frames a second."""
+
+
 class Sampling(Exact):
     """How the clip was read and asked about."""
 
@@ -149,6 +162,8 @@ class Sampling(Exact):
     """How frames become visual tokens (VisionSettings)."""
     windows: dict[str, float]
     """How long recordings are cut, in seconds (WindowSettings)."""
+    first_pass: FirstPass | None = Field(default=None, exclude_if=lambda settings: settings is None)
+    """Left out where every window of a recording is looked at."""
     decode: Literal["free", "constrained"]
     """Greedy either way; constrained: the answers to recognition and localization always parse."""
     max_new_tokens: Annotated[int, Field(ge=1)]

@@ -40,18 +40,38 @@ class WindowError(CrashChatError):
 
 
 @dataclass(frozen=True)
+class FirstPassSettings:
+    """What the first pass over a long recording (first_pass.py) passes over.
+
+    below: a window is not looked at where the probability of a crash is lower, of (0, 1). fps: frames a
+    second that the first pass looks at.
+    """
+
+    below: float
+    fps: float = 2.0
+
+    def __post_init__(self):
+        if not 0 < self.below < 1 or not self.fps > 0:
+            raise WindowError(
+                f"found a first pass below {self.below} at {self.fps} frames a second, expected a "
+                "probability between 0 and 1, and more than 0 frames"
+            )
+
+
+@dataclass(frozen=True)
 class WindowSettings:
     """How long recordings are cut. Seconds.
 
     length: of a window. stride: from one window's start to the next one's. whole_up_to: a clip that is not
     longer is looked at as a whole, as in training and evaluation. merge_gap: findings of overlapping windows
-    that are no further apart are one event.
+    that are no further apart are one event. first_pass: what is passed over; None: nothing.
     """
 
     length: float
     stride: float
     whole_up_to: float = 60.0
     merge_gap: float = 1.0
+    first_pass: FirstPassSettings | None = None
 
     def __post_init__(self):
         if not 0 < self.stride <= self.length:

@@ -114,6 +114,17 @@ class Cascade:
         """
         return self._runs(_Run(context, progress, known))
 
+    def crash_probabilities(
+        self, context: VideoContext, known: Mapping[str, str] = MappingProxyType({})
+    ) -> list[float | None]:
+        """How likely a crash is on each stretch of video, and nothing else; known: see run."""
+        task = TASKS.of_fact(CRASH)
+        assert task is not None, "cascade_of plans a first pass with a task that asks for it alone"
+        (group,) = [name for name, tasks in TASKS.groups.items() if task.name in tasks]
+        with self._lock:
+            answers = self._ask(context, group, [[task]] * len(context.visuals), known)
+        return [answer.crash_probability for (answer,) in answers]
+
     def _at_once(self, calls: Sequence["_Run | _Say"]) -> bool:
         """Whether the videos of all these calls are answered at once."""
         sizes = [visual.num_kept for call in calls for visual in call.context.visuals]

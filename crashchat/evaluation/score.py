@@ -22,6 +22,7 @@ from crashchat.evaluation.controls import control_scores, control_table
 from crashchat.evaluation.extras import add_extras, extras_of
 from crashchat.evaluation.judge import add_judge, judged_scores
 from crashchat.evaluation.score_tables import difference_table, score_table
+from crashchat.evaluation.skipping import skip_scores, skip_table, thresholds
 from crashchat.evaluation.strata import strata
 from crashchat.files import write_json_atomic, write_text_atomic
 from crashchat.metrics.bootstrap import corrected, intervals, paired
@@ -29,6 +30,7 @@ from crashchat.metrics.by_kind import task_sums
 from crashchat.metrics.sums import PROTOCOLS, Sums
 from crashchat.tasks import TASKS
 from crashchat.tasks.kinds import Text
+from crashchat.tasks.task import CRASH
 
 
 def scores(sums: Sums, protocol: str = "strict") -> dict:
@@ -151,6 +153,13 @@ def _arguments(task_name: str, argv: list[str]) -> argparse.Namespace:
             help="also score what must not score well: empty, constant, swapped and padded answers",
         )
         add_judge(parser)
+    if task.fact == CRASH:
+        parser.add_argument(
+            "--skip-below",
+            type=thresholds,
+            metavar="P,…",
+            help="also say which crashes `crashchat analyze --skip-below P` would pass over",
+        )
     if task.before:
         parser.add_argument(
             "--crash-annotations",
@@ -225,6 +234,9 @@ def _run(task_name: str, argv: list[str]) -> None:
         found = [strata(file, sums, column, arguments.protocol) for column in columns]
         text += "".join(f"\n\n{one.table()}" for one in found)
         scored["by"] = {one.column: one.as_json() for one in found}
+    if below := getattr(arguments, "skip_below", None):
+        scored["skip_below"] = skip_scores(file.records, below, task.gt_fields[0])
+        text += f"\n\n{skip_table(scored['skip_below'])}"
     if other:
         try:
             alone = paired(summed(other), sums, arguments.protocol)

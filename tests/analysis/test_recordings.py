@@ -89,6 +89,31 @@ def test_it_is_searched_in_little_memory_and_goes_on_after_a_kill(recording, mod
     assert "3 events in" in (tmp_path / "report.html").read_text()
 
 
+def test_a_first_pass_passes_over_what_is_calm_and_loses_no_event(recording, model, tmp_path, capsys):
+    path, flashes, _ = recording
+    options = [str(path), "--stride", "10", "--merge-gap", "20", *model]
+    skip = ["--skip-below", "0.2", "--skip-fps", "0.5", "--resume"]
+    assert main(["analyze", *options, "--out", str(tmp_path / "whole")]) == 0
+    assert main(["analyze", *options, "--out", str(tmp_path / "skipped"), *skip]) == 0
+    whole, skipped = (read(tmp_path / name / "long.json") for name in ("whole", "skipped"))
+    assert len(skipped["events"]) == len(flashes) and skipped["events"] == whole["events"]
+    assert "first_pass" not in whole["sampling"] and not any("passed_over" in one for one in whole["windows"])
+    assert skipped["sampling"]["first_pass"] == {"below": 0.2, "fps": 0.5}
+    passed = [one for one in skipped["windows"] if one.get("passed_over")]
+    assert len(passed) > len(skipped["windows"]) * 3 / 4
+    for alone, beside in zip(skipped["windows"], whole["windows"], strict=True):
+        assert (alone["start"], alone["end"]) == (beside["start"], beside["end"])
+        if alone.get("passed_over"):
+            assert alone["status"] == "no crash" and alone["crash_probability"] < 0.2 and not alone["answers"]
+        else:
+            assert alone == beside
+    page = (tmp_path / "skipped" / "report.html").read_text()
+    assert f"{len(passed)} of them passed over" in page
+    capsys.readouterr()
+    assert main(["analyze", *options, "--out", str(tmp_path / "none"), "--skip-below", "1"]) == 2
+    assert "found a first pass below 1.0" in capsys.readouterr().err
+
+
 def test_a_journal_of_other_settings_is_refused(recording, model, tmp_path, capsys):
     journal = tmp_path / "long.windows.part.jsonl"
     journal.write_text('{"run": {"model": "another"}}\n')

@@ -128,3 +128,51 @@ def test_bad_use_is_an_error_exit(tmp_path, capsys):
     bad_annotations = ["--predictions", str(good), "--crash-annotations", str(wrong)]
     assert main(["pre_crash_localization", *bad_annotations]) == 1
     assert "cannot be used" in capsys.readouterr().err
+
+
+def test_what_a_first_pass_would_lose_is_told(tmp_path, capsys):
+    task = TASKS["crash_recognition"]
+    asked = [
+        ("Yes", 0.9),
+        ("Yes", 0.03),
+        ("Yes", 0.2),
+        ("No", 0.01),
+        ("No", 0.04),
+        ("No", 0.6),
+        ("No", 0.001),
+    ]
+    records = [
+        make_record(
+            task,
+            number,
+            video_path=f"data/videos/{number}.mp4",
+            prompt=task.prompt,
+            raw_response="Yes" if likely > 0.5 else "No",
+            answer=truth,
+            crash_probability=likely,
+        )
+        for number, (truth, likely) in enumerate(asked)
+    ]
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps(records))
+    words = [task.name, "--predictions", str(path), "--out", str(tmp_path / "scores.json")]
+    assert main([*words, "--skip-below", "0.02,0.05"]) == 0
+    found = json.loads((tmp_path / "scores.json").read_text())["skip_below"]
+    assert found["0.02"] | {"recall_interval": None} == {
+        "crashes": 3,
+        "lost": 0,
+        "recall": 1.0,
+        "recall_interval": None,
+        "others": 4,
+        "passed_over": 0.5,
+    }
+    assert (found["0.05"]["lost"], found["0.05"]["passed_over"]) == (1, 0.75)
+    low, high = found["0.05"]["recall_interval"]
+    assert low < found["0.05"]["recall"] == pytest.approx(2 / 3) < high
+    assert re.search(r"0\.05 +1 of 3 +0\.6667 .* 0\.7500", capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        main([*words, "--skip-below", "often"])
+    assert "found 'often', expected probabilities as 0.01,0.05" in capsys.readouterr().err
+    path.write_text(json.dumps([record | {"crash_probability": None} for record in records]))
+    assert main([*words, "--skip-below", "0.02"]) == 1
+    assert "no record has a crash_probability" in capsys.readouterr().err
