@@ -126,8 +126,8 @@ class TrainConfig(Settings):
     model, gets a new adapter.
     """
     finetune: Literal["lora", "full"] = "lora"
-    """lora trains LoRA and the projector on a frozen base; full trains every weight
-    (only for tiny models).
+    """lora trains LoRA and the projector on a frozen base; full trains every weight, for which a large model
+    needs deepspeed=configs/deepspeed/zero3.json and many GPUs.
     """
     lora_rank: int = Field(default=64, gt=0, le=MAX_RANK)
     """LoRA's r."""
@@ -261,8 +261,6 @@ class TrainConfig(Settings):
             raise ValueError("optimizer=adamw_8bit does not go with deepspeed, which has its own")
         if self.lora_on_vision and self.feature_cache:
             raise ValueError("lora_on_vision trains the vision encoder and does not go with feature_cache")
-        if self.finetune == "full" and self.deepspeed:
-            raise ValueError("finetune=full is for tiny models and does not go with deepspeed")
         if self.finetune == "full" and self.feature_cache:
             raise ValueError("finetune=full trains the vision encoder and does not go with feature_cache")
         return self

@@ -110,7 +110,7 @@ def test_the_resolved_config_reads_back_equal(tmp_path):
         ("epochs=-1", "epochs: .*greater than 0"),
         ("tasks=crash_recogniton", "unknown tasks .*crash_recogniton"),
         ("save_steps=70", "save_steps=70 is not a multiple of eval_steps=50"),
-        ("finetune=full deepspeed=x.json", "does not go with deepspeed"),
+        ("optimizer=adamw_8bit deepspeed=x.json", "does not go with deepspeed"),
         ("epochs", "'epochs' is not key=value"),
         ("epochs=[", "not YAML"),
         ("fps=1e29", "fps: found 1e29|fps: found '1e29', .*less than or equal to 1000"),

@@ -80,7 +80,8 @@ def prepared(base: CrashChatModel, config: TrainConfig) -> CrashChatModel | Peft
     """A base with a new adapter, or all of it to be trained. Raises CheckpointError."""
     if config.finetune == "full":
         base.requires_grad_(True)
-        train_in_float32(base)
+        if not config.deepspeed:  # whose optimizer has copies of its own in float32
+            train_in_float32(base)
         return base
     base.requires_grad_(False)
     if config.adapter is not None:

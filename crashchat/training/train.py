@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer import TRAINER_STATE_NAME
 
 from crashchat.checkpoints.folders import load_model, load_tokenizer, save_checkpoint, video_settings_of
@@ -150,6 +151,8 @@ def _train(config: TrainConfig) -> Path:
         value = trainer.state.best_metric
         card = with_outcome(card, trainer.state.global_step, best, measure=measure, value=value)
         if config.finetune == "full":
+            if config.deepspeed:
+                unset_hf_deepspeed_config()  # under ZeRO-3 the model would be sharded while it is loaded
             best_model = load_model(best, tokenizer, device=torch.device("cpu"))
             save_checkpoint(best_model, tokenizer, settings, folder=result, card=card)
             keep_task_set(result)
