@@ -6,7 +6,7 @@
 On the demo's clips, for each seed:
 
 supervised    the heterogeneous strategy, all six tasks
-continued     the same training gone on with from there, for as many processor seconds as reinforcement takes
+continued     the same training gone on with from there, for as long as reinforcement takes
 reinforced    from there, half of the loss from annotated answers of the other four tasks
 unmixed       from there, on times alone
 homogeneous   the homogeneous strategy of perception, times alone
@@ -47,66 +47,82 @@ PAIRS = [
 ALL_TASKS = "configs/train/heterogeneous.yaml"
 ON_TIMES = ("configs/train/reinforce_localization.yaml", "with=configs/train/tiny_reinforce.yaml")
 ALONE = ("supervised_tasks=[]", "global_batch_size=0")
-FACTS = "facts.json"  # written last of all
+STEPS = {SUPERVISED: 100, REINFORCED: 50}  # until the first validation
+DONE, SECONDS = "done", "seconds.json"  # written last
 
 
 @dataclass(frozen=True)
 class Seed:
-    """All trainings of one seed. data: the clips."""
+    """All trainings of one seed, each in a folder that it goes on from after a kill. data: the clips."""
 
     folder: Path
     data: Path
     number: int
-    steps: int
-    rate: str
 
     def at(self, row: str) -> Path:
         """Where a row's adapter and answers lie."""
         return self.folder / row.replace(", ", "_") / f"seed_{self.number}"
 
+    def adapter(self, row: str) -> Path:
+        """A row's adapter."""
+        return self.at(row) / "train"
+
     def answers(self, row: str) -> Path:
         """A row's answers to the test clips."""
         return self.at(row) / "test"
 
-    def facts(self, row: str) -> dict:
-        """What a row's training took."""
-        return json.loads((self.at(row) / FACTS).read_text(encoding="utf-8"))
-
     def train(self, row: str, command: str, *words: str, tasks: str = "") -> None:
-        """Train a row and ask it, unless that was done before."""
-        at = self.at(row)
-        if (at / FACTS).is_file():
+        """Train a row and ask it, as far as it was not done before."""
+        done = self.at(row) / DONE
+        if done.is_file():
             return
-        shutil.rmtree(at, ignore_errors=True)  # half a training's seconds say nothing
-        adapter, started = at / "train", processor_seconds()
-        fixed = [
-            f"base_model={BASE}",
-            f"data_dir={self.data}",
-            f"output_dir={adapter}",
-            f"seed={self.number}",
-        ]
-        crashchat(at / "train.log", command, *words, *fixed)
-        seconds = processor_seconds() - started
-        answer(adapter, self.data, self.answers(row), *([f"tasks={tasks}"] if tasks else []))
-        state = json.loads((adapter / "trainer_state.json").read_text(encoding="utf-8"))
-        facts = {"row": row, "seed": self.number, "steps": state["global_step"]}
-        write_json_atomic(at / FACTS, facts | {"processor_seconds": round(seconds, 1)})
-        print(f"seed {self.number}, {row}: {seconds:.0f} s of the processor", flush=True)
+        run(self.at(row), self.data, command, *words, f"seed={self.number}")
+        answer(self.adapter(row), self.data, self.answers(row), *([f"tasks={tasks}"] if tasks else []))
+        done.touch()
+        print(f"seed {self.number}, {row}: done", flush=True)
 
-    def work(self) -> None:
-        """All rows, each after the one that it goes on from."""
-        learnt = f"adapter={self.at(SUPERVISED) / 'train'}"
-        drawn, times = (*ON_TIMES, f"max_steps={self.steps}"), ",".join(TASKS.task_set.of_kind(Timed))
+    def supervise(self) -> None:
+        """The first row, that most others go on from."""
         self.train(SUPERVISED, "train", ALL_TASKS, TINY)
+
+    def work(self, steps: int, same: int, rate: str) -> None:
+        """All rows, each after the one that it goes on from. steps: of reinforcement; same: of supervised
+        training for the same time, at this learning rate where one is given.
+        """
+        self.supervise()
+        learnt = f"adapter={self.adapter(SUPERVISED)}"
+        drawn, times = (*ON_TIMES, f"max_steps={steps}"), ",".join(TASKS.task_set.of_kind(Timed))
+        rates = (f"learning_rate={rate}", f"projector_learning_rate={rate}") if rate else ()
         self.train(REINFORCED, "reinforce", *drawn, learnt)
-        once, stage = self.facts(SUPERVISED), self.facts(REINFORCED)
-        same = round(stage["processor_seconds"] * once["steps"] / once["processor_seconds"])
-        rates = (f"learning_rate={self.rate}", f"projector_learning_rate={self.rate}") if self.rate else ()
         self.train(CONTINUED, "train", ALL_TASKS, TINY, learnt, f"max_steps={same}", *rates)
         self.train(UNMIXED, "reinforce", *drawn, learnt, *ALONE)
         self.train(TIMES, "train", "configs/train/homogeneous_perception.yaml", TINY, tasks=times)
-        start = f"adapter={self.at(TIMES) / 'train'}"
+        start = f"adapter={self.adapter(TIMES)}"
         self.train(TIMES_REINFORCED, "reinforce", *drawn, start, *ALONE, tasks=times)
+
+
+def run(at: Path, data: Path, command: str, *words: str) -> None:
+    """Train into a folder, or go on with it."""
+    fixed = [f"base_model={BASE}", f"data_dir={data}", f"output_dir={at / 'train'}"]
+    crashchat(at / "train.log", command, *words, *fixed)
+
+
+def seconds_a_step(seed: Seed) -> dict[str, float]:
+    """{row: what a step of it takes of the processor}, from its start to its first validation, of supervised
+    and reinforced training, one behind the other in this process.
+    """
+    seed.supervise()
+    at = seed.folder / "seconds"
+    if not (at / SECONDS).is_file():
+        learnt, found = f"adapter={seed.adapter(SUPERVISED)}", {}
+        ways = {SUPERVISED: ("train", ALL_TASKS, TINY, learnt), REINFORCED: ("reinforce", *ON_TIMES, learnt)}
+        for row, words in ways.items():
+            shutil.rmtree(at / row, ignore_errors=True)  # half a training's seconds say nothing
+            before = processor_seconds()
+            run(at / row, seed.data, *words, f"max_steps={STEPS[row]}")
+            found[row] = (processor_seconds() - before) / STEPS[row]
+        write_json_atomic(at / SECONDS, found)
+    return json.loads((at / SECONDS).read_text(encoding="utf-8"))
 
 
 def processor_seconds() -> float:
@@ -142,11 +158,14 @@ def main() -> int:
         raise SystemExit(f"error: {folder} was made with {found}, not {chosen}; name another --folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_json_atomic(settings, chosen)
-    seeds = [Seed(folder, data, number, **chosen) for number in range(arguments.seeds)]
+    seeds = [Seed(folder, data, number) for number in range(arguments.seeds)]
     # Forked, as each process of its own would import all again.
     with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("fork")) as pool:
         pool.submit(draw, data).result()
-        for done in [pool.submit(seed.work) for seed in seeds]:
+        seconds = pool.submit(seconds_a_step, seeds[0]).result()
+        same = round(arguments.steps * seconds[REINFORCED] / seconds[SUPERVISED])
+        print(f"{arguments.steps} steps of reinforcement take as long as {same} supervised ones", flush=True)
+        for done in [pool.submit(seed.work, arguments.steps, same, arguments.rate) for seed in seeds]:
             done.result()
     sums = make_comparison({row: [seed.answers(row) for seed in seeds] for row in ROWS}, data).sums
     figures = {row: main_figures(one) for row, one in sums.items()}
@@ -159,7 +178,8 @@ def main() -> int:
         "figures": figures,
         "all figures": {row: {task: one.metrics() for task, one in sums[row].items()} for row in ROWS},
         "differences": table(sums, PAIRS),
-        "trainings": [seed.facts(row) for seed in seeds for row in ROWS],
+        "processor seconds a step": seconds,
+        "steps of continued": same,
     }
     write_json_atomic(arguments.out, result)
     print(f"written: {arguments.out}")

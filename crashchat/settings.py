@@ -317,11 +317,19 @@ class EvalConfig(Settings):
     """
     limit: int | None = Field(default=None, gt=0, le=10**9)
     """Ask only about the first so many videos."""
+    around: Path | None = None
+    """The output_dir of an evaluation by the same model: times are asked again, of the part of each clip
+    around what was answered there.
+    """
+    around_seconds: float = Field(default=1.0, gt=0, le=3600)
+    """Seconds of the clip before and behind those answers that the part has."""
 
     @model_validator(mode="after")
     def _consistent(self):
         if self.ray and self.feature_cache:
             raise ValueError("feature_cache= is a folder of one machine's readers; leave it out with ray=")
+        if self.around and self.around == self.output_dir:
+            raise ValueError(f"around={self.around} holds the first answers: give another output_dir")
         if self.training_answers and self.decode == "free":
             raise ValueError(f"training_answers={self.training_answers} needs decode=constrained")
         if self.temperature is not None and self.engine != "torch":

@@ -27,6 +27,7 @@ from crashchat.data.predictions import clip_name, make_record, prediction_path
 from crashchat.data.sources import describe_questions, load_questions
 from crashchat.data.truth import by_name, crash_starts, read_crash_starts
 from crashchat.errors import CrashChatError
+from crashchat.evaluation.around import Around, read_around
 from crashchat.evaluation.asking import Asking, answers_here, answers_on_ray
 from crashchat.evaluation.manifest import Evaluation, model_name, weights_hashes
 from crashchat.files import held
@@ -55,14 +56,17 @@ def record_of(
     answer: Answer | CrashChatError,
     starts: dict[str, dict[str, float]],
     config: EvalConfig,
+    around: Around | None = None,
 ) -> dict:
     """The prediction record of one answered (or failed) question.
 
     starts: {task: annotated crash starts}, as its scoring needs them.
     """
     given = None if isinstance(answer, CrashChatError) else answer
+    if around and given:
+        given = around.moved(video, given)
     task = TASKS[_task_of(question)]
-    return make_record(
+    record = make_record(
         task,
         question.data_id,
         video_path=str(video.path),
@@ -77,6 +81,9 @@ def record_of(
         option_probabilities=given.option_probabilities if given else None,
         model=model_name(config),
     )
+    if around and (part := around.part_of(video)):
+        record["part"] = list(part)
+    return record
 
 
 def annotated_starts(config: EvalConfig, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -117,26 +124,35 @@ def evaluate(config: EvalConfig) -> list[Path]:
     files = {
         task: prediction_path(config.output_dir, task, model_name(config), config.split) for task in tasks
     }
+    around = read_around(config, tasks)
     with contextlib.ExitStack() as stack:
         if rank() == 0:  # has the journals for all processes
             for path in files.values():
                 stack.enter_context(held(path.with_name(f".{path.name}.lock"), str(path)))
         dataset = describe_questions(config, config.split, config.tasks, videos)
-        _answer(Evaluation(config, dataset, weights_hashes(config)), videos, files, store)
+        _answer(
+            Evaluation(config, dataset, weights_hashes(config)), videos, files, store=store, around=around
+        )
     return list(files.values())
 
 
 def _answer(
-    evaluation: Evaluation, videos: list[VideoQAs], files: dict[str, Path], store: dist.Store | None
+    evaluation: Evaluation,
+    videos: list[VideoQAs],
+    files: dict[str, Path],
+    store: dist.Store | None,
+    around: Around | None,
 ) -> None:
     """Ask what no journal holds yet, and make each task's journals its prediction file, with a manifest.
 
-    store: where processes take the next video from.
+    store: where processes take the next video from. around: which parts of the videos are asked about.
     """
     config, first, processes = evaluation.config, rank() == 0, process_count()
     drawn = {"seed"} if config.temperature is not None else set()  # then another one gives other answers
     run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER - drawn)
     run["weights"] = evaluation.weights  # written anew before the run goes on, they are another model's
+    if around:
+        run["around"] = around.files
     expected = {
         task: [question.data_id for video in videos for question in video.questions if question.task == task]
         for task in files
@@ -163,10 +179,12 @@ def _answer(
     if left:
         starts = annotated_starts(config, list(files))
         journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
-        asked = Asking(left, open_questions, config)
+        asked = Asking([around.shown(video) for video in left] if around else left, open_questions, config)
+        named = {video.name: video for video in left}
         rounds = answers_on_ray(config, asked) if config.ray else answers_here(config, asked, store)
         progress = tqdm(total=-(-len(left) // processes), desc="videos", disable=None if first else True)
-        for video, answers in rounds:
+        for shown, answers in rounds:
+            video = named[shown.name]
             questions = open_questions[video.name]
             each: Sequence[Answer | CrashChatError]
             if isinstance(answers, CrashChatError):
@@ -176,7 +194,7 @@ def _answer(
                 each = answers
             for question, given in zip(questions, each, strict=True):
                 journals[_task_of(question)].append(
-                    record_of(video, question, answer=given, starts=starts, config=config)
+                    record_of(video, question, answer=given, starts=starts, config=config, around=around)
                 )
             progress.update()
         progress.close()
