@@ -24,8 +24,6 @@ def records(folder: Path) -> dict[str, list[dict]]:
     for path in folder.glob("*_evaluation_results/*/*_predict.json"):
         found[path.parts[-3].removesuffix("_evaluation_results")] = json.loads(path.read_text())
     return found
-        path.parts[-3].removesuffix("_evaluation_results"): json.loads(path.read_text()) for path in files
-    }
 
 
 def test_times_are_asked_again_around_the_first_answers(tiny_base, tiny_data, tmp_path):
