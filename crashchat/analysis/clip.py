@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from crashchat.analysis.first_pass import FirstPass
+from crashchat.analysis.again import ask_again
 from crashchat.analysis.likeness import unlike_training
 from crashchat.analysis.reading import Reading, read_and_show, seconds_of, spans_of
 from crashchat.analysis.recording import Progress, found, look_at_windows, strip_of
 from crashchat.analysis.results import FAILED, ClipResult, ModelIdentity, Sampling
+from crashchat.analysis.watched import Watched
 from crashchat.analysis.windows import WindowSettings, find_events, status_of
 from crashchat.answering.cascade import Cascade
 from crashchat.answering.engines import VideoContext
@@ -59,6 +60,7 @@ def _sampling(cascade: Cascade, windows: WindowSettings) -> Sampling:
     answerer, cut = cascade.answerer, asdict(windows)
     return Sampling(
         first_pass=cut.pop("first_pass"),
+        around=cut.pop("around"),
         fps=answerer.settings.fps,
         max_frames=answerer.settings.max_frames,
         token_compression=answerer.settings.token_compression,
@@ -138,33 +140,20 @@ def analyze_clip(
             raise VideoError(path, f"lasts {seconds:.0f} s, the limit is {max_seconds:.0f} s")
         if source.timeline is None and (max_seconds is not None or (seconds or 0) > windows.whole_up_to):
             raise VideoError(path, f"its frames carry no times; {REMEDY}")
-        spans = spans_of(source, windows)
+        spans, clip = spans_of(source, windows), Watched(cascade, path, source, windows=windows, known=known)
         if seconds is not None and len(spans) > 1:
             result.seconds = round(seconds, 3)
             own = {"path", "bytes", "model", "sampling", *(["context"] if known else [])}
             settings = result.model_dump(mode="json", include=own)
             with PredictionJournal(journal, settings) if journal else contextlib.nullcontext() as kept:
-                first = None
-                if settings_of_first := windows.first_pass:
-                    first = FirstPass(
-                        cascade, path, source, windows=windows, settings=settings_of_first, known=known
-                    )
-                result.windows = look_at_windows(
-                    cascade,
-                    path,
-                    source=source,
-                    spans=spans,
-                    journal=kept,
-                    progress=progress,
-                    known=known,
-                    first_pass=first,
-                )
+                result.windows = look_at_windows(clip, spans, kept, progress)
         else:
             shown = reading.shown if reading else None
             visual, pictures = shown or read_and_show(path, cascade.answerer.settings, source)
             result.seconds = round(seconds or cascade.answerer.settings.end_of(visual), 3)
             analysis.context = VideoContext([visual])
-            (output,) = cascade.run(analysis.context, lambda step: progress(0.1, step), known)
+            said = cascade.run(analysis.context, lambda step: progress(0.1, step), known)
+            (output,) = ask_again(clip, said, [(0.0, result.seconds)])
             result.windows = [found(output, (0.0, result.seconds), visual)]
             analysis.strips = [film_strip(pictures)] if draw else []
         result.unlike_training = unlike_training(source, result.windows, cascade.cards)

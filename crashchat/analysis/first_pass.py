@@ -8,15 +8,13 @@ below .05   0, 1 and 2 are passed over; 3 and 4 touch a stretch that may show on
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
-from crashchat.analysis.reading import read_ahead, seconds_of
+from crashchat.analysis.reading import read_ahead, spans_of
 from crashchat.analysis.results import NO_CRASH, Window
-from crashchat.analysis.windows import FirstPassSettings, WindowSettings, plan
+from crashchat.analysis.watched import Watched
+from crashchat.analysis.windows import FirstPassSettings
 from crashchat.answering.answerer import in_batches, tokens_at_once
-from crashchat.answering.cascade import Cascade
 from crashchat.answering.engines import VideoContext
-from crashchat.video.source import Source
 from crashchat.video.tokens import VisualTokens
 
 Span = tuple[float, float]
@@ -25,23 +23,12 @@ Span = tuple[float, float]
 class FirstPass:
     """How likely a crash is on the stretches of one recording, each of which is read once.
 
-    stretches: (start, end) in seconds, one behind the other. known: what is told with the questions.
+    stretches: (start, end) in seconds, one behind the other.
     """
 
-    def __init__(
-        self,
-        cascade: Cascade,
-        path: Path,
-        source: Source,
-        windows: WindowSettings,
-        settings: FirstPassSettings,
-        known: Mapping[str, str],
-    ):
-        self.cascade, self.path, self.source = cascade, path, source
-        self.settings, self.known = settings, known
-        frames = source.timeline.pts if source.timeline else []
-        one_by_one = replace(windows, stride=windows.length)
-        self.stretches = plan(round(seconds_of(source) or 0.0, 3), one_by_one, frames)
+    def __init__(self, clip: Watched, settings: FirstPassSettings):
+        self.clip, self.settings = clip, settings
+        self.stretches = spans_of(clip.source, replace(clip.windows, stride=clip.windows.length))
         self.probabilities: dict[int, float | None] = {}
 
     def pass_over(self, spans: Mapping[int, Span]) -> dict[int, Window]:
@@ -72,14 +59,14 @@ class FirstPass:
 
     def _ask(self, numbers: list[int]) -> None:
         """Find out how likely a crash is on some stretches, where that is not known."""
-        answerer = self.cascade.answerer
+        clip, answerer = self.clip, self.clip.cascade.answerer
         left = [number for number in numbers if number not in self.probabilities]
         settings = replace(answerer.settings, fps=self.settings.fps)
-        stretches = read_ahead(self.path, self.source, spans=self.stretches, numbers=left, settings=settings)
+        stretches = read_ahead(clip.path, clip.source, spans=self.stretches, numbers=left, settings=settings)
         for together in in_batches(stretches, tokens_at_once(answerer.device)):
             self.probabilities |= dict.fromkeys(number for number, _ in together)
             readable = {number: visual for number, visual in together if isinstance(visual, VisualTokens)}
             if readable:
                 context = VideoContext(list(readable.values()))
-                found = self.cascade.crash_probabilities(context, self.known)
+                found = clip.cascade.crash_probabilities(context, clip.known)
                 self.probabilities |= dict(zip(readable, found, strict=True))

@@ -141,6 +141,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="constrained: recognition says Yes or No, times always parse and lie within the clip (default "
         "%(default)s)",
     )
+    group.add_argument(
+        "--around",
+        type=float,
+        metavar="SECONDS",
+        help="ask for times again, of the part so many seconds around the first answers (default: ask once)",
+    )
     group = parser.add_argument_group("long recordings, in seconds")
     group.add_argument("--window", type=float, help="length of a window (default: max_frames / fps)")
     group.add_argument("--stride", type=float, help="from one window to the next (default: half a window)")
@@ -196,8 +202,15 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
         vision_config=arguments.vision_config,
         engine_address=arguments.engine_address if arguments.engine == "vllm" else None,
     )
-    gaps = {"whole_up_to": arguments.whole_up_to, "merge_gap": arguments.merge_gap}
-    windows = window_settings(cascade, arguments.window, arguments.stride, first_pass=first_pass, **gaps)
+    windows = window_settings(
+        cascade,
+        arguments.window,
+        arguments.stride,
+        whole_up_to=arguments.whole_up_to,
+        merge_gap=arguments.merge_gap,
+        first_pass=first_pass,
+        around=arguments.around,
+    )
     if first_pass and TASKS.of_fact(CRASH) is None:
         raise AnalyzeError(f"none of the tasks {', '.join(TASKS)} asks for a crash; leave --skip-below out")
     return cascade, windows

@@ -1,19 +1,20 @@
 """A long recording, looked at window by window: several at once, the next ones read meanwhile."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from crashchat.analysis.again import ask_again
 from crashchat.analysis.first_pass import FirstPass
 from crashchat.analysis.reading import read_ahead
 from crashchat.analysis.results import Window
+from crashchat.analysis.watched import Watched
 from crashchat.analysis.windows import failed_window, window_of
 from crashchat.answering.answerer import in_batches, tokens_at_once
-from crashchat.answering.cascade import Cascade
 from crashchat.answering.engines import VideoContext
 from crashchat.answering.outputs import CascadeOutput
 from crashchat.data.journals import PredictionJournal
@@ -37,19 +38,16 @@ def found(output: CascadeOutput, span: tuple[float, float], visual: VisualTokens
 
 
 def look_at_windows(
-    cascade: Cascade,
-    path: Path,
-    source: Source,
+    clip: Watched,
     spans: list[tuple[float, float]],
     journal: PredictionJournal | None,
     progress: Progress,
-    known: Mapping[str, str],
-    first_pass: FirstPass | None = None,
 ) -> list[Window]:
     """The windows' findings, several looked at together; those that the journal holds are not made again.
 
-    first_pass: what says which windows are passed over. A window that cannot be read fails alone.
+    A window that cannot be read fails alone.
     """
+    first_pass = clip.windows.first_pass and FirstPass(clip, clip.windows.first_pass)
     done = _kept_windows(journal) if journal else {}
     left = [number for number in range(len(spans)) if number not in done]
     part = AT_A_TIME if first_pass else len(spans)
@@ -59,8 +57,9 @@ def look_at_windows(
             _tell(progress, numbers[0], len(spans), "first pass")
             passed = first_pass.pass_over({number: spans[number] for number in numbers})
         rest = [number for number in numbers if number not in passed]
-        windows = read_ahead(path, source, spans=spans, numbers=rest, settings=cascade.answerer.settings)
-        looked_at = _findings(cascade, windows, spans=spans, progress=progress, known=known)
+        settings = clip.cascade.answerer.settings
+        windows = read_ahead(clip.path, clip.source, spans=spans, numbers=rest, settings=settings)
+        looked_at = _findings(clip, windows, spans, progress)
         for number, window in chain(passed.items(), looked_at):
             done[number] = window
             if journal:
@@ -69,20 +68,21 @@ def look_at_windows(
 
 
 def _findings(
-    cascade: Cascade,
+    clip: Watched,
     windows: Iterable[tuple[int, VisualTokens | VideoError]],
     spans: list[tuple[float, float]],
     progress: Progress,
-    known: Mapping[str, str],
 ) -> Iterator[tuple[int, Window]]:
     """What was said of windows that were read, by their numbers."""
-    for together in in_batches(windows, tokens_at_once(cascade.answerer.device)):
+    for together in in_batches(windows, tokens_at_once(clip.cascade.answerer.device)):
         readable = {number: visual for number, visual in together if isinstance(visual, VisualTokens)}
         outputs: dict[int, CascadeOutput] = {}
         if readable:
             context = VideoContext(list(readable.values()))
             tell = partial(_tell, progress, min(readable), len(spans))
-            outputs = dict(zip(readable, cascade.run(context, tell, known), strict=True))
+            said = clip.cascade.run(context, tell, clip.known)
+            said = ask_again(clip, said, [spans[number] for number in readable])
+            outputs = dict(zip(readable, said, strict=True))
         for number, visual in together:
             if isinstance(visual, VideoError):
                 yield number, failed_window(spans[number], visual.cause)

@@ -36,7 +36,9 @@ class TaskAnswer(Exact):
     adapter: Group | None
     """Which adapter answered; none: one model for all tasks."""
     raw_response: str
-    """The model's words."""
+    """The model's words; where it was asked again, with times that count from the window's start."""
+    first_response: str | None = Field(default=None, exclude_if=lambda words: words is None)
+    """What it said at first, of the whole window; left out where it was asked once."""
     values: dict[str, JsonValue] | None
     """What they parse to, under the names of a prediction file; none where they do not."""
     parsed: bool
@@ -162,6 +164,8 @@ class Sampling(Exact):
     """How frames become visual tokens (VisionSettings)."""
     windows: dict[str, float]
     """How long recordings are cut, in seconds (WindowSettings)."""
+    around: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=lambda one: one is None)
+    """Seconds around the first times of which they were asked again; left out where they were asked once."""
     first_pass: FirstPass | None = Field(default=None, exclude_if=lambda settings: settings is None)
     """Left out where every window of a recording is looked at."""
     decode: Literal["free", "constrained"]

@@ -64,7 +64,8 @@ class WindowSettings:
 
     length: of a window. stride: from one window's start to the next one's. whole_up_to: a clip that is not
     longer is looked at as a whole, as in training and evaluation. merge_gap: findings of overlapping windows
-    that are no further apart are one event. first_pass: what is passed over; None: nothing.
+    that are no further apart are one event. first_pass: what is passed over; None: nothing. around: times
+    are asked again of the part so many seconds around the first answers; None: they are not.
     """
 
     length: float
@@ -72,6 +73,7 @@ class WindowSettings:
     whole_up_to: float = 60.0
     merge_gap: float = 1.0
     first_pass: FirstPassSettings | None = None
+    around: float | None = None
 
     def __post_init__(self):
         if not 0 < self.stride <= self.length:
@@ -79,6 +81,8 @@ class WindowSettings:
                 f"a stride of {self.stride} s with windows of {self.length} s leaves gaps or no end; give 0 "
                 "< stride <= window"
             )
+        if self.around is not None and not self.around > 0:
+            raise WindowError(f"found around {self.around}, expected more than 0 seconds")
         if self.merge_gap < 0 or self.whole_up_to < 0:
             raise WindowError(
                 f"found merge_gap {self.merge_gap} and whole_up_to {self.whole_up_to}, expected 0 or more "
@@ -124,6 +128,7 @@ def _task_answer(answer: Answer) -> TaskAnswer:
         task=answer.task,
         adapter=answer.adapter,
         raw_response=answer.raw_response,
+        first_response=answer.first_response,
         values=values,
         parsed=values is not None,
     )

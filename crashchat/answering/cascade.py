@@ -114,15 +114,27 @@ class Cascade:
         """
         return self._runs(_Run(context, progress, known))
 
+    def ask_tasks(
+        self, context: VideoContext, tasks: list[list[Task]], known: Mapping[str, str] = MappingProxyType({})
+    ) -> list[list[Answer]]:
+        """The answers to some tasks on each stretch of video, by themselves. known: see run."""
+        answers: list[list[Answer]] = [[] for _ in tasks]
+        with self._lock:
+            for group, names in TASKS.groups.items():
+                asked = {row: own for row, all_of in enumerate(tasks) if (own := _among(all_of, names))}
+                if asked:
+                    found = self._ask(context.only(list(asked)), group, list(asked.values()), known)
+                    for row, more in zip(asked, found, strict=True):
+                        answers[row] += more
+        return answers
+
     def crash_probabilities(
         self, context: VideoContext, known: Mapping[str, str] = MappingProxyType({})
     ) -> list[float | None]:
         """How likely a crash is on each stretch of video, and nothing else; known: see run."""
         task = TASKS.of_fact(CRASH)
         assert task is not None, "cascade_of plans a first pass with a task that asks for it alone"
-        (group,) = [name for name, tasks in TASKS.groups.items() if task.name in tasks]
-        with self._lock:
-            answers = self._ask(context, group, [[task]] * len(context.visuals), known)
+        answers = self.ask_tasks(context, [[task]] * len(context.visuals), known)
         return [answer.crash_probability for (answer,) in answers]
 
     def _at_once(self, calls: Sequence["_Run | _Say"]) -> bool:
@@ -206,6 +218,11 @@ def _adapters(folders: dict[str, Path]) -> dict[str, str]:
             "one folder twice if it answers all tasks"
         )
     return {group: group for group in folders}
+
+
+def _among(tasks: Sequence[Task], names: Sequence[str]) -> list[Task]:
+    """Those tasks that have one of some names."""
+    return [task for task in tasks if task.name in names]
 
 
 def _askable(tasks: list[Task], answers: list[Answer]) -> list[Task]:

@@ -13,6 +13,7 @@ class Answer:
     adapters.
     raw_response: the model's words. crash_probability: of recognition's 'Yes' against 'No', from their
     logits; else None. option_probabilities: of each answer that there is, where that was asked for.
+    first_response: what was said at first, where the question was asked again of a part.
     """
 
     task: str | None
@@ -21,6 +22,7 @@ class Answer:
     # Last digits vary with what is asked together.
     crash_probability: float | None = field(default=None, compare=False)
     option_probabilities: dict[str, float] | None = field(default=None, compare=False)
+    first_response: str | None = None
 
     @property
     def values(self) -> dict | None:

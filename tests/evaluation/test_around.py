@@ -72,3 +72,5 @@ def test_an_answer_on_a_part_has_the_clips_times(words, moved):
     assert around.moved(other, answer) == answer and around.shown(other) == other
     assert around.shown(video).path == Path("data/videos/a.mp4#t=2.5,6")
     assert around.shown(video).file == video.path
+    part = VideoQAs("videos/a.mp4", Path("data/videos/a.mp4#t=10,15"), None)
+    assert around.shown(part).path == Path("data/videos/a.mp4#t=12.5,15")
