@@ -97,8 +97,8 @@ def test_what_cannot_run_says_so_and_ends_with_2(tiny_base, flash_adapters, tmp_
 
 
 def test_times_are_asked_again_around_the_first_answers(model, tmp_path, capsys):
-    """The perception adapter says 8 to 12 s and 6 s of whatever it sees: of the part from 5 s on that is 13 to 17
-    and 11 s of the clip.
+    """The perception adapter says 8 to 12 s and 6 s of whatever it sees: of the part from 5 s on that is 13
+    to 17 and 11 s of the clip.
     """
     clip = write_video(tmp_path / "clip.mp4", frames(90, 30, (9, 12)))
     recording = write_video(tmp_path / "recording.mp4", frames(90, 75, (49, 52)))
@@ -114,12 +114,8 @@ def test_times_are_asked_again_around_the_first_answers(model, tmp_path, capsys)
     assert answers["crash_localization"]["raw_response"] == "13.0 - 17.0 seconds"
     assert answers["pre_crash_localization"]["values"] == {"pred_time": 11.0}
     assert "first_response" not in answers["crash_recognition"]
-    (event,) = read(tmp_path / "out" / "recording.json")["events"]
-    assert (event["start"], event["end"], event["first_sign"]) == (
-        53.0,
-        57.0,
-        51.0,
-    )  # in the window from 40 s on
+    (event,) = read(tmp_path / "out" / "recording.json")["events"]  # in the window from 40 s on
+    assert (event["start"], event["end"], event["first_sign"]) == (53.0, 57.0, 51.0)
     capsys.readouterr()
     assert main([*words, "--around", "0"]) == 2
     assert "found around 0.0, expected more than 0 seconds" in capsys.readouterr().err
