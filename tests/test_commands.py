@@ -33,7 +33,7 @@ def test_a_wrong_word_is_named(capsys):
     assert capsys.readouterr().err == "error: there is no command 'analyse'; did you mean analyze?\n"
     assert main(["score", "crash"]) == 2 and "found 'crash', expected a task" in capsys.readouterr().err
     for word, told in (
-        ("--everything", "expected --all or settings"),
+        ("--everything", "expected --all, --reinforce or settings"),
         ("data_dir=x", "the demo has its own"),
     ):
         assert f"found '{word}', " in (output := run("bash", "scripts/demo.sh", word, ok=False))
