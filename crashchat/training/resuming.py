@@ -89,32 +89,18 @@ def write_checksums(checkpoint: Path) -> None:
     write_json_atomic(checkpoint / CHECKSUMS, sums)
 
 
-def check_processes(checkpoint: Path, processes: int) -> None:
-    """Raises ConfigError where DeepSpeed wrote a checkpoint on another number of processes:
-    it goes on with as many alone.
-    """
-    written = len(list(checkpoint.glob("rng_state*.pth")))
-    if written != processes:
-        raise ConfigError(
-            f"{checkpoint}: DeepSpeed wrote it on {written} process(es), and this run has {processes}; start "
-            f"{written}, or go on without deepspeed= in another output_dir"
-        )
-
-
-def choose_checkpoint(config: TrainConfig, processes: int) -> Path | None:
+def choose_checkpoint(config: TrainConfig) -> Path | None:
     """The newest checkpoint that is whole, or None. Those damaged are named,
     and renamed so that none counts again.
 
     Raises ConfigError where it holds pickled code (DeepSpeed's do) and others than this user could have
-    written it, and where DeepSpeed wrote it on another number of processes.
+    written it.
     """
     for path in complete_checkpoints(config.output_dir):
         if config.deepspeed and not config.trust_checkpoint:
             check_own(path)
         damage = damage_of(path, deepspeed=config.deepspeed is not None)
         if damage is None:
-            if config.deepspeed:
-                check_processes(path, processes)
             return path
         aside = path.with_name(f"damaged-{path.name}")
         if aside.exists():

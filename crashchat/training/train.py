@@ -43,6 +43,7 @@ from crashchat.training.resuming import (
 )
 from crashchat.training.setup import build_model, load_videos, training_arguments
 from crashchat.training.speed import Profile
+from crashchat.training.universal import fit_processes
 from crashchat.training.ways import check, make_dataset, make_sampler, make_trainer, step_in_words
 from crashchat.video.reading import open_feature_cache
 
@@ -81,7 +82,7 @@ def _train(config: TrainConfig) -> Path:
             print(f"{result}: trained already, to an earlier end; going on from there")
             (config.output_dir / ADAPTER_FILES[0]).unlink()  # it is not finished now
     check_share(config, processes)
-    checkpoint = choose_checkpoint(config, processes) if main_process else None
+    checkpoint = choose_checkpoint(config) if main_process else None
     set_seed(config.seed)
 
     tokenizer = load_tokenizer(config.base_model)
@@ -129,6 +130,7 @@ def _train(config: TrainConfig) -> Path:
         checkpoint = choice[0]
     if checkpoint:
         print_once(f"going on from {checkpoint}")
+        fit_processes(checkpoint, args)
     trainer = make_trainer(
         config,
         sampler,
