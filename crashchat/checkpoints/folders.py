@@ -89,6 +89,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
             str(folder), config=VideoLlama3Config(), trust_remote_code=False, local_files_only=True
         )
         ids = [tokenizer.convert_tokens_to_ids(token) for token in (TURN_START, TURN_END)]
+        tokenizer.decode(tokenizer.encode(TURN_START))  # a setting of a wrong kind shows when it is used
     # transformers and tokenizers have errors of every kind for files that are JSON and no tokenizer, and
     # plain Exceptions too.
     except Exception as error:

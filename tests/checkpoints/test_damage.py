@@ -355,3 +355,10 @@ def test_a_full_disk_is_one_line(command, small_disk, tiny_base, adapter, tiny_d
     )
     line = run(*words.split())
     assert str(small_disk) in line and "no space left on device" in line
+
+
+def test_a_tokenizers_setting_of_a_wrong_kind_is_found_when_it_is_loaded(copy):
+    values = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(values | {"model_max_length": [131072]}))
+    with pytest.raises(CheckpointError, match="tokenizer_config.json make no tokenizer: TypeError"):
+        load_tokenizer(copy)
