@@ -2,15 +2,18 @@
 way of training gained over another.
 """
 
+import json
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
-from common import ROOT
+from common import ROOT, machine
 
 from crashchat import __main__ as program
+from crashchat.files import write_json_atomic
 from crashchat.metrics.bootstrap import Difference, paired, paired_mean
 from crashchat.metrics.by_kind import shown
 from crashchat.metrics.sums import Sums
@@ -24,6 +27,27 @@ def at_root() -> None:
     """Go where commands run, so that a folder means the same to all, and leave progress bars out of logs."""
     os.chdir(ROOT)
     os.environ |= {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def processor_seconds(whose: int = resource.RUSAGE_SELF) -> float:
+    """What this process, or those that it waited for (RUSAGE_CHILDREN), have taken so far."""
+    used = resource.getrusage(whose)
+    return used.ru_utime + used.ru_stime
+
+
+def made_with(file: Path, chosen: dict) -> bool:
+    """Whether a folder's file says that all in it is made with these settings; exits where with others."""
+    if not file.is_file():
+        return False
+    if (found := json.loads(file.read_text(encoding="utf-8"))) != chosen:
+        raise SystemExit(f"error: {file.parent} was made with {found}, not {chosen}; name another --folder")
+    return True
+
+
+def write_result(out: Path, benchmark: str, parts: dict) -> None:
+    """Write what a benchmark found, with the machine that it ran on."""
+    write_json_atomic(out, {"benchmark": benchmark, "machine": machine(), **parts})
+    print(f"written: {out}")
 
 
 def crashchat(log: Path, *words: str | Path | int) -> None:

@@ -20,11 +20,9 @@ from itertools import cycle
 from pathlib import Path
 
 import imageio_ffmpeg
-from common import machine
-from experiments import BASE, at_root
+from experiments import BASE, at_root, processor_seconds, write_result
 
 from crashchat.data.annotations import annotation_paths, load_annotations
-from crashchat.files import write_json_atomic
 from crashchat.tasks import TASKS
 from crashchat.tasks.task import CRASH
 from crashchat.video.source import probe
@@ -67,11 +65,10 @@ def make_recording(data: Path, minutes: float, out: Path) -> list[float]:
 def analyzed(recording: Path, out: Path, adapter: Path, *more: str) -> tuple[float, dict]:
     """(seconds of the processor, the result) of one analysis."""
     words = ["analyze", recording, "--out", out, "--model", BASE, "--linguistic", adapter]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = processor_seconds(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "crashchat", *words, "--perception", adapter, *more]
     subprocess.run(list(map(str, command)), check=True, stderr=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    used = processor_seconds(resource.RUSAGE_CHILDREN) - before
     return used, json.loads((out / f"{recording.stem}.json").read_text(encoding="utf-8"))
 
 
@@ -107,11 +104,10 @@ def main() -> int:
         for name, (seconds, result) in found.items()
     }
     settings = {"minutes": arguments.minutes, "below": float(arguments.below), "crash clips begin at": begins}
-    result = {"benchmark": "first_pass", "machine": machine(), "settings": settings, "ways": figures}
     print(json.dumps(figures, indent=1))
     print(f"crash clips begin at {[round(at, 1) for at in begins]} s; ratio {whole / passed:.2f}")
-    write_json_atomic(arguments.out, result | {"ratio": whole / passed})
-    print(f"written: {arguments.out}")
+    parts = {"settings": settings, "ways": figures, "ratio": whole / passed}
+    write_result(arguments.out, "first_pass", parts)
     return 0
 
 

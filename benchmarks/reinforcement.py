@@ -19,15 +19,24 @@ there is not made again, so a second start goes on where the first one ended.
 import argparse
 import json
 import multiprocessing
-import resource
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import machine
-from experiments import BASE, TINY, answer, at_root, crashchat, main_figures, table
+from experiments import (
+    BASE,
+    TINY,
+    answer,
+    at_root,
+    crashchat,
+    made_with,
+    main_figures,
+    processor_seconds,
+    table,
+    write_result,
+)
 
 from crashchat.files import write_json_atomic
 from crashchat.reporting.comparison import make_comparison
@@ -125,12 +134,6 @@ def seconds_a_step(seed: Seed) -> dict[str, float]:
     return json.loads((at / SECONDS).read_text(encoding="utf-8"))
 
 
-def processor_seconds() -> float:
-    """What this process has taken so far."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
 def draw(data: Path) -> None:
     """The demo's clips."""
     crashchat(data.with_suffix(".log"), "synthesize", "--out", data)
@@ -154,10 +157,9 @@ def main() -> int:
     folder, data = arguments.folder, arguments.folder / "data"
     chosen = {"steps": arguments.steps, "rate": arguments.rate}
     settings = folder / "settings.json"
-    if settings.is_file() and (found := json.loads(settings.read_text())) != chosen:
-        raise SystemExit(f"error: {folder} was made with {found}, not {chosen}; name another --folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(settings, chosen)
+    if not made_with(settings, chosen):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(settings, chosen)
     seeds = [Seed(folder, data, number) for number in range(arguments.seeds)]
     # Forked, as each process of its own would import all again.
     with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("fork")) as pool:
@@ -171,9 +173,7 @@ def main() -> int:
     figures = {row: main_figures(one) for row, one in sums.items()}
     for row, values in figures.items():
         print(row, {task: round(value, 3) for task, value in values.items()})
-    result = {
-        "benchmark": "reinforcement",
-        "machine": machine(),
+    parts = {
         "settings": chosen | {"seeds": arguments.seeds},
         "figures": figures,
         "all figures": {row: {task: one.metrics() for task, one in sums[row].items()} for row in ROWS},
@@ -181,8 +181,7 @@ def main() -> int:
         "processor seconds a step": seconds,
         "steps of continued": same,
     }
-    write_json_atomic(arguments.out, result)
-    print(f"written: {arguments.out}")
+    write_result(arguments.out, "reinforcement", parts)
     return 0
 
 

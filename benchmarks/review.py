@@ -24,8 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import machine
-from experiments import BASE, TINY, answer, at_root, crashchat, main_figures, table
+from experiments import BASE, TINY, answer, at_root, crashchat, made_with, main_figures, table, write_result
 
 from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.files import new_folder, write_json_atomic
@@ -157,9 +156,7 @@ class Review:
 def make_world(world: World, arguments: argparse.Namespace, chosen: dict) -> None:
     """Draw, train, analyze. chosen: what everything in the folder is made with."""
     folder = world.folder
-    if (folder / FACTS).is_file():
-        if (found := json.loads((folder / FACTS).read_text())) != chosen:
-            raise SystemExit(f"error: {folder} was made with {found}, not {chosen}; name another --folder")
+    if made_with(folder / FACTS, chosen):
         return
     counts = ["--train", arguments.train, "--val", arguments.train // 6, "--test", 40]
     looks = ["--skies", "day", "--roadsides", "buildings", "--seed", 0]
@@ -229,17 +226,14 @@ def main() -> int:
     against = table(sums, pairs)
     facts = [json.loads((review.folder / FACTS).read_text()) for review in reviews]
     print("\n".join(map(str, facts)))
-    result = {
-        "benchmark": "review",
-        "machine": machine(),
+    parts = {
         "settings": {"clips": arguments.clips, "runs": arguments.runs, **chosen},
         "figures": {row: main_figures(one) for row, one in sums.items()},
         "gains": gains,
         "queue against random": against,
         "reviews": facts,
     }
-    write_json_atomic(arguments.out, result)
-    print(f"written: {arguments.out}")
+    write_result(arguments.out, "review", parts)
     return 0
 
 

@@ -32,16 +32,20 @@ def fit_processes(checkpoint: Path, args: TrainingArguments) -> None:
 
 
 def make_universal(checkpoint: Path) -> None:
-    """Write the universal form of a checkpoint into its folder, unless it is there.
+    """Write the universal form of a checkpoint into its folder, as far as it is not there.
 
     What the checkpoint's pickles hold is run; resuming.py looks who could have written them.
     """
-    if (checkpoint / LATEST).is_file():
-        return
-    from deepspeed.checkpoint import ds_to_universal
-
     (written,) = [path for path in checkpoint.glob("global_step*") if not path.name.endswith("_universal")]
     folder = checkpoint / f"{written.name}_universal"
+    if not folder.is_dir():  # it comes whole or not at all
+        _convert(written, folder)
+    write_text_atomic(checkpoint / LATEST, folder.name)
+
+
+def _convert(written: Path, folder: Path) -> None:
+    from deepspeed.checkpoint import ds_to_universal
+
     with new_folder(folder) as made, open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         ds_to_universal.main(
             SimpleNamespace(
@@ -54,4 +58,3 @@ def make_universal(checkpoint: Path) -> None:
                 inject_missing_state=True,
             )
         )
-    write_text_atomic(checkpoint / LATEST, folder.name)

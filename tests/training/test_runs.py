@@ -18,6 +18,7 @@ from crashchat.config import ConfigError
 from crashchat.files import held
 from crashchat.settings import TrainConfig
 from crashchat.training.resuming import choose_checkpoint, damage_of
+from crashchat.training.universal import LATEST, make_universal
 from tests.helpers.commands import (
     ENVIRONMENT,
     ROOT,
@@ -235,6 +236,8 @@ def test_a_deepspeed_run_goes_on_with_another_number_of_processes(
         train(tiny_data, tmp_path / "first", before, settings)
         unfinished(tmp_path / "first", out)
     shutil.rmtree(out / "checkpoint-4")
+    make_universal(out / "checkpoint-2")
+    (out / "checkpoint-2" / LATEST).unlink()  # killed just before it was written
     output = train(tiny_data, out, now, settings)
     assert output.count(f"going on from {out}/checkpoint-2") == 1
     assert f"DeepSpeed wrote it on {before} process(es), and this run has {now}" in output
