@@ -11,6 +11,8 @@ reinforced    from there, half of the loss from annotated answers of the other f
 unmixed       from there, on times alone
 homogeneous   the homogeneous strategy of perception, times alone
 homogeneous, reinforced     from there, on times alone
+supervised, asked again     not trained: asked for the times once more around its first answers
+reinforced, asked again     the same
 
 All answer the questions on the test clips. One process and one core a seed; all lies in one folder; what is
 there is not made again, so a second start goes on where the first one ended.
@@ -45,13 +47,15 @@ from crashchat.tasks.quantities import Timed
 
 SUPERVISED, CONTINUED, REINFORCED, UNMIXED = "supervised", "continued", "reinforced", "unmixed"
 TIMES, TIMES_REINFORCED = "homogeneous", "homogeneous, reinforced"
-ROWS = (SUPERVISED, CONTINUED, REINFORCED, UNMIXED, TIMES, TIMES_REINFORCED)
+AGAIN = {row: f"{row}, asked again" for row in (SUPERVISED, REINFORCED)}
+ROWS = (SUPERVISED, CONTINUED, REINFORCED, UNMIXED, TIMES, TIMES_REINFORCED, *AGAIN.values())
 PAIRS = [
     (SUPERVISED, CONTINUED),
     (SUPERVISED, REINFORCED),
     (CONTINUED, REINFORCED),
     (UNMIXED, REINFORCED),
     (TIMES, TIMES_REINFORCED),
+    *AGAIN.items(),
 ]
 ALL_TASKS = "configs/train/heterogeneous.yaml"
 ON_TIMES = ("configs/train/reinforce_localization.yaml", "with=configs/train/tiny_reinforce.yaml")
@@ -70,7 +74,7 @@ class Seed:
 
     def at(self, row: str) -> Path:
         """Where a row's adapter and answers lie."""
-        return self.folder / row.replace(", ", "_") / f"seed_{self.number}"
+        return self.folder / row.replace(", ", "_").replace(" ", "_") / f"seed_{self.number}"
 
     def adapter(self, row: str) -> Path:
         """A row's adapter."""
@@ -90,6 +94,15 @@ class Seed:
         done.touch()
         print(f"seed {self.number}, {row}: done", flush=True)
 
+    def ask_again(self, row: str, tasks: str) -> None:
+        """A row's answers around its first ones."""
+        again = AGAIN[row]
+        done = self.at(again) / DONE
+        if not done.is_file():
+            around = f"around={self.answers(row)}"
+            answer(self.adapter(row), self.data, self.answers(again), f"tasks={tasks}", around)
+            done.touch()
+
     def supervise(self) -> None:
         """The first row, that most others go on from."""
         self.train(SUPERVISED, "train", ALL_TASKS, TINY)
@@ -108,6 +121,8 @@ class Seed:
         self.train(TIMES, "train", "configs/train/homogeneous_perception.yaml", TINY, tasks=times)
         start = f"adapter={self.adapter(TIMES)}"
         self.train(TIMES_REINFORCED, "reinforce", *drawn, start, *ALONE, tasks=times)
+        for row in AGAIN:
+            self.ask_again(row, times)
 
 
 def run(at: Path, data: Path, command: str, *words: str) -> None:
