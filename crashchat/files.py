@@ -56,12 +56,13 @@ def write_bytes_atomic(path: str | Path, data: bytes | memoryview) -> None:
     sync(path.parent)
 
 
-def delete_leftovers(folder: Path) -> None:
+def delete_leftovers(folder: Path, of: str = "") -> None:
     """Delete what processes that were killed left of files that they were writing into a folder.
 
-    For who has the folder's files to itself alone: what another process is writing just now would go too.
+    of: what these files' names begin with. For who has them to itself alone: what another process is writing
+    just now would go too.
     """
-    left = re.compile(r"\..+\.[0-9a-f]{8}")
+    left = re.compile(rf"\.{re.escape(of)}.+\.[0-9a-f]{{8}}")
     for path in folder.iterdir() if folder.is_dir() else ():
         if left.fullmatch(path.name) and path.is_file():
             print(f"{path}: deleted, left by a process that was killed")
@@ -99,6 +100,14 @@ def sync_tree(folder: Path) -> None:
     """Return once a folder and all below it are on disk."""
     for path in [*folder.rglob("*"), folder, folder.parent]:
         sync(path)
+
+
+@contextmanager
+def owned(folder: Path, what: str | None = None) -> Iterator[None]:
+    """Have a folder to oneself, as `held`, without what killed processes left half written in it."""
+    with held(folder / ".lock", what or str(folder)):
+        delete_leftovers(folder)
+        yield
 
 
 @contextmanager

@@ -147,3 +147,8 @@ def test_what_a_killed_writer_left_is_deleted_and_nothing_else(tmp_path, capsys)
     }  # fmt: skip
     assert ".result.json.0a1b2c3d: deleted, left by a process that was killed" in capsys.readouterr().out
     delete_leftovers(tmp_path / "nowhere")
+    for name in (".one_test.json.0a1b2c3d", ".one_train.json.0a1b2c3d"):
+        (tmp_path / name).write_text("x")
+    delete_leftovers(tmp_path, of="one_test")
+    left = {path.name for path in tmp_path.glob(".one_*")}
+    assert left == {".one_train.json.0a1b2c3d"}  # another run may be writing it

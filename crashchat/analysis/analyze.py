@@ -36,6 +36,7 @@ from crashchat.analysis.windows import WindowSettings
 from crashchat.answering.cascade import Cascade
 from crashchat.command import make_parser, with_task_set
 from crashchat.errors import error_line, exit_code
+from crashchat.files import owned
 from crashchat.processes import rank, start_processes, under_torchrun
 
 
@@ -130,17 +131,23 @@ def analyze(
 
 
 def analyze_clips(
-    arguments: argparse.Namespace, paths: list[Path], out: Path | None, tell: Callable[[ClipResult], None]
+    arguments: argparse.Namespace,
+    paths: list[Path],
+    out: Path | None,
+    *,
+    tell: Callable[[ClipResult], None],
+    begin: Callable[[], None],
 ) -> list[ClipResult] | None:
     """The results of all clips, by the processes that the command line asks for; None in those that torchrun
     started besides the first.
+
+    begin: called before anything is written, when it is known that the model loads.
     """
     if arguments.ray:
-        return analyze_on_ray(arguments, paths, out, tell)
+        return analyze_on_ray(arguments, paths, out, tell=tell, begin=begin)
     cascade, windows = cascade_of(arguments)
     contexts = contexts_of(arguments.context, paths)
-    if out:  # not before it is known that the model loads
-        out.mkdir(parents=True, exist_ok=True)
+    begin()
     look = partial(
         analyze,
         cascade,
@@ -267,8 +274,14 @@ def _run(arguments: argparse.Namespace) -> int:
                 if lines:
                     print(json.dumps(result.as_json(), ensure_ascii=False), file=lines, flush=True)
 
+            def begin() -> None:
+                if out:
+                    out.mkdir(parents=True, exist_ok=True)
+                    if rank() == 0:  # has the folder for all processes
+                        stack.enter_context(owned(out))
+
             paths, passed_over = find_clips(arguments.paths)
-            results = analyze_clips(arguments, paths, out, tell)
+            results = analyze_clips(arguments, paths, out, tell=tell, begin=begin)
             if results is None:  # the first process has them
                 return 0
         except BrokenPipeError:  # the reader of the stream has left

@@ -90,9 +90,11 @@ def analyze_on_ray(
     arguments: argparse.Namespace,
     paths: list[Path],
     out: Path | None,
+    *,
     tell: Callable[[ClipResult], None],
+    begin: Callable[[], None],
 ) -> list[ClipResult]:
-    """As analyze, by the processes of the cluster that --ray names; a clip whose processes die fails alone.
+    """As analyze_clips, by the processes of the cluster that --ray names; a clip whose processes die fails alone.
 
     Raises FleetError, and what loading the model raises.
     """
@@ -105,8 +107,7 @@ def analyze_on_ray(
     with Fleet(arguments.ray) as fleet:
         answerers = fleet.open_answerers(ClipAnswerer, arguments, out, (TASKS.task_set.path, contexts))
         described, settings, windows = fleet.ask(answerers, "describe")
-        if out:
-            out.mkdir(parents=True, exist_ok=True)
+        begin()
         print(fleet)
 
         def blank(path: Path) -> ClipResult:

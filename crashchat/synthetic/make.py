@@ -25,7 +25,7 @@ from crashchat.data.annotations import VideoQAs
 from crashchat.data.datasets import DatasetCard, write_dataset_card
 from crashchat.data.warnings import warning_records, warning_tasks
 from crashchat.errors import exit_code, writing
-from crashchat.files import delete_leftovers, held, write_json_atomic
+from crashchat.files import owned, write_json_atomic
 from crashchat.synthetic.drawing import HEIGHT, WIDTH, draw_scene
 from crashchat.synthetic.scenes import (
     CALM_CYCLE,
@@ -171,8 +171,7 @@ def make_demo_set(
     if look != USUAL:  # sets that were made before there were others stay as they are
         settings |= {"skies": list(look.skies), "roadsides": list(look.roadsides)}
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
-    with held(out / ".lock", str(out)):
-        delete_leftovers(out)
+    with owned(out):
         if not _already_made(out, settings, [clip_name(*job, seed) for job in jobs]):
             _make_demo_set(out, counts, jobs, settings=settings, workers=workers, look=look)
 
@@ -232,8 +231,7 @@ def make_pretraining_set(out: str | Path, count: int, seed: int = 0, workers: in
     out = Path(out)
     settings = {"kind": "general questions", "seed": seed, "count": count}
     jobs = [("general", index) for index in range(count)]
-    with held(out / ".lock", str(out)):
-        delete_leftovers(out)
+    with owned(out):
         if not _already_made(out, settings, [clip_name(*job, seed) for job in jobs]):
             _make_pretraining_set(out, jobs, settings=settings, workers=workers)
 

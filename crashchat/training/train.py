@@ -23,7 +23,7 @@ from crashchat.checkpoints.model_card import ModelCard, write_card
 from crashchat.command import run_command
 from crashchat.config import check_share, save_config
 from crashchat.data.sources import describe_questions, weighted
-from crashchat.files import held, sync
+from crashchat.files import owned, sync
 from crashchat.model.lora import base_of, trainable_parameters
 from crashchat.processes import print_once, process_count, rank
 from crashchat.second_stages import ReinforceConfig
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> Path:
     """
     if rank() > 0:  # the first process has the folder for all
         return _train(config)
-    with held(config.output_dir / ".lock", f"output_dir {config.output_dir}"):
+    with owned(config.output_dir, f"output_dir {config.output_dir}"):
         return _train(config)
 
 

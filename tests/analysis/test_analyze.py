@@ -13,6 +13,7 @@ from crashchat.analysis.options import AnalyzeError, default_model, find_clips
 from crashchat.analysis.result_files import name_clips
 from crashchat.config import ROOT
 from crashchat.data.predictions import read_predictions
+from crashchat.files import owned
 from crashchat.tasks import TASKS
 from tests.helpers.analyses import VALIDATOR, read
 from tests.helpers.flashes import frames, write_video
@@ -45,16 +46,21 @@ def test_resume_keeps_what_is_done_and_tries_again_what_failed(folder, analyzed,
     kept = read(out / "clip05.json")
     kept["took_seconds"] = 1234.5
     (out / "clip05.json").write_text(json.dumps(kept))
+    (out / ".clip05.json.0a1b2c3d").write_text("{")  # of a run that was killed
     assert main(["analyze", str(clip), str(broken), "--out", str(out), "--resume", *model]) == 1
     assert (
         read(out / "clip05.json")["took_seconds"] == 1234.5 and read(out / "empty.json")["took_seconds"] < 60
     )
+    assert not list(out.glob(".*"))
     # Another setting: nothing is taken over.
     place = model.index("--max-new-tokens") + 1
     other = [*model[:place], "5", *model[place + 1 :]]
     assert main(["analyze", str(clip), "--out", str(out), "--resume", *other]) == 0
     assert read(out / "clip05.json")["took_seconds"] < 60
     assert "report.html" in capsys.readouterr().err
+    with owned(out):
+        assert main(["analyze", str(clip), "--out", str(out), *model]) == 2
+    assert f"{out} is in use by process {os.getpid()}" in capsys.readouterr().err
 
 
 def test_results_stream_to_pipelines_and_nothing_else_does(folder, model, shared, tmp_path):
