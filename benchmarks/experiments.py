@@ -63,6 +63,12 @@ def crashchat(log: Path, *words: str | Path | int) -> None:
         raise RuntimeError(f"{words[0]} failed:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
+def find_heads(adapter: Path, data_dir: Path, out: Path, *settings: str) -> None:
+    """The heads of an adapter's model that look at times, found on training clips."""
+    words = [f"model={BASE}", f"adapter={adapter}", f"data_dir={data_dir}", f"output_dir={out}", *settings]
+    crashchat(out / "log", "find-heads", "configs/eval/all_tasks.yaml", "split=train", *words)
+
+
 def answer(adapter: Path, data_dir: Path, out: Path, *settings: str) -> None:
     """An adapter's answers to the questions on the test clips."""
     words = [f"model={BASE}", f"adapter={adapter}", f"data_dir={data_dir}", f"output_dir={out}", *settings]

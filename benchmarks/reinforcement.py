@@ -11,8 +11,12 @@ reinforced    from there, half of the loss from annotated answers of the other f
 unmixed       from there, on times alone
 homogeneous   the homogeneous strategy of perception, times alone
 homogeneous, reinforced     from there, on times alone
-supervised, asked again     not trained: asked for the times once more around its first answers
-reinforced, asked again     the same
+
+and of `supervised` and `reinforced`, without more training:
+
+…, asked again     asked for the times once more, of the part around its first answers
+…, read            times read off heads that were found on 120 training clips (crashchat find-heads)
+…, looked again    asked for the times once more, of the part around those
 
 All answer the questions on the test clips. One process and one core a seed; all lies in one folder; what is
 there is not made again, so a second start goes on where the first one ended.
@@ -33,6 +37,7 @@ from experiments import (
     answer,
     at_root,
     crashchat,
+    find_heads,
     made_with,
     main_figures,
     processor_seconds,
@@ -40,6 +45,7 @@ from experiments import (
     write_result,
 )
 
+from crashchat.evaluation.find_heads import HEADS_FILE
 from crashchat.files import write_json_atomic
 from crashchat.reporting.comparison import make_comparison
 from crashchat.tasks import TASKS
@@ -47,16 +53,21 @@ from crashchat.tasks.quantities import Timed
 
 SUPERVISED, CONTINUED, REINFORCED, UNMIXED = "supervised", "continued", "reinforced", "unmixed"
 TIMES, TIMES_REINFORCED = "homogeneous", "homogeneous, reinforced"
-AGAIN = {row: f"{row}, asked again" for row in (SUPERVISED, REINFORCED)}
-ROWS = (SUPERVISED, CONTINUED, REINFORCED, UNMIXED, TIMES, TIMES_REINFORCED, *AGAIN.values())
+TRAINED = (SUPERVISED, CONTINUED, REINFORCED, UNMIXED, TIMES, TIMES_REINFORCED)
+ASKED_AGAIN, READ, LOOKED_AGAIN = "asked again", "read", "looked again"
+UNTRAINED = {
+    row: [f"{row}, {way}" for way in (ASKED_AGAIN, READ, LOOKED_AGAIN)] for row in (SUPERVISED, REINFORCED)
+}
+ROWS = (*TRAINED, *(other for others in UNTRAINED.values() for other in others))
 PAIRS = [
     (SUPERVISED, CONTINUED),
     (SUPERVISED, REINFORCED),
     (CONTINUED, REINFORCED),
     (UNMIXED, REINFORCED),
     (TIMES, TIMES_REINFORCED),
-    *AGAIN.items(),
+    *((row, other) for row, others in UNTRAINED.items() for other in others),
 ]
+HEADS_CLIPS, HEADS_SECONDS = 120, 2
 ALL_TASKS = "configs/train/heterogeneous.yaml"
 ON_TIMES = ("configs/train/reinforce_localization.yaml", "with=configs/train/tiny_reinforce.yaml")
 ALONE = ("supervised_tasks=[]", "global_batch_size=0")
@@ -94,13 +105,22 @@ class Seed:
         done.touch()
         print(f"seed {self.number}, {row}: done", flush=True)
 
-    def ask_again(self, row: str, tasks: str) -> None:
-        """A row's answers around its first ones."""
-        again = AGAIN[row]
-        done = self.at(again) / DONE
-        if not done.is_file():
-            around = f"around={self.answers(row)}"
-            answer(self.adapter(row), self.data, self.answers(again), f"tasks={tasks}", around)
+    def look_twice(self, row: str, tasks: str) -> None:
+        """A row's times without more training, see the module's head."""
+        asked_again, read, looked_again = UNTRAINED[row]
+        heads = self.at(read) / "heads"
+        ways = {
+            asked_again: [f"around={self.answers(row)}"],
+            read: [f"times_from={heads / HEADS_FILE}"],
+            looked_again: [f"around={self.answers(read)}", f"around_seconds={HEADS_SECONDS}"],
+        }
+        for other, words in ways.items():
+            done = self.at(other) / DONE
+            if done.is_file():
+                continue
+            if other == read:
+                find_heads(self.adapter(row), self.data, heads, f"limit={HEADS_CLIPS}")
+            answer(self.adapter(row), self.data, self.answers(other), f"tasks={tasks}", *words)
             done.touch()
 
     def supervise(self) -> None:
@@ -115,14 +135,14 @@ class Seed:
         learnt = f"adapter={self.adapter(SUPERVISED)}"
         drawn, times = (*ON_TIMES, f"max_steps={steps}"), ",".join(TASKS.task_set.of_kind(Timed))
         rates = (f"learning_rate={rate}", f"projector_learning_rate={rate}") if rate else ()
+        self.look_twice(SUPERVISED, times)
         self.train(REINFORCED, "reinforce", *drawn, learnt)
+        self.look_twice(REINFORCED, times)
         self.train(CONTINUED, "train", ALL_TASKS, TINY, learnt, f"max_steps={same}", *rates)
         self.train(UNMIXED, "reinforce", *drawn, learnt, *ALONE)
         self.train(TIMES, "train", "configs/train/homogeneous_perception.yaml", TINY, tasks=times)
         start = f"adapter={self.adapter(TIMES)}"
         self.train(TIMES_REINFORCED, "reinforce", *drawn, start, *ALONE, tasks=times)
-        for row in AGAIN:
-            self.ask_again(row, times)
 
 
 def run(at: Path, data: Path, command: str, *words: str) -> None:

@@ -26,6 +26,10 @@ COMMANDS = {
         "evaluation.evaluate",
         "ask a model about a split: a config, and settings that differ from it",
     ),
+    "find-heads": (
+        "evaluation.find_heads",
+        "find the attention heads that look at the times that are asked for",
+    ),
     "conform": ("evaluation.conform", "hold an engine's answers against ours, token by token"),
     "score": ("evaluation.score", "score a prediction file"),
     "compare": ("reporting.compare", "score several runs side by side, as tables and a page"),

@@ -323,6 +323,12 @@ class EvalConfig(Settings):
     """
     around_seconds: float = Field(default=1.0, gt=0, le=3600)
     """Seconds of the clip before and behind those answers that the part has."""
+    around_tasks: list[str] = Field(default_factory=list)
+    """The tasks whose first answers say which part; none: all that are asked again."""
+    times_from: Path | None = None
+    """A file that `crashchat find-heads` wrote of the same model: times are not asked for but read off what
+    the question attends to.
+    """
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -330,6 +336,13 @@ class EvalConfig(Settings):
             raise ValueError("feature_cache= is a folder of one machine's readers; leave it out with ray=")
         if self.around and self.around == self.output_dir:
             raise ValueError(f"around={self.around} holds the first answers: give another output_dir")
+        if self.times_from and (self.engine != "torch" or self.temperature is not None or self.around):
+            raise ValueError(
+                "times_from reads times off this process's own model: engine=vllm, temperature and around do "
+                "not go with it (around= takes what was read so)"
+            )
+        if self.around_tasks and not self.around:
+            raise ValueError(f"around_tasks={self.around_tasks} needs around=, where their answers are")
         if self.training_answers and self.decode == "free":
             raise ValueError(f"training_answers={self.training_answers} needs decode=constrained")
         if self.temperature is not None and self.engine != "torch":

@@ -61,6 +61,7 @@ def _sampling(cascade: Cascade, windows: WindowSettings) -> Sampling:
     return Sampling(
         first_pass=cut.pop("first_pass"),
         around=cut.pop("around"),
+        heads=heads.sha256 if (heads := cut.pop("heads")) else None,
         fps=answerer.settings.fps,
         max_frames=answerer.settings.max_frames,
         token_compression=answerer.settings.token_compression,
@@ -153,7 +154,7 @@ def analyze_clip(
             result.seconds = round(seconds or cascade.answerer.settings.end_of(visual), 3)
             analysis.context = VideoContext([visual])
             said = cascade.run(analysis.context, lambda step: progress(0.1, step), known)
-            (output,) = ask_again(clip, said, [(0.0, result.seconds)])
+            (output,) = ask_again(clip, analysis.context, said, [(0.0, result.seconds)])
             result.windows = [found(output, (0.0, result.seconds), visual)]
             analysis.strips = [film_strip(pictures)] if draw else []
         result.unlike_training = unlike_training(source, result.windows, cascade.cards)

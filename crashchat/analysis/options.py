@@ -19,10 +19,12 @@ from crashchat.answering.cascade import (
     Cascade,
     load_cascade,
 )
+from crashchat.answering.time_heads import check_fit, read_heads
 from crashchat.checkpoints.adapters import CONFIG_FILE
 from crashchat.command import add_task_set
 from crashchat.config import ROOT
 from crashchat.errors import CrashChatError
+from crashchat.model.lora import base_of
 from crashchat.settings import ENGINE_ADDRESS, Decode, EngineName
 from crashchat.tasks import TASKS, read_task_set, use
 from crashchat.tasks.task import CRASH
@@ -147,6 +149,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="ask for times again, of the part so many seconds around the first answers (default: ask once)",
     )
+    group.add_argument(
+        "--heads",
+        type=Path,
+        metavar="FILE",
+        help="with --around: that part is what the model's heads in FILE look at (crashchat find-heads)",
+    )
     group = parser.add_argument_group("long recordings, in seconds")
     group.add_argument("--window", type=float, help="length of a window (default: max_frames / fps)")
     group.add_argument("--stride", type=float, help="from one window to the next (default: half a window)")
@@ -187,6 +195,7 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
             raise AnalyzeError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
     skip = arguments.skip_below
     first_pass = None if skip is None else FirstPassSettings(skip, arguments.skip_fps)
+    heads = read_heads(arguments.heads) if arguments.heads else None
     if arguments.task_set is None:
         use(read_task_set(None, linguistic, model))
     cascade = load_cascade(
@@ -210,7 +219,13 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
         merge_gap=arguments.merge_gap,
         first_pass=first_pass,
         around=arguments.around,
+        heads=heads,
     )
+    if heads:
+        text = base_of(cascade.answerer.model).model.language_model.config
+        check_fit(heads, text.num_hidden_layers, count=text.num_attention_heads, path=arguments.heads)
+        if arguments.engine == "vllm":
+            raise AnalyzeError("a vLLM server does not tell what it attends to; leave --heads out")
     if first_pass and TASKS.of_fact(CRASH) is None:
         raise AnalyzeError(f"none of the tasks {', '.join(TASKS)} asks for a crash; leave --skip-below out")
     return cascade, windows

@@ -81,7 +81,7 @@ def _findings(
             context = VideoContext(list(readable.values()))
             tell = partial(_tell, progress, min(readable), len(spans))
             said = clip.cascade.run(context, tell, clip.known)
-            said = ask_again(clip, said, [spans[number] for number in readable])
+            said = ask_again(clip, context, said, [spans[number] for number in readable])
             outputs = dict(zip(readable, said, strict=True))
         for number, visual in together:
             if isinstance(visual, VideoError):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from crashchat.checkpoints.model_card import TrainingSet, learnt_on
+from crashchat.checkpoints.model_card import Sha256, TrainingSet, learnt_on
 from crashchat.json_files import Exact
 from crashchat.tasks import TASKS, Group
 from crashchat.tasks.reading import read_label
@@ -108,7 +108,7 @@ class ModelPart(Exact):
 
     name: str
     """The folder's name."""
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
     """Over its files' names and contents."""
     trained_on: list[TrainingSet] | None
     """The data sets that its card names; none: it has no card, so that this is not known."""
@@ -166,6 +166,8 @@ class Sampling(Exact):
     """How long recordings are cut, in seconds (WindowSettings)."""
     around: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=lambda one: one is None)
     """Seconds around the first times of which they were asked again; left out where they were asked once."""
+    heads: Sha256 | None = Field(default=None, exclude_if=lambda one: one is None)
+    """Of the attention heads that looked at the part instead; left out where the first answers named it."""
     first_pass: FirstPass | None = Field(default=None, exclude_if=lambda settings: settings is None)
     """Left out where every window of a recording is looked at."""
     decode: Literal["free", "constrained"]

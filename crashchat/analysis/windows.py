@@ -28,6 +28,7 @@ from crashchat.analysis.results import (
     Window,
 )
 from crashchat.answering.outputs import Answer, CascadeOutput
+from crashchat.answering.time_heads import TimeHeads
 from crashchat.errors import CrashChatError
 from crashchat.tasks import TASKS, Fact
 from crashchat.tasks.task import CAUSE, CRASH_INTERVAL, DESCRIPTION, FIRST_SIGN, PREVENTION
@@ -65,7 +66,8 @@ class WindowSettings:
     length: of a window. stride: from one window's start to the next one's. whole_up_to: a clip that is not
     longer is looked at as a whole, as in training and evaluation. merge_gap: findings of overlapping windows
     that are no further apart are one event. first_pass: what is passed over; None: nothing. around: times
-    are asked again of the part so many seconds around the first answers; None: they are not.
+    are asked again of the part so many seconds around the first answers; None: they are not. heads: that part
+    is what these heads look at instead.
     """
 
     length: float
@@ -74,6 +76,7 @@ class WindowSettings:
     merge_gap: float = 1.0
     first_pass: FirstPassSettings | None = None
     around: float | None = None
+    heads: TimeHeads | None = None
 
     def __post_init__(self):
         if not 0 < self.stride <= self.length:
@@ -83,6 +86,8 @@ class WindowSettings:
             )
         if self.around is not None and not self.around > 0:
             raise WindowError(f"found around {self.around}, expected more than 0 seconds")
+        if self.heads and self.around is None:
+            raise WindowError("heads say of which part times are asked again; give --around SECONDS too")
         if self.merge_gap < 0 or self.whole_up_to < 0:
             raise WindowError(
                 f"found merge_gap {self.merge_gap} and whole_up_to {self.whole_up_to}, expected 0 or more "

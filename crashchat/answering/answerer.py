@@ -17,6 +17,7 @@ from crashchat.answering.draws import Draw
 from crashchat.answering.engines import Engine, TorchEngine, VideoContext, device_of
 from crashchat.answering.generate import decode, yes_and_no
 from crashchat.answering.outputs import Answer
+from crashchat.answering.time_heads import TimeHeads, read_times
 from crashchat.answering.vllm import EngineError, VllmEngine
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model, load_tokenizer
@@ -132,6 +133,30 @@ class Answerer:
             ]
             for row, candidates, answers in zip(questions, listed, said, strict=True)
         ]
+
+    def read(
+        self,
+        context: VideoContext,
+        questions: list[list[Asked]],
+        heads: TimeHeads,
+        adapter: str | None = None,
+        group: Group | None = None,
+    ) -> list[list[Answer]]:
+        """The answers to each video's questions on times, read off what the questions attend to.
+
+        heads: of all tasks that are asked, which the model has (check_fit).
+        """
+        texts = [[asked.text for asked in row] for row in questions]
+        attended = self.engine.attended(context, texts, adapter)
+        answers: list[list[Answer]] = []
+        for visual, row, shares in zip(context.visuals, questions, attended, strict=True):
+            seconds = self.settings.frame_ends(visual)
+            answers.append([])
+            for asked, own in zip(row, shares, strict=True):
+                assert asked.task is not None, "general questions have no heads"
+                times = read_times(asked.task, heads.tasks[asked.task], own.numpy(), seconds)
+                answers[-1].append(Answer(asked.task, group, TASKS[asked.task].answer.write(times)))
+        return answers
 
     def _candidates(self, asked: Asked) -> tuple[str, ...]:
         """A question's possible answers; none where they are not to be held against each other."""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from crashchat.answering.prefix import Prefix, keep_prefix, run_language_model
-from crashchat.model.attention import Segment
+from crashchat.answering.branches import lay_out, run_tokens
+from crashchat.answering.prefix import Prefix, keep_prefix
 from crashchat.model.lora import base_of
-from crashchat.model.sequence import IGNORED, Branch, branch_token_ids
+from crashchat.model.sequence import IGNORED, Branch
 
 
 @dataclass(frozen=True)
@@ -40,39 +40,32 @@ def candidate_probabilities(
     prefix: what prefill gave, under the adapter that is active now; it can be asked again.
     """
     model = base_of(model)
-    cached, device = max(prefix.lengths), model.device
-    tokens: list[list[tuple[int, int]]] = [[] for _ in questions]
-    segments: list[Segment] = []
+    device = model.device
+    laid = lay_out(
+        tokenizer,
+        prefix,
+        [
+            [Branch(question.text, candidate) for question in asked for candidate in question.candidates]
+            for asked in questions
+        ],
+    )
     places: list[tuple[int, int, int]] = []  # (row, column, the token that comes next) of what is scored
     owners: list[int] = []  # which branch each of them belongs to
-    for row, asked in enumerate(questions):
-        for question in asked:
-            for candidate in question.candidates:
-                ids, labels = branch_token_ids(tokenizer, Branch(question.text, candidate))
-                begin, position = len(tokens[row]), prefix.lengths[row]
-                end = begin + len(ids)
-                tokens[row] += [(token, position + offset) for offset, token in enumerate(ids)]
-                own = slice(cached + begin, cached + end)
-                segments.append(Segment(row, slice(begin, end), own, slice(0, position)))
-                scored = [place for place, label in enumerate(labels) if label != IGNORED]
-                places += [(row, begin + place - 1, labels[place]) for place in scored]
-                owners += [len(segments) - 1] * len(scored)
-    if not segments:
+    for number, (segment, labels) in enumerate(zip(laid.segments, laid.labels, strict=True)):
+        scored = [place for place, label in enumerate(labels) if label != IGNORED]
+        places += [(segment.row, segment.queries.start + place - 1, labels[place]) for place in scored]
+        owners += [number] * len(scored)
+    if not places:
         return [[[] for _ in asked] for asked in questions]
-    width = max(map(len, tokens))
-    columns = torch.tensor([[*row, *[(tokenizer.pad_token_id, 0)] * (width - len(row))] for row in tokens])
-    hidden = run_language_model(
-        model,
-        model.model.language_model.embed_tokens(columns[..., 0].to(device)),
-        position_ids=columns[..., 1].to(device),
-        mask=segments,
-        cache=prefix.cache,
+    hidden = run_tokens(
+        model, prefix.cache, laid.tokens, mask=laid.segments, pad_token_id=tokenizer.pad_token_id
     )
     keep_prefix(prefix)
     rows, at, following = torch.tensor(places, device=device).unbind(dim=1)
     log_probs = model.lm_head(hidden[rows, at]).float().log_softmax(dim=-1)
     own = log_probs.gather(1, following[:, None])[:, 0]
-    sums = torch.zeros(len(segments), device=device).index_add_(0, torch.tensor(owners, device=device), own)
+    branches = torch.tensor(owners, device=device)
+    sums = torch.zeros(len(laid.segments), device=device).index_add_(0, branches, own)
     return _shared_out(sums, questions)
 
 

@@ -23,6 +23,7 @@ import torch
 from crashchat.answering.answerer import Answerer, Asked, fits_at_once, open_engine, tokens_at_once
 from crashchat.answering.engines import BASE, VideoContext
 from crashchat.answering.outputs import Answer, CascadeOutput
+from crashchat.answering.time_heads import TimeHeads
 from crashchat.answering.together import Together
 from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE
 from crashchat.checkpoints.folders import load_video_settings
@@ -90,15 +91,17 @@ class Cascade:
         group: Group,
         tasks: list[list[Task]],
         known: Mapping[str, str] = MappingProxyType({}),
+        heads: TimeHeads | None = None,
     ) -> list[list[Answer]]:
         """The answers to some tasks of a group on each video."""
         told = TASKS.task_set.told
         questions = [
             [Asked.of(task.name, told(task.name, known) if known else "") for task in row] for row in tasks
         ]
-        return self.answerer.answer(
-            context, questions, self.adapters.get(group), group if self.adapters else None
-        )
+        own = self.adapters.get(group), group if self.adapters else None
+        if heads:
+            return self.answerer.read(context, questions, heads, *own)
+        return self.answerer.answer(context, questions, *own)
 
     def run(
         self,
@@ -115,15 +118,21 @@ class Cascade:
         return self._runs(_Run(context, progress, known))
 
     def ask_tasks(
-        self, context: VideoContext, tasks: list[list[Task]], known: Mapping[str, str] = MappingProxyType({})
+        self,
+        context: VideoContext,
+        tasks: list[list[Task]],
+        known: Mapping[str, str] = MappingProxyType({}),
+        heads: TimeHeads | None = None,
     ) -> list[list[Answer]]:
-        """The answers to some tasks on each stretch of video, by themselves. known: see run."""
+        """The answers to some tasks on each stretch of video, by themselves. known: see run. heads: what times
+        are read off, instead of being asked for.
+        """
         answers: list[list[Answer]] = [[] for _ in tasks]
         with self._lock:
             for group, names in TASKS.groups.items():
                 asked = {row: own for row, all_of in enumerate(tasks) if (own := _among(all_of, names))}
                 if asked:
-                    found = self._ask(context.only(list(asked)), group, list(asked.values()), known)
+                    found = self._ask(context.only(list(asked)), group, list(asked.values()), known, heads)
                     for row, more in zip(asked, found, strict=True):
                         answers[row] += more
         return answers

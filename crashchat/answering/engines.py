@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedTokenizerBase
 
+from crashchat.answering.attended import attended_frames
 from crashchat.answering.candidates import Question, candidate_probabilities
 from crashchat.answering.constraints import Constraint
 from crashchat.answering.draws import Draw
@@ -119,6 +120,11 @@ class Engine(Protocol):
         answer's tokens are drawn, for such an engine; without, the likeliest are taken.
         """
 
+    def attended(
+        self, context: VideoContext, questions: list[list[str]], adapter: str | None
+    ) -> list[list[Tensor]]:
+        """What each video's questions attend to (attended.py). Raises EngineError where that is not told."""
+
     def likelihoods(
         self, context: VideoContext, question: str, begun: list[int], tokens: list[int]
     ) -> list[float]:
@@ -220,6 +226,13 @@ class TorchEngine:
             ]
             for row in zip(tokens, logits, likely, strict=True)
         ]
+
+    def attended(
+        self, context: VideoContext, questions: list[list[str]], adapter: str | None
+    ) -> list[list[Tensor]]:
+        """See Engine."""
+        with self.under(context, adapter) as prefix:
+            return attended_frames(self.model, self.tokenizer, prefix, context.visuals, questions)
 
     @torch.inference_mode()
     def likelihoods(

@@ -24,18 +24,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from crashchat.answering.branches import Laid, Tokens, lay_out, run_tokens
 from crashchat.answering.constraints import Constraint
 from crashchat.answering.draws import Draw, draw_tokens
-from crashchat.answering.prefix import (
-    PreallocatedLayer,
-    Prefix,
-    keep_prefix,
-    prefill,
-    run_language_model,
-)
+from crashchat.answering.prefix import PreallocatedLayer, Prefix, keep_prefix, prefill
 from crashchat.model.attention import Segment
 from crashchat.model.lora import base_of
-from crashchat.model.sequence import Branch, branch_token_ids
+from crashchat.model.sequence import Branch
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.video.tokens import VisualTokens
 
@@ -52,35 +47,6 @@ class _Open:
     ended: bool = False
 
 
-class _Asked(NamedTuple):
-    """Questions as tokens: (id, position) of each row's, their segments and branches, and where the last
-    token of each branch stands, (row, column).
-    """
-
-    tokens: list[list[tuple[int, int]]]
-    segments: list[Segment]
-    branches: list[_Open]
-    places: list[tuple[int, int]]
-
-
-def _lay_out(
-    tokenizer: PreTrainedTokenizerBase, prefix: Prefix, questions: Sequence[Sequence[str]]
-) -> _Asked:
-    asked = _Asked([[] for _ in questions], [], [], [])
-    cached = max(prefix.lengths)
-    for row, texts in enumerate(questions):
-        for number, text in enumerate(texts):
-            ids, _ = branch_token_ids(tokenizer, Branch(text))
-            position, begin = prefix.lengths[row], len(asked.tokens[row])
-            end = begin + len(ids)
-            asked.tokens[row].extend((token, position + offset) for offset, token in enumerate(ids))
-            asked.branches.append(_Open(row, number, position + len(ids)))
-            asked.places.append((row, end - 1))
-            own = slice(cached + begin, cached + end)
-            asked.segments.append(Segment(row, slice(begin, end), own, slice(0, position)))
-    return asked
-
-
 class _Rows:
     """The cache behind the prefixes, a row a video, and what each branch sees of it.
 
@@ -92,7 +58,7 @@ class _Rows:
         self.model, self.cache, self.pad_token_id = model, prefix.cache, pad_token_id
         self.lengths, self.end = prefix.lengths, max(prefix.lengths)
 
-    def ask(self, asked: "_Asked", room: int, branches: int) -> Tensor:
+    def ask(self, asked: Laid, room: int, branches: int) -> Tensor:
         """Run the questions; returns their last hidden states, float[V, n, hidden].
 
         room: tokens of a row that there will ever be; branches: of the row with most.
@@ -106,7 +72,7 @@ class _Rows:
         self.seen = seen.to(hidden.device, hidden.dtype)
         return hidden
 
-    def step(self, tokens: list[list[tuple[int, int]]], numbers: list[list[int]]) -> Tensor:
+    def step(self, tokens: Tokens, numbers: list[list[int]]) -> Tensor:
         """Run the next token of some branches of each row; returns their last hidden states,
         float[V, n, hidden].
 
@@ -129,17 +95,9 @@ class _Rows:
         mask = self.seen[torch.arange(len(tokens), device=index.device)[:, None], index, :length]
         return self._run(tokens, mask[:, None])
 
-    def _run(self, tokens: list[list[tuple[int, int]]], mask: Tensor | list[Segment]) -> Tensor:
-        width, device = max(map(len, tokens)), self.model.device
-        columns = torch.tensor([[*row, *[(self.pad_token_id, 0)] * (width - len(row))] for row in tokens])
-        self.end += width
-        return run_language_model(
-            self.model,
-            self.model.model.language_model.embed_tokens(columns[..., 0].to(device)),
-            position_ids=columns[..., 1].to(device),
-            mask=mask,
-            cache=self.cache,
-        )
+    def _run(self, tokens: Tokens, mask: Tensor | list[Segment]) -> Tensor:
+        self.end += max(map(len, tokens))
+        return run_tokens(self.model, self.cache, tokens, mask=mask, pad_token_id=self.pad_token_id)
 
 
 Heard = Callable[[list[list[list[int]]]], None]  # given the tokens so far of each video's answers
@@ -186,8 +144,8 @@ def answer_from_prefix(
     constant = model.device.type == "cuda" if constant_shapes is None else constant_shapes
     answers: list[list[list[int]]] = [[[] for _ in asked] for asked in questions]
     log_probs: list[list[list[float]]] = [[[] for _ in asked] for asked in questions]
-    asked = _lay_out(tokenizer, prefix, questions)
-    branches, places, cached = asked.branches, asked.places, max(prefix.lengths)
+    asked = lay_out(tokenizer, prefix, [[Branch(text) for text in texts] for texts in questions])
+    branches, places, cached = _opened(asked, prefix), asked.ends, max(prefix.lengths)
     most = max(map(len, questions))
     room = cached + max(map(len, asked.tokens)) + max_new_tokens * most
     layers = [cast(PreallocatedLayer, layer) for layer in prefix.cache.layers]  # prefill makes them
@@ -208,7 +166,7 @@ def answer_from_prefix(
             for branch, probability in zip(branches, probabilities, strict=True):
                 if not branch.ended:
                     log_probs[branch.row][branch.number].append(probability)
-        added: list[list[tuple[int, int]]] = [[] for _ in questions]
+        added: Tokens = [[] for _ in questions]
         numbers: list[list[int]] = [[] for _ in questions]
         places = []
         for branch, token in zip(branches, chosen, strict=True):
@@ -229,6 +187,17 @@ def answer_from_prefix(
         logits = _logits_at(model, rows.step(added, numbers), places)
     keep_prefix(prefix)
     return Generated(answers, first_logits, log_probs)
+
+
+def _opened(asked: Laid, prefix: Prefix) -> list[_Open]:
+    counts = [0] * len(prefix.lengths)
+    branches = []
+    for segment in asked.segments:
+        queries = segment.queries
+        position = prefix.lengths[segment.row] + queries.stop - queries.start
+        branches.append(_Open(segment.row, counts[segment.row], position))
+        counts[segment.row] += 1
+    return branches
 
 
 def _rule_out(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from crashchat.model.attention import Segment
+from crashchat.model.attention import Segment, Watch
 from crashchat.model.lora import base_of
 from crashchat.model.sequence import Branch, branch_token_ids, prefix_ids
 from crashchat.model.videollama3 import CrashChatModel
@@ -183,15 +183,18 @@ def run_language_model(
     position_ids: Tensor,
     mask: Tensor | list[Segment] | None,
     cache: Cache,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Last hidden states float[V, n, hidden] of n new tokens a row; the cache grows by n.
 
-    mask: as for branch_attention.
+    mask, watch: as for branch_attention.
     """
+    watched = {} if watch is None else {"watch": watch}  # on its way, layers hand on what they do not know
     return model.model.language_model(
         inputs_embeds=embeddings,
         position_ids=position_ids,
         attention_mask={"full_attention": mask},  # as a dict it is taken as it is
         past_key_values=cache,
         use_cache=True,
+        **watched,
     ).last_hidden_state

@@ -142,6 +142,13 @@ class VllmEngine:
             said = (Said(tokens, _share(*told)) for tokens, told in found)
             return [list(islice(said, len(texts))) for texts in questions]
 
+    def attended(
+        self, context: VideoContext, questions: list[list[str]], adapter: str | None
+    ) -> list[list[Tensor]]:
+        """Raises EngineError."""
+        del context, questions, adapter
+        raise EngineError("a vLLM server does not tell what it attends to; give engine=torch")
+
     def likelihoods(
         self, context: VideoContext, question: str, begun: list[int], tokens: list[int]
     ) -> list[float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crashchat.answering.again import Span, is_timed, moved, span_around
 from crashchat.answering.outputs import Answer
+from crashchat.answering.time_heads import HeadsError, TimeHeads, read_heads
 from crashchat.config import ConfigError
 from crashchat.data.annotations import VideoQAs
 from crashchat.data.predictions import prediction_path, read_predictions, video_name
@@ -48,6 +49,41 @@ class Around:
         return moved(answer, span[0]) if span else answer
 
 
+def only_timed(setting: str, tasks: Sequence[str]) -> None:
+    """Raises ConfigError for tasks that have no times, which the setting asks for."""
+    others = [name for name in tasks if not is_timed(name)]
+    if others:
+        raise ConfigError(
+            f"{setting} is for times, which {', '.join(others)} do not have; give "
+            f"tasks={','.join(TASKS.task_set.of_kind(Timed))}"
+        )
+
+
+def heads_for(config: EvalConfig, tasks: Sequence[str]) -> TimeHeads | None:
+    """What `times_from=` names; None where it names nothing.
+
+    Raises ConfigError for tasks that have no times, and HeadsError for a file that lacks one or is none.
+    """
+    if config.times_from is None:
+        return None
+    only_timed(f"times_from={config.times_from}", tasks)
+    heads = read_heads(config.times_from)
+    if lacking := [task for task in tasks if task not in heads.tasks]:
+        raise HeadsError(
+            f"{config.times_from}: no heads of {', '.join(lacking)}; run crashchat find-heads with them"
+        )
+    return heads
+
+
+def of_one_model(heads: TimeHeads, weights: dict[str, str], config: EvalConfig) -> None:
+    """Raises HeadsError for heads that were found in other weights, {folder: SHA-256}."""
+    if sorted(heads.weights.values()) != sorted(weights.values()):
+        raise HeadsError(
+            f"{config.times_from}: its heads are of {', '.join(heads.weights)} as that was then, not of "
+            f"{', '.join(weights)}; run crashchat find-heads with this model"
+        )
+
+
 def read_around(config: EvalConfig, tasks: Sequence[str]) -> Around | None:
     """What `around=` names; None where it names nothing.
 
@@ -55,15 +91,10 @@ def read_around(config: EvalConfig, tasks: Sequence[str]) -> Around | None:
     """
     if config.around is None:
         return None
-    others = [name for name in tasks if not is_timed(name)]
-    if others:
-        raise ConfigError(
-            f"around={config.around} asks for times again, which {', '.join(others)} do not have; give "
-            f"tasks={','.join(TASKS.task_set.of_kind(Timed))}"
-        )
+    only_timed(f"around={config.around}", [*tasks, *config.around_tasks])
     times: dict[str, list[float]] = {}
     files = {}
-    for name in tasks:
+    for name in config.around_tasks or tasks:
         path = prediction_path(config.around, name, model_name(config), config.split)
         for record in read_predictions(path, name):
             answered = [record[field] for field in TASKS[name].pred_fields]

@@ -22,6 +22,7 @@ from crashchat.answering.answerer import (
 from crashchat.answering.constraints import Choices
 from crashchat.answering.engines import VideoContext
 from crashchat.answering.outputs import Answer
+from crashchat.answering.time_heads import TimeHeads
 from crashchat.checkpoints.folders import video_settings_of
 from crashchat.checkpoints.model_card import read_card, tell_cards
 from crashchat.data.annotations import Question, VideoQAs
@@ -50,11 +51,12 @@ Answered = tuple[VideoQAs, list[Answer] | CrashChatError]
 
 
 class Asking(NamedTuple):
-    """What is to be asked, and how. open_questions: by the videos' names."""
+    """What is to be asked, and how. open_questions: by the videos' names. heads: see answer_together."""
 
     videos: list[VideoQAs]
     open_questions: dict[str, list[Question]]
     config: EvalConfig
+    heads: TimeHeads | None = None
 
     def of(self, video: VideoQAs) -> list[Asked]:
         """The questions on a video."""
@@ -122,15 +124,21 @@ def load_answerer(config: EvalConfig, device: torch.device) -> Answerer:
 
 
 def answer_together(
-    answerer: Answerer, together: list[tuple[list[Asked], VisualTokens | VideoError]]
+    answerer: Answerer,
+    together: list[tuple[list[Asked], VisualTokens | VideoError]],
+    heads: TimeHeads | None,
 ) -> list[list[Answer] | CrashChatError]:
-    """The answers to videos' questions, all at once; of a video that could not be read its error."""
+    """The answers to videos' questions, all at once; of a video that could not be read its error.
+
+    heads: what times are read off, instead of being asked for.
+    """
     readable = [(asked, visual) for asked, visual in together if isinstance(visual, VisualTokens)]
-    answers = iter(
-        answerer.answer(VideoContext([visual for _, visual in readable]), [asked for asked, _ in readable])
-        if readable
-        else []
-    )
+    context, questions = VideoContext([visual for _, visual in readable]), [asked for asked, _ in readable]
+    answers: Iterator[list[Answer]] = iter(())
+    if readable:
+        answers = iter(
+            answerer.read(context, questions, heads) if heads else answerer.answer(context, questions)
+        )
     return [visual if isinstance(visual, VideoError) else next(answers) for _, visual in together]
 
 
@@ -151,7 +159,8 @@ def answers_here(config: EvalConfig, asking: Asking, store: dist.Store | None) -
         prefetch_factor=READ_AHEAD if readers else None,
     )
     for together in in_batches(reader, config.max_tokens_per_batch or tokens_at_once(device)):
-        answers = answer_together(answerer, [(asking.of(video), visual) for video, visual in together])
+        asked = [(asking.of(video), visual) for video, visual in together]
+        answers = answer_together(answerer, asked, asking.heads)
         yield from zip((video for video, _ in together), answers, strict=True)
 
 
@@ -172,9 +181,9 @@ class RayAnswerer:
     needed.
     """
 
-    def __init__(self, config: EvalConfig, task_set: Path):
+    def __init__(self, config: EvalConfig, task_set: Path, heads: TimeHeads | None):
         use(TaskSet(task_set))
-        self.config = config
+        self.config, self.heads = config, heads
         self._loaded: Answerer | None = None
 
     def answerer(self) -> Answerer:
@@ -191,7 +200,7 @@ class RayAnswerer:
     ) -> list[list[Answer] | CrashChatError]:
         """See answer_together."""
         asked = [questions for _, questions in items]
-        return answer_together(self.answerer(), list(zip(asked, visuals, strict=True)))
+        return answer_together(self.answerer(), list(zip(asked, visuals, strict=True)), self.heads)
 
 
 def answers_on_ray(config: EvalConfig, asking: Asking) -> Iterator[Answered]:
@@ -201,7 +210,7 @@ def answers_on_ray(config: EvalConfig, asking: Asking) -> Iterator[Answered]:
     """
     assert config.ray is not None
     with Fleet(config.ray) as fleet:
-        answerers = fleet.open_answerers(RayAnswerer, config, TASKS.task_set.path)
+        answerers = fleet.open_answerers(RayAnswerer, config, TASKS.task_set.path, asking.heads)
         limit = fleet.ask(answerers, "limit")
         print(fleet)
         rounds = fleet.spread(

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from crashchat.answering.outputs import Answer
+from crashchat.answering.time_heads import TimeHeads
 from crashchat.command import run_command
 from crashchat.config import save_config
 from crashchat.data.annotations import Question, VideoQAs
@@ -27,10 +28,10 @@ from crashchat.data.predictions import clip_name, make_record, prediction_path
 from crashchat.data.sources import describe_questions, load_questions
 from crashchat.data.truth import by_name, crash_starts, read_crash_starts
 from crashchat.errors import CrashChatError
-from crashchat.evaluation.around import Around, read_around
+from crashchat.evaluation.around import Around, heads_for, of_one_model, read_around
 from crashchat.evaluation.asking import Asking, answers_here, answers_on_ray
 from crashchat.evaluation.manifest import Evaluation, model_name, weights_hashes
-from crashchat.files import held
+from crashchat.files import delete_leftovers, held
 from crashchat.fleet import FleetError
 from crashchat.processes import join_processes, print_once, process_count, rank
 from crashchat.settings import EvalConfig
@@ -124,16 +125,31 @@ def evaluate(config: EvalConfig) -> list[Path]:
     files = {
         task: prediction_path(config.output_dir, task, model_name(config), config.split) for task in tasks
     }
-    around = read_around(config, tasks)
+    around, heads = read_around(config, tasks), heads_for(config, tasks)
     with contextlib.ExitStack() as stack:
         if rank() == 0:  # has the journals for all processes
             for path in files.values():
                 stack.enter_context(held(path.with_name(f".{path.name}.lock"), str(path)))
+                delete_leftovers(path.parent, of=path.stem)
         dataset = describe_questions(config, config.split, config.tasks, videos)
-        _answer(
-            Evaluation(config, dataset, weights_hashes(config)), videos, files, store=store, around=around
-        )
+        evaluation = Evaluation(config, dataset, weights_hashes(config))
+        if heads:
+            of_one_model(heads, evaluation.weights, config)
+        _answer(evaluation, videos, files, store=store, around=around, heads=heads)
     return list(files.values())
+
+
+def _run_of(evaluation: Evaluation, around: Around | None, heads: TimeHeads | None) -> dict:
+    """What a run that goes on must have in common with the one before."""
+    config = evaluation.config
+    drawn = {"seed"} if config.temperature is not None else set()  # then another one gives other answers
+    run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER - drawn)
+    run["weights"] = evaluation.weights  # written anew before the run goes on, they are another model's
+    if around:
+        run["around"] = around.files
+    if heads:
+        run["heads"] = heads.as_json()
+    return run
 
 
 def _answer(
@@ -142,17 +158,15 @@ def _answer(
     files: dict[str, Path],
     store: dist.Store | None,
     around: Around | None,
+    heads: TimeHeads | None,
 ) -> None:
     """Ask what no journal holds yet, and make each task's journals its prediction file, with a manifest.
 
-    store: where processes take the next video from. around: which parts of the videos are asked about.
+    store: where processes take the next video from. around: which parts of the videos are asked about. heads:
+    what times are read off, instead of being asked for.
     """
     config, first, processes = evaluation.config, rank() == 0, process_count()
-    drawn = {"seed"} if config.temperature is not None else set()  # then another one gives other answers
-    run = config.model_dump(mode="json", exclude_none=True, exclude=MAY_DIFFER - drawn)
-    run["weights"] = evaluation.weights  # written anew before the run goes on, they are another model's
-    if around:
-        run["around"] = around.files
+    run = _run_of(evaluation, around, heads)
     expected = {
         task: [question.data_id for video in videos for question in video.questions if question.task == task]
         for task in files
@@ -179,12 +193,13 @@ def _answer(
     if left:
         starts = annotated_starts(config, list(files))
         journals = {task: PredictionJournal(journal_path(path, rank()), run) for task, path in files.items()}
-        asked = Asking([around.shown(video) for video in left] if around else left, open_questions, config)
+        shown = [around.shown(video) for video in left] if around else left
+        asked = Asking(shown, open_questions, config, heads)
         named = {video.name: video for video in left}
         rounds = answers_on_ray(config, asked) if config.ray else answers_here(config, asked, store)
         progress = tqdm(total=-(-len(left) // processes), desc="videos", disable=None if first else True)
-        for shown, answers in rounds:
-            video = named[shown.name]
+        for seen, answers in rounds:
+            video = named[seen.name]
             questions = open_questions[video.name]
             each: Sequence[Answer | CrashChatError]
             if isinstance(answers, CrashChatError):

@@ -19,6 +19,7 @@ against this.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -67,13 +68,26 @@ def segments_of(video_ids: Tensor, branch_ids: Tensor) -> list[Segment]:
     return segments
 
 
-def branch_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+class Watch(Protocol):
+    """Is told what a layer's attention over segments computes with.
+
+    query: float[R, heads, n, head size]; key: float[R, key-value heads, L, head size]; both turned by their
+    positions. scaling: of their products.
+    """
+
+    def __call__(self, query: Tensor, key: Tensor, segments: list[Segment], scaling: float) -> None: ...
+
+
+def branch_attention(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, watch: Watch | None = None, **kwargs
+):
     """Attention of packed rows.
 
     query: float[R, heads, n, head size]; key, value: float[R, key-value heads, L, head size].
     attention_mask: list[Segment], in the order of rows and queries (what is left of a row is padding and gets
     zeros, where there are several rows); or bool[R, 1, n, L] or float[R, 1, n, L] as for SDPA; or None, for
-    rows that are causal from end to end. Returns float[R, n, heads, head size].
+    rows that are causal from end to end. watch: sees the queries and keys of segments. Returns float[R, n,
+    heads, head size].
     """
     if isinstance(attention_mask, Tensor):
         # Heads that share keys and values ask as one head with more queries: keys and values are read once
@@ -93,6 +107,8 @@ def branch_attention(module, query, key, value, attention_mask, scaling=None, dr
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal, **settings).transpose(
             1, 2
         ), None
+    if watch:
+        watch(query, key, attention_mask, scaling or query.shape[-1] ** -0.5)
     rows: list[list[Tensor]] = [[] for _ in query]
     for segment in attention_mask:
         row = slice(segment.row, segment.row + 1)

@@ -205,6 +205,10 @@ class VideoSettings:
         """Seconds at which a video ends, as far as its frames tell: one frame's time after the last."""
         return visual.seconds[-1] + 1 / self.fps
 
+    def frame_ends(self, visual: VisualTokens) -> list[float]:
+        """Seconds at which a video's frames begin, and at which the last one ends."""
+        return [*visual.seconds, self.end_of(visual)]
+
 
 def tokens_of_clip(clip: Clip, settings: VideoSettings) -> VisualTokens:
     """The visual tokens of a clip whose frames are resized, all of them kept when compression is off."""

@@ -1,6 +1,7 @@
 """crashchat analyze: folders with broken clips, streams, what cannot run, names."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -11,10 +12,14 @@ import pytest
 from crashchat.__main__ import main
 from crashchat.analysis.options import AnalyzeError, default_model, find_clips
 from crashchat.analysis.result_files import name_clips
+from crashchat.answering.cascade import load_cascade
+from crashchat.answering.engines import VideoContext
+from crashchat.answering.time_heads import Head, TaskHeads, TimeHeads
 from crashchat.config import ROOT
 from crashchat.data.predictions import read_predictions
 from crashchat.files import owned
 from crashchat.tasks import TASKS
+from crashchat.video.reading import read_visual_tokens
 from tests.helpers.analyses import VALIDATOR, read
 from tests.helpers.flashes import frames, write_video
 from tests.helpers.forks import completed
@@ -125,6 +130,34 @@ def test_times_are_asked_again_around_the_first_answers(model, tmp_path, capsys)
     capsys.readouterr()
     assert main([*words, "--around", "0"]) == 2
     assert "found around 0.0, expected more than 0 seconds" in capsys.readouterr().err
+
+
+def test_times_are_asked_again_around_what_heads_look_at(model, tiny_base, flash_adapters, tmp_path, capsys):
+    """Whatever the part is, the perception adapter says 8 to 12 s of it."""
+    clip, out = write_video(tmp_path / "clip.mp4", frames(90, 30, (9, 12))), tmp_path / "out"
+    look = TaskHeads(
+        heads=[Head(layer=1, head=2, lift=2.0, usual=[1.0] * 20)], threshold=0.8, score=0.5, clips=9
+    )
+    heads = TimeHeads(weights={}, split="train", tasks={"crash_localization": look})
+    file = tmp_path / "heads.json"
+    file.write_text(heads.model_dump_json())
+    words = ["analyze", str(clip), "--out", str(out), *model, "--heads", str(file)]
+    assert main([*words, "--around", "0.5"]) == 0
+    result = read(out / "clip.json")
+    assert result["sampling"]["heads"] == heads.sha256
+    cascade = load_cascade(tiny_base, *flash_adapters, fps=1, max_frames=20)
+    visual = read_visual_tokens(str(clip), cascade.answerer.settings)
+    asked = [[TASKS["crash_localization"]]]
+    ((answer,),) = cascade.ask_tasks(VideoContext([visual]), asked, heads=heads)
+    begin = math.floor(10 * (answer.values["pred_start"] - 0.5)) / 10
+    (event,) = result["events"]
+    assert event["start"] == pytest.approx(max(0.0, begin) + 8.0)
+    capsys.readouterr()
+    assert main(words) == 2 and "give --around SECONDS too" in capsys.readouterr().err
+    assert main([*words, "--around", "1", "--engine", "vllm"]) == 2
+    file.write_text(heads.model_dump_json().replace('"layer":1', '"layer":7'))
+    assert main([*words, "--around", "1"]) == 2
+    assert "head 2 of layer 7 was chosen, and the model has 3 layers of 4 heads" in capsys.readouterr().err
 
 
 def test_files_folders_and_globs_name_clips_once(tmp_path):

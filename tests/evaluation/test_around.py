@@ -46,8 +46,13 @@ def test_times_are_asked_again_around_the_first_answers(tiny_base, tiny_data, tm
             assert all(start <= time <= end for time in said) and f"{said[0]:.1f}" in record["raw_response"]
     words = ["--predictions", next(again.glob("crash_loc*/*/*_predict.json")), "--data-dir", tiny_data]
     assert "mIoU" in crashchat("score", "crash_localization", *words)
+    file = next(again.glob("crash_loc*/*/*_predict.json"))
+    left, another = (
+        file.with_name(f".{name}.json.0a1b2c3d") for name in (f"{file.stem}_manifest", "of_another")
+    )
+    left.touch(), another.touch()  # of runs that were killed
     ask(tiny_base, tiny_data, again, TIMES, f"around={first}", "around_seconds=0.5")  # nothing is left to ask
-    assert records(again) == after
+    assert records(again) == after and not left.exists() and another.exists()
 
 
 def test_what_cannot_be_asked_again_is_told(tiny_base, tiny_data, tmp_path):

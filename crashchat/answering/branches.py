@@ -1,0 +1,80 @@
+"""Branches behind videos' prefixes: a row a video, its branches side by side.
+
+                    P P P ·  a a a  b b          · the place of a longer video's prefix
+queries                      0 1 2  3 4          where they stand among what is asked now
+keys of a           ^ ^ ^    ^ ^ ^               the prefix and itself
+keys of b           ^ ^ ^           ^ ^
+positions           0 1 2    3 4 5  3 4          each goes on from its video's prefix
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedTokenizerBase
+
+from crashchat.answering.prefix import Prefix, run_language_model
+from crashchat.model.attention import Segment, Watch
+from crashchat.model.sequence import Branch, branch_token_ids
+from crashchat.model.videollama3 import CrashChatModel
+
+Tokens = list[list[tuple[int, int]]]  # (id, position) of each row's
+
+
+class Laid(NamedTuple):
+    """Branches as tokens, row by row.
+
+    segments: of each branch. labels: of each branch's tokens, as in training: the answer's, else IGNORED.
+    """
+
+    tokens: Tokens
+    segments: list[Segment]
+    labels: list[list[int]]
+
+    @property
+    def ends(self) -> list[tuple[int, int]]:
+        """(row, column) of each branch's last token."""
+        return [(segment.row, segment.queries.stop - 1) for segment in self.segments]
+
+
+def lay_out(tokenizer: PreTrainedTokenizerBase, prefix: Prefix, branches: Sequence[Sequence[Branch]]) -> Laid:
+    """Each video's branches, to be run behind its prefix."""
+    laid = Laid([[] for _ in branches], [], [])
+    cached = max(prefix.lengths)
+    for row, (own, position) in enumerate(zip(branches, prefix.lengths, strict=True)):
+        for branch in own:
+            ids, labels = branch_token_ids(tokenizer, branch)
+            begin = len(laid.tokens[row])
+            end = begin + len(ids)
+            laid.tokens[row].extend((token, position + offset) for offset, token in enumerate(ids))
+            keys = slice(cached + begin, cached + end)
+            laid.segments.append(Segment(row, slice(begin, end), keys, slice(0, position)))
+            laid.labels.append(labels)
+    return laid
+
+
+def run_tokens(
+    model: CrashChatModel,
+    cache: Cache,
+    tokens: Tokens,
+    *,
+    mask: Tensor | list[Segment],
+    pad_token_id: int,
+    watch: Watch | None = None,
+) -> Tensor:
+    """The last hidden states of some tokens of each row, float[V, n, hidden], shorter rows padded at their
+    ends; the cache grows by n.
+
+    mask, watch: as for branch_attention.
+    """
+    width = max(map(len, tokens))
+    columns = torch.tensor([[*row, *[(pad_token_id, 0)] * (width - len(row))] for row in tokens])
+    return run_language_model(
+        model,
+        model.model.language_model.embed_tokens(columns[..., 0].to(model.device)),
+        position_ids=columns[..., 1].to(model.device),
+        mask=mask,
+        cache=cache,
+        watch=watch,
+    )
