@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from crashchat.config import check_share, describe, load_config
 from crashchat.errors import exit_code, writing
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.second_stages import PreferenceConfig, ReinforceConfig
-from crashchat.settings import EvalConfig, TrainConfig
+from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS, read_task_set, using
 
 KINDS: dict[str, type[TrainConfig] | type[EvalConfig]] = {

@@ -12,12 +12,13 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from crashchat.config import ROOT
 from crashchat.errors import CrashChatError
+from crashchat.fleet_work import Batch, Crew, Work
 
 TRIES = 3
 AUTO, LOCAL = "auto", "local"
@@ -63,92 +64,6 @@ def _read(item: object, actor: Any) -> list:
 def _answer(items: list, found: list, actor: Any) -> Any:
     """Have a process answer items that were read."""
     return actor.answer.remote(items, *found)
-
-
-class _Crew:
-    """Processes of one kind, each idle or in one call; one that dies is replaced."""
-
-    def __init__(self, make: Callable[[], Any], count: int):
-        self._make = make
-        self.idle = [make() for _ in range(count)]
-        self.busy: dict[Any, tuple[Any, Any]] = {}
-
-    def call(self, job: object, start: Callable[[Any], Any]) -> Any:
-        """Have an idle process do a job. start: given the process, calls it; the call's references are
-        returned, the first of which tells that it has ended.
-        """
-        actor = self.idle.pop()
-        references = start(actor)
-        first = references[0] if isinstance(references, list) else references
-        self.busy[first] = (actor, job)
-        return references
-
-    def ended(self, reference: Any) -> tuple[Any, Any, bool]:
-        """(the job, what the call returned, whether its process lives) of a call that has ended.
-
-        Raises what the call raised.
-        """
-        import ray
-        from ray.exceptions import RayError, RayTaskError
-
-        actor, job = self.busy.pop(reference)
-        try:
-            value = ray.get(reference)
-        except RayTaskError as error:
-            # A reference that was lost with its machine counts as a death: the machine's.
-            if not isinstance(error.cause, RayError):
-                self.idle.append(actor)
-                raise error.cause or error from None
-        except RayError:
-            pass
-        else:
-            self.idle.append(actor)
-            return job, value, True
-        ray.kill(actor)
-        self.idle.append(self._make())
-        return job, None, False
-
-
-@dataclass
-class _Batch:
-    """Items that are answered together, by their numbers."""
-
-    members: list[int]
-    tries: int = 0
-
-
-@dataclass
-class _Work:
-    """Where the items are.
-
-    unread: to be read, in this order. read: {item: reference of what was read}, until it is answered.
-    sizes: {item: its size}, None of a lost one. ready: whose last reading has ended. tries: of reading.
-    batches: formed and not yet being answered. forming: the next batch's items so far. next: the first item
-    of none.
-    """
-
-    unread: deque[int]
-    read: dict[int, Any] = field(default_factory=dict)
-    sizes: dict[int, int | None] = field(default_factory=dict)
-    ready: set[int] = field(default_factory=set)
-    tries: dict[int, int] = field(default_factory=dict)
-    batches: list[_Batch] = field(default_factory=list)
-    forming: list[int] = field(default_factory=list)
-    next: int = 0
-
-    def forming_sizes(self) -> list[int]:
-        """Of the batch that is being formed."""
-        return [self.sizes[number] or 0 for number in self.forming]
-
-    def close(self) -> None:
-        """No further item joins the batch that is being formed."""
-        self.batches.append(_Batch(self.forming))
-        self.forming = []
-
-    def may_read(self, unanswered: int, ahead: int) -> bool:
-        """Whether the next item may be read: one that was begun before is counted already."""
-        again = bool(self.unread) and (self.unread[0] in self.sizes or self.unread[0] in self.tries)
-        return bool(self.unread) and (unanswered < ahead or again)
 
 
 class Fleet:
@@ -202,15 +117,15 @@ class Fleet:
     def __str__(self) -> str:
         return f"Ray: {self.readers} process(es) read, {self.answerers} answer"
 
-    def _crew(self, kind: type, words: tuple, count: int, gpus: int = 0) -> _Crew:
+    def _crew(self, kind: type, words: tuple, count: int, gpus: int = 0) -> Crew:
         made: Any = self._ray.remote(kind).options(num_cpus=0 if gpus else 1, num_gpus=gpus, max_restarts=0)
-        return _Crew(lambda: made.remote(*words), count)
+        return Crew(lambda: made.remote(*words), count)
 
-    def open_answerers(self, kind: type, *words: object) -> _Crew:
+    def open_answerers(self, kind: type, *words: object) -> Crew:
         """Processes that each make a `kind` of these words, and answer."""
         return self._crew(kind, words, self.answerers, gpus=1 if self._gpus else 0)
 
-    def ask(self, crew: _Crew, method: str) -> Any:
+    def ask(self, crew: Crew, method: str) -> Any:
         """What a method of one of them returns. Raises what it raises, and FleetError where all die."""
         for _ in range(TRIES):
             reference = crew.call(None, lambda actor: getattr(actor, method).remote())
@@ -226,7 +141,7 @@ class Fleet:
         self,
         items: Sequence,
         reader: tuple,
-        answerers: _Crew,
+        answerers: Crew,
         *,
         fits: Callable[[list[int]], bool] = lambda sizes: len(sizes) == 1,
         most: int = 1,
@@ -238,7 +153,7 @@ class Fleet:
         together; never more than `most`. Raises what a process raises.
         """
         crew = self._crew(reader[0], reader[1:], self.readers)
-        work = _Work(deque(range(len(items))))
+        work = Work(deque(range(len(items))))
         unanswered, ahead = 0, most * (self.answerers + 1) + self.readers
         left = len(items)
         while left:
@@ -264,7 +179,7 @@ class Fleet:
                 yield members, answers
 
     @staticmethod
-    def _was_read(work: _Work, crew: _Crew, reference: Any) -> list[tuple[list[int], list | Lost]]:
+    def _was_read(work: Work, crew: Crew, reference: Any) -> list[tuple[list[int], list | Lost]]:
         """A reader's call has ended."""
         number, size, lives = crew.ended(reference)
         if lives:
@@ -284,7 +199,7 @@ class Fleet:
         return [([number], Lost("reading"))]
 
     @staticmethod
-    def _was_answered(work: _Work, crew: _Crew, reference: Any) -> list[tuple[list[int], list | Lost]]:
+    def _was_answered(work: Work, crew: Crew, reference: Any) -> list[tuple[list[int], list | Lost]]:
         """An answerer's call has ended. Where its process died, all its items are read again, since what was
         read may be lost with a machine; the third time each alone, so that the one that kills is named.
         """
@@ -298,14 +213,14 @@ class Fleet:
         if batch.tries == TRIES and len(batch.members) == 1:
             return [(batch.members, Lost("answering"))]
         if batch.tries == TRIES:
-            work.batches[:0] = [_Batch([number]) for number in batch.members]
+            work.batches[:0] = [Batch([number]) for number in batch.members]
         else:
             work.batches.insert(0, batch)
         work.unread.extendleft(reversed(batch.members))
         return []
 
     @staticmethod
-    def _form(work: _Work, fits: Callable[[list[int]], bool], count: int) -> None:
+    def _form(work: Work, fits: Callable[[list[int]], bool], count: int) -> None:
         """Make batches of what has been read, in the items' order."""
         while work.next < count and work.next in work.sizes:
             number, size = work.next, work.sizes[work.next]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from crashchat.config import CONFIG_DIR, ROOT, ConfigError, check_share, describe, load_config, save_config
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.reporting.published import read_published
 from crashchat.second_stages import PreferenceConfig, ReinforceConfig
-from crashchat.settings import EvalConfig, TrainConfig
+from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS
 from tool.lock import requirements
 

@@ -20,7 +20,8 @@ def ask_again(
     """What was said of some stretches of a clip, (start, end) in seconds, with the times that are answered on
     their parts where clip.windows.around asks for it.
 
-    context: the stretches as they were answered on. Where a part cannot be read the first answers stay, with a warning.
+    context: the stretches as they were answered on. Where a part cannot be read the first answers stay, with
+    a warning.
     """
     if clip.windows.around is None:
         return list(outputs)
@@ -53,8 +54,8 @@ def ask_again(
 def _first_times(
     clip: Watched, context: VideoContext, outputs: Sequence[CascadeOutput]
 ) -> list[list[Answer]]:
-    """Of each stretch the answers that say which part is asked about again: the first ones, or what heads look
-    at instead.
+    """Of each stretch the answers that say which part is asked about again: the first ones, or what heads
+    look at instead.
     """
     first = [_timed(output) for output in outputs]
     heads = clip.windows.heads

@@ -11,21 +11,15 @@ from typing import get_args
 
 from crashchat.analysis.clip import window_settings
 from crashchat.analysis.windows import FirstPassSettings, WindowSettings
-from crashchat.answering.cascade import (
-    LINGUISTIC,
-    MAX_NEW_TOKENS,
-    MAX_VISUAL_TOKENS,
-    PERCEPTION,
-    Cascade,
-    load_cascade,
-)
+from crashchat.answering.cascade import LINGUISTIC, MAX_NEW_TOKENS, MAX_VISUAL_TOKENS, PERCEPTION, Cascade
+from crashchat.answering.loading import load_cascade
 from crashchat.answering.time_heads import check_fit, read_heads
 from crashchat.checkpoints.adapters import CONFIG_FILE
 from crashchat.command import add_task_set
 from crashchat.config import ROOT
 from crashchat.errors import CrashChatError
+from crashchat.evaluation_settings import ENGINE_ADDRESS, Decode, EngineName
 from crashchat.model.lora import base_of
-from crashchat.settings import ENGINE_ADDRESS, Decode, EngineName
 from crashchat.tasks import TASKS, read_task_set, use
 from crashchat.tasks.task import CRASH
 

@@ -94,7 +94,8 @@ def analyze_on_ray(
     tell: Callable[[ClipResult], None],
     begin: Callable[[], None],
 ) -> list[ClipResult]:
-    """As analyze_clips, by the processes of the cluster that --ray names; a clip whose processes die fails alone.
+    """As analyze_clips, by the processes of the cluster that --ray names; a clip whose processes die fails
+    alone.
 
     Raises FleetError, and what loading the model raises.
     """

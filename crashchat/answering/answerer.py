@@ -3,34 +3,25 @@
 What answers is an engine (engines.py): the model in this process, or a server of vLLM.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.constraints import Choices, constraint_for
 from crashchat.answering.draws import Draw
-from crashchat.answering.engines import Engine, TorchEngine, VideoContext, device_of
-from crashchat.answering.generate import decode, yes_and_no
+from crashchat.answering.engines import Engine, VideoContext, device_of
+from crashchat.answering.generate import decode
 from crashchat.answering.outputs import Answer
 from crashchat.answering.time_heads import TimeHeads, read_times
-from crashchat.answering.vllm import EngineError, VllmEngine
-from crashchat.checkpoints.adapters import load_adapter
-from crashchat.checkpoints.folders import load_model, load_tokenizer
-from crashchat.checkpoints.layouts import CheckpointError, read_vision_config
-from crashchat.model.lora import base_of
-from crashchat.model.videollama3 import CrashChatModel
-from crashchat.provenance import OURS
-from crashchat.settings import Decode
+from crashchat.answering.vllm import EngineError
+from crashchat.evaluation_settings import Decode
 from crashchat.tasks import TASKS, Group
 from crashchat.tasks.context import asked_with
 from crashchat.tasks.early_warning import EarlyWarning
 from crashchat.tasks.task import CRASH
-from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.source import VideoError
 from crashchat.video.tokens import VideoSettings, VisualTokens
 
@@ -165,83 +156,6 @@ class Answerer:
 
 def _begins_with_yes_or_no(task: str | None) -> bool:
     return task is not None and (TASKS[task].fact == CRASH or isinstance(TASKS[task].answer, EarlyWarning))
-
-
-def open_engine(
-    folder: Path,
-    adapters: dict[str, Path],
-    *,
-    max_new_tokens: int,
-    address: str | None = None,
-    device: torch.device | None = None,
-    vision_config: Path | None = None,
-    dtype: torch.dtype | None = None,
-    cache: Callable[[CrashChatModel], FeatureCache | None] = lambda model: None,
-) -> tuple[Engine, PreTrainedTokenizerBase]:
-    """What answers with a model folder: itself, with adapters on it, {name: folder}; or the vLLM server at
-    `address`, for what `crashchat convert --to vllm` wrote. And its tokenizer.
-
-    cache: the model -> where its vision features are kept. Raises CheckpointError, among others for a
-    tokenizer that begins 'Yes' and 'No' alike, and EngineError.
-    """
-    if address is None:
-        model, tokenizer = load_with_adapters(folder, adapters, device, vision_config, dtype=dtype)
-        return TorchEngine(
-            model,
-            tokenizer,
-            yes_no=_yes_and_no(tokenizer),
-            max_new_tokens=max_new_tokens,
-            feature_cache=cache(base_of(model)),
-        ), tokenizer
-    if not (folder / OURS / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder}: no {OURS}/config.json in it; expected what crashchat convert MODEL {folder} --to "
-            "vllm writes"
-        )
-    if adapters:
-        named = ", ".join(str(path) for path in adapters.values())
-        raise EngineError(
-            f"engine=vllm takes a merged model, found the adapters {named}; crashchat merge, then crashchat "
-            "convert --to vllm"
-        )
-    tokenizer = load_tokenizer(folder / OURS)
-    ours = load_model(folder / OURS, tokenizer, device, dtype, vision=read_vision_config(vision_config))
-    return VllmEngine(
-        ours,
-        tokenizer,
-        address=address,
-        folder=folder,
-        yes_no=_yes_and_no(tokenizer),
-        max_new_tokens=max_new_tokens,
-        feature_cache=cache(ours),
-    ), tokenizer
-
-
-def _yes_and_no(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    try:
-        return yes_and_no(tokenizer)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def load_with_adapters(
-    folder: Path,
-    adapters: dict[str, Path],
-    device: torch.device | None = None,
-    vision_config: Path | None = None,
-    dtype: torch.dtype | None = None,
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """A model folder of any layout with adapters on it, {name: folder}, and its tokenizer.
-
-    Raises CheckpointError.
-    """
-    tokenizer = load_tokenizer(folder)
-    model: CrashChatModel | PeftModel = load_model(
-        folder, tokenizer, device, dtype, vision=read_vision_config(vision_config)
-    )
-    for name, adapter in adapters.items():
-        model = load_adapter(model, adapter, name)
-    return model, tokenizer
 
 
 def tokens_at_once(device: torch.device) -> int:

@@ -12,25 +12,18 @@ six.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import compress, islice
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import torch
-
-from crashchat.answering.answerer import Answerer, Asked, fits_at_once, open_engine, tokens_at_once
+from crashchat.answering.answerer import Answerer, Asked, fits_at_once, tokens_at_once
 from crashchat.answering.engines import BASE, VideoContext
 from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.answering.time_heads import TimeHeads
 from crashchat.answering.together import Together
-from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE
-from crashchat.checkpoints.folders import load_video_settings
-from crashchat.checkpoints.layouts import CheckpointError
-from crashchat.checkpoints.model_card import ModelCard, read_card, tell_cards
-from crashchat.provenance import content_hash
-from crashchat.settings import Decode, EvalConfig
+from crashchat.checkpoints.model_card import ModelCard
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.tasks import TASKS, Group, Task
 from crashchat.tasks.task import CRASH
 
@@ -124,15 +117,17 @@ class Cascade:
         known: Mapping[str, str] = MappingProxyType({}),
         heads: TimeHeads | None = None,
     ) -> list[list[Answer]]:
-        """The answers to some tasks on each stretch of video, by themselves. known: see run. heads: what times
-        are read off, instead of being asked for.
+        """The answers to some tasks on each stretch of video, by themselves. known: see run. heads: what
+        times are read off, instead of being asked for.
         """
         answers: list[list[Answer]] = [[] for _ in tasks]
         with self._lock:
             for group, names in TASKS.groups.items():
                 asked = {row: own for row, all_of in enumerate(tasks) if (own := _among(all_of, names))}
                 if asked:
-                    found = self._ask(context.only(list(asked)), group, list(asked.values()), known, heads)
+                    found = self._ask(
+                        context.only(list(asked)), group, list(asked.values()), known, heads=heads
+                    )
                     for row, more in zip(asked, found, strict=True):
                         answers[row] += more
         return answers
@@ -217,18 +212,6 @@ class Cascade:
         return [said.tokens[: say.most] for say, (said,) in zip(says, told, strict=True)]
 
 
-def _adapters(folders: dict[str, Path]) -> dict[str, str]:
-    """{group of tasks: the name of its adapter} of two folders, or of one twice. Raises CheckpointError."""
-    if len({folder.resolve() for folder in folders.values()}) == 1:
-        return dict.fromkeys(TASKS.groups, LINGUISTIC)
-    if folders and (others := sorted(TASKS.groups.keys() - folders.keys())):
-        raise CheckpointError(
-            f"a linguistic and a perception adapter answer no tasks of the groups {', '.join(others)}; name "
-            "one folder twice if it answers all tasks"
-        )
-    return {group: group for group in folders}
-
-
 def _among(tasks: Sequence[Task], names: Sequence[str]) -> list[Task]:
     """Those tasks that have one of some names."""
     return [task for task in tasks if task.name in names]
@@ -254,71 +237,3 @@ def _output(answers: list[Answer]) -> CascadeOutput:
     label = next(iter(found.values.values())) if found and found.values else None
     probability = (found.crash_probability or 0.0) if found else None
     return CascadeOutput(None if label is None else label == "Yes", probability, tuple(answers))
-
-
-def load_cascade(
-    model_folder: Path,
-    linguistic: Path | None = None,
-    perception: Path | None = None,
-    fps: float | None = None,
-    max_frames: int | None = None,
-    max_visual_tokens: int = MAX_VISUAL_TOKENS,
-    token_compression: bool = True,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    decode: Decode = "free",
-    vision_config: Path | None = None,
-    device: torch.device | None = None,
-    engine_address: str | None = None,
-) -> Cascade:
-    """A model folder of any layout, with two adapters, one (the same folder twice) or none; or, with the
-    address of a vLLM server, what was exported for it.
-
-    What the models learnt on is printed first. The content hashes are computed beside the loading;
-    `Cascade.identity` waits for them. Raises CheckpointError for what does not load, and for one adapter
-    without the other.
-    """
-    if (linguistic is None) != (perception is None):
-        raise CheckpointError(
-            "a linguistic and a perception adapter belong together; name one folder twice if it answers all "
-            "tasks"
-        )
-    folders = {LINGUISTIC: linguistic, PERCEPTION: perception} if linguistic and perception else {}
-    parts = {BASE: model_folder, **folders}
-    cards = {part: read_card(folder) for part, folder in parts.items()}
-    tell_cards({folder: cards[part] for part, folder in parts.items()})
-    adapters = _adapters(folders)
-    settings = load_video_settings(
-        model_folder,
-        fps,
-        max_frames=max_frames,
-        max_visual_tokens=max_visual_tokens,
-        token_compression=token_compression,
-    )
-    own = {name: folder for name, folder in folders.items() if name in adapters.values()}
-    engine, tokenizer = open_engine(
-        model_folder,
-        own,
-        max_new_tokens=max_new_tokens,
-        address=engine_address,
-        device=device,
-        vision_config=vision_config,
-    )
-    answerer = Answerer(engine, tokenizer, settings, max_new_tokens=max_new_tokens, decode=decode)
-
-    def identify() -> dict:
-        found: dict[str, dict | None] = dict.fromkeys((BASE, LINGUISTIC, PERCEPTION))
-        for part, folder in parts.items():
-            names = None if part == BASE else [CONFIG_FILE, LORA_FILE, PROJECTOR_FILE]
-            card = cards[part]
-            found[part] = {
-                "name": folder.resolve().name,
-                "sha256": content_hash(folder, names),
-                "trained_on": [known.model_dump() for known in card.trained_on] if card else None,
-                "unknown": card.unknown if card else [],
-            }
-        return found
-
-    pool = ThreadPoolExecutor(1)
-    identity = pool.submit(identify)
-    pool.shutdown(wait=False)
-    return Cascade(answerer, adapters, cards=cards, identity=identity)

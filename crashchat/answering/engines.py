@@ -232,7 +232,9 @@ class TorchEngine:
     ) -> list[list[Tensor]]:
         """See Engine."""
         with self.under(context, adapter) as prefix:
-            return attended_frames(self.model, self.tokenizer, prefix, context.visuals, questions)
+            return attended_frames(
+                self.model, self.tokenizer, prefix, visuals=context.visuals, questions=questions
+            )
 
     @torch.inference_mode()
     def likelihoods(

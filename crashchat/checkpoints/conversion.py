@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import VideoLlama3Config
 
+from crashchat.checkpoints.configs import native_config, released_config
 from crashchat.checkpoints.folders import (
     PROCESSOR_FILE,
     TOKENIZER_FILES,
@@ -18,15 +19,7 @@ from crashchat.checkpoints.folders import (
     load_tokenizer,
     load_video_settings,
 )
-from crashchat.checkpoints.layouts import (
-    CheckpointError,
-    VisionFields,
-    detect_layout,
-    file_in,
-    native_config,
-    released_config,
-    rename_key,
-)
+from crashchat.checkpoints.layouts import CheckpointError, VisionFields, detect_layout, file_in, rename_key
 from crashchat.checkpoints.model_card import read_card, write_card
 from crashchat.checkpoints.weights import check_finite, iterate_weights, weight_table
 from crashchat.errors import writing

@@ -11,14 +11,9 @@ from pathlib import Path
 
 import torch
 
+from crashchat.checkpoints.configs import text_and_vision
 from crashchat.checkpoints.conversion import SHARD_BYTES, checked_source, copy_beside, write_shards
-from crashchat.checkpoints.layouts import (
-    LAYOUTS,
-    CheckpointError,
-    VisionFields,
-    rename_key,
-    text_and_vision,
-)
+from crashchat.checkpoints.layouts import LAYOUTS, CheckpointError, VisionFields, rename_key
 from crashchat.checkpoints.model_card import read_card, write_card
 from crashchat.errors import writing
 from crashchat.files import new_folder, write_json_atomic

@@ -13,15 +13,8 @@ import torch
 from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, VideoLlama3Config
 
-from crashchat.checkpoints.layouts import (
-    CheckpointError,
-    VisionFields,
-    detect_layout,
-    file_in,
-    native_config,
-    rename_key,
-    text_and_vision,
-)
+from crashchat.checkpoints.configs import native_config, text_and_vision
+from crashchat.checkpoints.layouts import CheckpointError, VisionFields, detect_layout, file_in, rename_key
 from crashchat.checkpoints.model_card import ModelCard, write_card
 from crashchat.checkpoints.weights import read_weights
 from crashchat.errors import abbreviate, listed, writing

@@ -12,9 +12,9 @@ from crashchat.config import ConfigError
 from crashchat.data.annotations import VideoQAs
 from crashchat.data.predictions import prediction_path, read_predictions, video_name
 from crashchat.evaluation.manifest import model_name
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.parts import part_name, span_of
 from crashchat.provenance import file_hash
-from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS
 from crashchat.tasks.quantities import Timed
 

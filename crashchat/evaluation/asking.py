@@ -15,12 +15,12 @@ from crashchat.answering.answerer import (
     Asked,
     fits_at_once,
     in_batches,
-    open_engine,
     size_of,
     tokens_at_once,
 )
 from crashchat.answering.constraints import Choices
 from crashchat.answering.engines import VideoContext
+from crashchat.answering.loading import open_engine
 from crashchat.answering.outputs import Answer
 from crashchat.answering.time_heads import TimeHeads
 from crashchat.checkpoints.folders import video_settings_of
@@ -29,6 +29,7 @@ from crashchat.data.annotations import Question, VideoQAs
 from crashchat.data.sources import load_questions
 from crashchat.errors import CrashChatError
 from crashchat.evaluation.choosing import draw_of
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.fleet import Fleet, Lost
 from crashchat.processes import (
     READ_AHEAD,
@@ -39,7 +40,6 @@ from crashchat.processes import (
     process_count,
     reader_count,
 )
-from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS, TaskSet, use
 from crashchat.video.feature_cache import FeatureCache
 from crashchat.video.reading import open_feature_cache, read_visual_tokens

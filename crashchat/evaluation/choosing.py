@@ -2,7 +2,7 @@
 
 from crashchat.answering.draws import Draw
 from crashchat.data.annotations import Question
-from crashchat.settings import EvalConfig
+from crashchat.evaluation_settings import EvalConfig
 
 
 def draw_of(config: EvalConfig, question: Question) -> Draw | None:

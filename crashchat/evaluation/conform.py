@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from crashchat.answering.answerer import Asked, open_engine
+from crashchat.answering.answerer import Asked
 from crashchat.answering.engines import Engine, VideoContext
+from crashchat.answering.loading import open_engine
 from crashchat.answering.vllm import EngineError
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.command import make_parser
 from crashchat.errors import exit_code
-from crashchat.settings import ENGINE_ADDRESS, EvalConfig
+from crashchat.evaluation_settings import ENGINE_ADDRESS, EvalConfig
 from crashchat.tasks import TASKS
 from crashchat.video.reading import read_visual_tokens
 from crashchat.video.source import VideoError

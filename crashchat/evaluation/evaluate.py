@@ -31,10 +31,10 @@ from crashchat.errors import CrashChatError
 from crashchat.evaluation.around import Around, heads_for, of_one_model, read_around
 from crashchat.evaluation.asking import Asking, answers_here, answers_on_ray
 from crashchat.evaluation.manifest import Evaluation, model_name, weights_hashes
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.files import delete_leftovers, held
 from crashchat.fleet import FleetError
 from crashchat.processes import join_processes, print_once, process_count, rank
-from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS
 
 RESOLVED_CONFIG = "eval_config.yaml"

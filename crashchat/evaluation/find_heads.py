@@ -22,9 +22,9 @@ from crashchat.data.annotations import VideoQAs
 from crashchat.data.sources import load_questions
 from crashchat.evaluation.asking import VideoReader, load_answerer
 from crashchat.evaluation.manifest import weights_hashes
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.files import write_json_atomic
 from crashchat.processes import local_device, reader_count
-from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS
 from crashchat.tasks.quantities import Timed
 from crashchat.video.source import VideoError

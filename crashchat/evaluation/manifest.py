@@ -9,9 +9,9 @@ from crashchat.checkpoints.layouts import CheckpointError
 from crashchat.data.datasets import DatasetUse
 from crashchat.data.manifests import FolderUse, Manifest, write_manifest
 from crashchat.evaluation.choosing import choosing
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.processes import process_count, rank
 from crashchat.provenance import command_line, content_hash, file_hash, now, versions
-from crashchat.settings import EvalConfig
 
 
 def model_name(config: EvalConfig) -> str:

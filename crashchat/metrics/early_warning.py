@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crashchat.data.predictions import clip_name, is_number, video_name
+from crashchat.data.predictions import clip_name, video_name
+from crashchat.data.record_faults import is_number
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
 from crashchat.parts import span_of
 from crashchat.tasks.early_warning import EarlyWarning

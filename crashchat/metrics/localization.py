@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from crashchat.data.predictions import clip_name, is_number
+from crashchat.data.predictions import clip_name
+from crashchat.data.record_faults import is_number
 from crashchat.metrics.sums import Counted, Sums, Totals, ratio, sums
 
 THRESHOLDS = {"AP@30": 0.3, "AP@50": 0.5, "AP@70": 0.7}

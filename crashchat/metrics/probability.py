@@ -4,7 +4,7 @@ precision) and calibration.
 
 import numpy as np
 
-from crashchat.data.predictions import is_number
+from crashchat.data.record_faults import is_number
 
 BINS = 10
 

@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from crashchat.data.predictions import clip_name, is_number
+from crashchat.data.predictions import clip_name
+from crashchat.data.record_faults import is_number
 from crashchat.metrics.localization import interval_iou
 from crashchat.metrics.sums import Sums, Totals, ratio, sums
 

@@ -7,7 +7,8 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crashchat.data.predictions import Records, is_number, video_name
+from crashchat.data.predictions import Records, video_name
+from crashchat.data.record_faults import is_number
 from crashchat.html import data_uri, link
 from crashchat.metrics.by_kind import per_question_score
 from crashchat.metrics.localization import first_sign_score, interval_iou

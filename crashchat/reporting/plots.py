@@ -4,7 +4,8 @@ how far recognition can be trusted.
 
 import numpy as np
 
-from crashchat.data.predictions import Records, is_number
+from crashchat.data.predictions import Records
+from crashchat.data.record_faults import is_number
 from crashchat.metrics.probability import curve, judged, reliability
 from crashchat.metrics.sums import Sums
 from crashchat.pictures import as_png, panels_in_a_row

@@ -198,3 +198,18 @@ def _localization(result: ClipResult, labels: Labels) -> dict:
         raw_response="" if model.start is None else f"{model.start} - {model.end} seconds",
         answer=f"{labels.start} - {labels.end} seconds",
     )
+
+
+def fleet_lines(estimate: Fleet) -> list[str]:
+    """The fleet's figures in words."""
+    lines = [f"random share: {estimate.decided} of {estimate.clips} clips decided"]
+    for name in ("crash_rate", "precision", "recall"):
+        share: Share = getattr(estimate, name)
+        if share.value is not None:
+            lines.append(
+                f"  {name.replace('_', ' ')} {share.value:.3f}, 95% interval {share.low:.3f} to "
+                f"{share.high:.3f} ({share.hits} of {share.number})"
+            )
+    if estimate.crash_mIoU is not None:
+        lines.append(f"  crash mIoU {estimate.crash_mIoU:.3f}")
+    return lines

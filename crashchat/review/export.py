@@ -31,7 +31,7 @@ from crashchat.errors import exit_code, listed, writing
 from crashchat.files import new_folder, write_bytes_atomic, write_json_atomic
 from crashchat.json_files import as_line
 from crashchat.parts import whole_name
-from crashchat.review.agreement import Fleet, Share, agreements, fleet
+from crashchat.review.agreement import agreements, fleet, fleet_lines
 from crashchat.review.findings import COLUMNS, finding, workbook
 from crashchat.review.folder import Reviewed, read_folder
 from crashchat.review.labels import CORRECT, Labels, ReviewError
@@ -259,21 +259,6 @@ def _told(
     return lines
 
 
-def fleet_lines(estimate: Fleet) -> list[str]:
-    """The fleet's figures in words."""
-    lines = [f"random share: {estimate.decided} of {estimate.clips} clips decided"]
-    for name in ("crash_rate", "precision", "recall"):
-        share: Share = getattr(estimate, name)
-        if share.value is not None:
-            lines.append(
-                f"  {name.replace('_', ' ')} {share.value:.3f}, 95% interval {share.low:.3f} to "
-                f"{share.high:.3f} ({share.hits} of {share.number})"
-            )
-    if estimate.crash_mIoU is not None:
-        lines.append(f"  crash mIoU {estimate.crash_mIoU:.3f}")
-    return lines
-
-
 @with_task_set
 def main(argv: list[str]) -> int:
     """Command line; returns the exit code."""
@@ -295,9 +280,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the splits (default 0)")
     parser.add_argument("--copy", action="store_true", help="copy the videos instead of linking to them")
-    parser.add_argument(
-        "--drawn", action="store_true", help="the videos are drawings of traffic, not footage"
-    )
+    parser.add_argument("--drawn", action="store_true", help="the videos are drawings, not footage")
     parser.add_argument("--skip-missing", action="store_true", help="leave out clips whose video is missing")
     parser.add_argument(
         "--hold-out-random",

@@ -225,9 +225,7 @@ def _ask_for_warnings(out: Path, split: str, scenes: dict[str, Scene]) -> None:
 
 
 def make_pretraining_set(out: str | Path, count: int, seed: int = 0, workers: int | None = None) -> None:
-    """Clips with general questions, the last fiftieth for validation:
-    general_train.json and general_val.json.
-    """
+    """Clips with general questions, the last fiftieth for validation: general_train.json, general_val.json"""
     out = Path(out)
     settings = {"kind": "general questions", "seed": seed, "count": count}
     jobs = [("general", index) for index in range(count)]

@@ -12,8 +12,8 @@ import pytest
 from crashchat.__main__ import main
 from crashchat.analysis.options import AnalyzeError, default_model, find_clips
 from crashchat.analysis.result_files import name_clips
-from crashchat.answering.cascade import load_cascade
 from crashchat.answering.engines import VideoContext
+from crashchat.answering.loading import load_cascade
 from crashchat.answering.time_heads import Head, TaskHeads, TimeHeads
 from crashchat.config import ROOT
 from crashchat.data.predictions import read_predictions

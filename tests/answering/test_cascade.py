@@ -24,9 +24,10 @@ from crashchat.analysis.windows import (
     status_of,
     window_of,
 )
-from crashchat.answering.cascade import LINGUISTIC, PERCEPTION, Cascade, load_cascade
+from crashchat.answering.cascade import LINGUISTIC, PERCEPTION, Cascade
 from crashchat.answering.engines import BASE, VideoContext
 from crashchat.answering.generate import answer_questions, decode
+from crashchat.answering.loading import load_cascade
 from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.checkpoints.adapters import load_adapter
 from crashchat.checkpoints.folders import load_model

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from crashchat.answering.cascade import LINGUISTIC, Cascade, _Run, load_cascade
+from crashchat.answering.cascade import LINGUISTIC, Cascade, _Run
 from crashchat.answering.engines import VideoContext
+from crashchat.answering.loading import load_cascade
 from crashchat.answering.together import Together
 from crashchat.tasks import TASKS
 from crashchat.video.decode import Clip

@@ -12,7 +12,7 @@ from crashchat import __main__ as program
 from crashchat.config import ROOT, load_config
 from crashchat.data.sources import load_sources
 from crashchat.data_settings import Columns, DataSource
-from crashchat.settings import EvalConfig
+from crashchat.evaluation_settings import EvalConfig
 from tests.data.test_importing import made_clips
 
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from crashchat.data.sources import (
     weighted,
 )
 from crashchat.data_settings import DataSource
-from crashchat.settings import EvalConfig
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.tasks import TASKS
 from tests.data.test_annotations import record, write
 

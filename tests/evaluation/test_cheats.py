@@ -16,10 +16,10 @@ from crashchat.errors import CrashChatError
 from crashchat.evaluation.evaluate import evaluate
 from crashchat.evaluation.manifest import Evaluation, weights_hashes
 from crashchat.evaluation.score import main as score
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.files import write_json_atomic
 from crashchat.provenance import file_hash
 from crashchat.reporting.compare import main as compare
-from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS
 
 RECOGNITION, INTERVAL, SIGN = "crash_recognition", "crash_localization", "pre_crash_localization"

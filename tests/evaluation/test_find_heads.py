@@ -33,7 +33,7 @@ def test_times_are_read_off_heads_and_asked_again_of_what_they_look_at(tiny_base
     assert "mIoU" in crashchat("score", "crash_localization", *words)
 
     again = tmp_path / "again"
-    ask(tiny_base, tiny_data, again, TIMES, f"around={first}", "around_tasks=[crash_localization]")
+    ask(tiny_base, tiny_data, again, TIMES, f"around={first}", "around_tasks=crash_localization")
     spans = {record["video_path"]: record for record in read["crash_localization"]}
     for own in records(again).values():
         for record in own:
@@ -56,7 +56,7 @@ def test_what_cannot_be_found_or_read_is_told(tiny_base, tiny_data, tmp_path):
     assert "no heads of pre_crash_localization; run crashchat find-heads" in fault(TIMES, given)
     assert "is for times, which crash_recognition" in fault(given)
     assert "do not go with it" in fault(TIMES, given, "temperature=1.0")
-    assert "needs around=" in fault(TIMES, "around_tasks=[crash_localization]")
+    assert "needs around=" in fault(TIMES, "around_tasks=crash_localization")
     written = json.loads(heads.read_text())
     heads.write_text(json.dumps(written | {"weights": {"another": "0" * 64}}))
     assert "run crashchat find-heads with this model" in fault("tasks=crash_localization", given)

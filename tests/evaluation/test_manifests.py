@@ -11,8 +11,8 @@ from crashchat.data.prediction_files import read_prediction_file
 from crashchat.data.predictions import PredictionError
 from crashchat.data.truth import Annotations
 from crashchat.evaluation.evaluate import evaluate
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.provenance import content_hash, file_hash
-from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS
 
 TASK = "crash_recognition"

@@ -10,10 +10,10 @@ from crashchat.data.predictions import make_record, prediction_path
 from crashchat.data.sources import describe_questions, load_questions
 from crashchat.evaluation.manifest import Evaluation, weights_hashes
 from crashchat.evaluation.score import main as score
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.files import write_json_atomic
 from crashchat.metrics.bootstrap import balanced
 from crashchat.metrics.recognition import recognition_sums
-from crashchat.settings import EvalConfig
 from crashchat.tasks import TASKS
 from tests.helpers.commands import crashchat
 from tests.helpers.predictions import write_row

@@ -12,7 +12,7 @@ from filelock import FileLock
 from crashchat.__main__ import main
 from crashchat.analysis.clip import window_settings
 from crashchat.analysis.results import ClipResult
-from crashchat.answering.cascade import load_cascade
+from crashchat.answering.loading import load_cascade
 from crashchat.checkpoints.model_card import DRAWN
 from crashchat.serving.clip_service import Busy, ClipService, Limits
 from crashchat.serving.serve import IN_USE

@@ -16,7 +16,7 @@ from crashchat.checkpoints.folders import load_video_settings
 from crashchat.config import CONFIG_DIR, load_config
 from crashchat.data.records import AnnotationError
 from crashchat.data.sources import load_questions
-from crashchat.settings import EvalConfig
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.tasks import CRASHCHAT, TASK_SET_FILE, TASKS, TaskSet, TaskSetError, using
 from crashchat.training.batches import QuestionDataset, as_model_input
 from tests.conftest import TINY_BASE

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from crashchat.config import CONFIG_DIR, ROOT, load_config
-from crashchat.settings import EvalConfig
+from crashchat.evaluation_settings import EvalConfig
 from crashchat.tasks import CRASHCHAT, TASK_SET_FILE, TASKS, Task, TaskSet, TaskSetError, read_task_set, using
 from crashchat.tasks.records import AnyKind
 

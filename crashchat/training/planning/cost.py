@@ -13,8 +13,8 @@ from statistics import mean
 
 from transformers import VideoLlama3Config
 
+from crashchat.checkpoints.configs import text_and_vision
 from crashchat.checkpoints.folders import MERGE_SIZE
-from crashchat.checkpoints.layouts import text_and_vision
 from crashchat.model.attention import NOTHING
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.gpus import GB, NETWORK, Gpu

@@ -8,8 +8,9 @@ from math import ceil
 from transformers import PreTrainedTokenizerBase, VideoLlama3Config
 
 from crashchat.checkpoints.adapters import CONFIG_FILE, read_adapter
+from crashchat.checkpoints.configs import native_config, text_and_vision
 from crashchat.checkpoints.folders import load_tokenizer, video_settings_of
-from crashchat.checkpoints.layouts import SO400M, native_config, read_vision_config, text_and_vision
+from crashchat.checkpoints.layouts import SO400M, read_vision_config
 from crashchat.config import check_share
 from crashchat.data_settings import SplitName
 from crashchat.model.sequence import image_token_id

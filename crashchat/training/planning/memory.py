@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import VideoLlama3Config
 
+from crashchat.checkpoints.configs import text_and_vision
 from crashchat.checkpoints.folders import MERGE_SIZE
-from crashchat.checkpoints.layouts import text_and_vision
 from crashchat.model.attention import BRANCH_ATTENTION
 from crashchat.model.lora import base_of
 from crashchat.model.packing import PackedBatch, pack
