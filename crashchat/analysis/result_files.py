@@ -71,7 +71,8 @@ def strip_paths(out: Path, result: ClipResult) -> list[Path]:
 
 
 def finished(out: Path, expected: ClipResult) -> ClipResult | None:
-    """A result of an earlier run that is still good: of the same file, model and sampling, and not failed.
+    """A result of an earlier run that is still good: of the same file, model and sampling, and not failed. A
+    journal that a kill left beside it goes.
 
     expected: what a result of this run holds before anything is known of the clip.
     """
@@ -81,7 +82,10 @@ def finished(out: Path, expected: ClipResult) -> ClipResult | None:
         return None
     same = ("name", "path", "bytes", "model", "sampling", "context")
     good = all(getattr(result, key) == getattr(expected, key) for key in same)
-    return result if good and not result.has_failed else None
+    if not good or result.has_failed:
+        return None
+    journal_path(out, expected.name).unlink(missing_ok=True)
+    return result
 
 
 def write_result(out: Path, analysis: Analysis) -> None:

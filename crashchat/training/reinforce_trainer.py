@@ -159,7 +159,11 @@ class ReinforceTrainer(QuestionTrainer):
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """The mean reward of the likeliest answers to the validation questions of the rewarded tasks."""
+        """The mean reward of answers drawn to the validation questions of the rewarded tasks.
+
+        As in a step, and not the likeliest answer of each: on a few dozen clips that one's reward tells
+        checkpoints apart by chance (docs/reinforcement.md).
+        """
         dataset: RolloutDataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         rewarded, _ = dataset.split()
         rollouts: list[Rollout] = []

@@ -95,22 +95,21 @@ class Roller:
         self.rewards, self.known = rewards, known
 
     def draw(self, model: nn.Module, asked: Sequence[Asked], step: int | None) -> list[Rollout]:
-        """G answers to each question of some videos, read one after the other; step: the optimizer's, a part
-        of the seed. None: one answer each, the likeliest.
+        """G answers to each question of some videos, read one after the other.
+
+        step: the optimizer's, a part of the seed; None: of a validation, which draws alike at every step.
         """
         return [self._draw_on(model, one, step) for one in asked]
 
     @torch.no_grad()
     def _draw_on(self, model: nn.Module, asked: Asked, step: int | None) -> Rollout:
-        count = 1 if step is None else self.config.rollouts
+        count, when = self.config.rollouts, "validation" if step is None else step
         texts = [question.asked for question in asked.questions for _ in range(count)]
-        draws = None
-        if step is not None:
-            draws = [
-                Draw(f"{self.config.seed}/{step}/{number}/{turn}", self.config.temperature, self.config.top_p)
-                for number in asked.numbers
-                for turn in range(count)
-            ]
+        draws = [
+            Draw(f"{self.config.seed}/{when}/{number}/{turn}", self.config.temperature, self.config.top_p)
+            for number in asked.numbers
+            for turn in range(count)
+        ]
         with as_answerer(model):
             features = encode(model, [asked.visual])
             prefix = prefill(model, self.tokenizer, [asked.visual], features)
@@ -120,7 +119,7 @@ class Roller:
                 prefix,
                 [texts],
                 max_new_tokens=self.config.max_new_tokens,
-                draws=None if draws is None else [draws],
+                draws=[draws],
             )
         rollout = Rollout(_with_features(asked.visual, features))
         for place, (question, number) in enumerate(zip(asked.questions, asked.numbers, strict=True)):
@@ -166,7 +165,7 @@ class Roller:
             log_probs=log_probs,
             judged=judged,
             rewards=rewards,
-            advantages=advantages_of(rewards, self.config.scale_advantages) if len(rewards) > 1 else None,
+            advantages=advantages_of(rewards, self.config.scale_advantages),
         )
 
 

@@ -51,12 +51,13 @@ def test_resume_keeps_what_is_done_and_tries_again_what_failed(folder, analyzed,
     kept = read(out / "clip05.json")
     kept["took_seconds"] = 1234.5
     (out / "clip05.json").write_text(json.dumps(kept))
-    (out / ".clip05.json.0a1b2c3d").write_text("{")  # of a run that was killed
+    for name in (".clip05.json.0a1b2c3d", "clip05.windows.part.jsonl"):  # of a run that was killed
+        (out / name).write_text("{")
     assert main(["analyze", str(clip), str(broken), "--out", str(out), "--resume", *model]) == 1
     assert (
         read(out / "clip05.json")["took_seconds"] == 1234.5 and read(out / "empty.json")["took_seconds"] < 60
     )
-    assert not list(out.glob(".*"))
+    assert not list(out.glob(".*")) and not list(out.glob("*.part.jsonl"))
     # Another setting: nothing is taken over.
     place = model.index("--max-new-tokens") + 1
     other = [*model[:place], "5", *model[place + 1 :]]

@@ -102,8 +102,11 @@ def test_draws_depend_on_step_question_and_turn_alone(world):
     assert [group.tokens for group in together[1].groups] == [group.tokens for group in alone[0].groups]
     other = roller.draw(model, both[1:], step=6)
     assert [group.tokens for group in other[0].groups] != [group.tokens for group in alone[0].groups]
-    likeliest = roller.draw(model, both, step=None)
-    assert [len(group.tokens) for rollout in likeliest for group in rollout.groups] == [1] * 4
+    validated = roller.draw(model, both, step=None)
+    groups = [group.tokens for rollout in validated for group in rollout.groups]
+    assert [len(tokens) for tokens in groups] == [roller.config.rollouts] * 4
+    again = roller.draw(model, both, step=None)
+    assert [group.tokens for rollout in again for group in rollout.groups] == groups
     assert figures_of(together)["distinct"][1] == 4
     assert model.training  # as before
 

@@ -207,8 +207,8 @@ class DrawnWork(Work):
         )
 
     def validation_seconds(self, pace: Pace) -> float:
-        """Of one validation: the likeliest answer to each question of every video."""
-        counter, videos = pace.counter, self.val.videos
+        """Of one validation: answers drawn to each question of every video, as in a step."""
+        counter, videos = pace.counter, [self.learnt(video) for video in self.val.videos]
         drawn = mean(
             counter.drawn(video).total / pace.rate + counter.waited(video, pace.gpu) for video in videos
         )
