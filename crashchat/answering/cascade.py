@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from crashchat.answering.answerer import Answerer, Asked, fits_at_once, tokens_at_once
 from crashchat.answering.engines import BASE, VideoContext
+from crashchat.answering.generate import decode
 from crashchat.answering.outputs import Answer, CascadeOutput
 from crashchat.answering.time_heads import TimeHeads
 from crashchat.answering.together import Together
@@ -176,9 +177,11 @@ class Cascade:
         return [*names, BASE] if names else [None]
 
     def ask(self, context: VideoContext, question: str, adapter: str | None) -> str:
-        """The answer to a person's question on one video; the prefix stays in `context` for the next."""
-        with self._lock:
-            return self.answerer.answer(context, [[Asked(question, None)]], adapter)[0][0].raw_response
+        """The answer to a person's question on one video. Asked alone, the prefix stays in `context` for the
+        next.
+        """
+        tokens = self.say(context, question, adapter, most=None, heard=lambda answer: None)
+        return decode(self.answerer.tokenizer, tokens)
 
     def say(
         self,

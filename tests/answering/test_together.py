@@ -142,6 +142,25 @@ def test_clips_of_other_context_are_not_taken_together(cascade):
     assert cascade._fit([made[0], made[2]]) and not cascade._fit([made[0], made[1]])
 
 
+def test_peoples_questions_on_several_clips_are_answered_together_as_alone(cascade):
+    question, clips = TASKS["crash_description"].prompt, [(15, (6, 9)), (12, None), (15, (2, 5))]
+    alone = [cascade.ask(look_at(cascade, *clip), question, LINGUISTIC) for clip in clips]
+    contexts, sizes = [look_at(cascade, *clip) for clip in clips], []
+    language = cascade.answerer.model.get_base_model().model.language_model
+    hook = language.register_forward_pre_hook(
+        lambda *given: sizes.append(given[2]["inputs_embeds"].shape[0]), with_kwargs=True
+    )
+    calls = [lambda context=context: cascade.ask(context, question, LINGUISTIC) for context in contexts]
+    assert called_while_busy(cascade._lock, cascade._says._waiting, calls) == alone
+    assert set(sizes) == {3} and len(set(alone)) > 1
+    sizes.clear()
+    assert cascade.ask(contexts[0], question, LINGUISTIC) == alone[0]
+    prefilled = len(sizes)
+    sizes.clear()
+    assert cascade.ask(contexts[0], question, LINGUISTIC) == alone[0] and len(sizes) == prefilled - 1
+    hook.remove()
+
+
 def test_questions_of_programs_stop_where_each_asked_to(cascade):
     question, limits = TASKS["crash_description"].prompt, [3, None, 1]
     alone = [
