@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -130,7 +130,8 @@ def held(lock: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise FolderError(f"{what} cannot be written to: {error}") from error
     try:
-        lock.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        with suppress(OSError):  # on a full disk others are told of "another process"; the lock holds
+            lock.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         lock.unlink()  # while it is held: who waits for it sees that this file is no longer the lock
