@@ -5,7 +5,7 @@
 #
 #   bash scripts/demo.sh                        one model for all six tasks, five to ten minutes on two cores
 #   bash scripts/demo.sh --all                  all nine strategies, side by side as in the paper's table
-#   bash scripts/demo.sh --reinforce            and a second stage behind it that rewards times, nearly twice as long as the first
+#   bash scripts/demo.sh --reinforce            and a second stage behind it that rewards times, as long as the first or twice that
 #   bash scripts/demo.sh learning_rate=1.0e-3   another setting of the training (its defaults: configs/train/tiny_model.yaml);
 #                                               goes to a folder of its own, outputs/demo-learning_rate=1.0e-3
 set -euo pipefail
