@@ -102,7 +102,7 @@ class Settings(Exact):
     def _names(cls, value):
         return [name for name in value.split(",") if name] if isinstance(value, str) else value
 
-    @field_validator("tasks", "training_answers", "supervised_tasks", check_fields=False)
+    @field_validator("tasks", "training_answers", "around_tasks", "supervised_tasks", check_fields=False)
     @classmethod
     def _known(cls, value):
         unknown = sorted(set(value) - set(TASKS))

@@ -64,7 +64,8 @@ def _first_times(
         return first
     asked = [[TASKS[one.task] for one in first[row] if one.task in heads.tasks] for row in rows]
     read = clip.cascade.ask_tasks(context.only(rows), asked, clip.known, heads)
-    return [dict(zip(rows, read, strict=True)).get(number, []) for number in range(len(outputs))]
+    found = dict(zip(rows, read, strict=True))
+    return [found.get(number, []) for number in range(len(outputs))]
 
 
 def _timed(output: CascadeOutput) -> list[Answer]:

@@ -190,6 +190,8 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
     skip = arguments.skip_below
     first_pass = None if skip is None else FirstPassSettings(skip, arguments.skip_fps)
     heads = read_heads(arguments.heads) if arguments.heads else None
+    if heads and arguments.engine == "vllm":
+        raise AnalyzeError("a vLLM server does not tell what it attends to; leave --heads out")
     if arguments.task_set is None:
         use(read_task_set(None, linguistic, model))
     cascade = load_cascade(
@@ -218,8 +220,6 @@ def cascade_of(arguments: argparse.Namespace) -> tuple[Cascade, WindowSettings]:
     if heads:
         text = base_of(cascade.answerer.model).model.language_model.config
         check_fit(heads, text.num_hidden_layers, count=text.num_attention_heads, path=arguments.heads)
-        if arguments.engine == "vllm":
-            raise AnalyzeError("a vLLM server does not tell what it attends to; leave --heads out")
     if first_pass and TASKS.of_fact(CRASH) is None:
         raise AnalyzeError(f"none of the tasks {', '.join(TASKS)} asks for a crash; leave --skip-below out")
     return cascade, windows

@@ -23,12 +23,12 @@ from crashchat.video.tokens import VisualTokens
 class _Shares:
     """Hears from layer after layer how much of each branch's attention goes to each frame (attention.Watch).
 
-    frames: for each row, int64[its prefix], the frame that a token is a visual token of; -1 for words.
-    layers: of each branch, float[heads, frames] of each layer.
+    visual: for each row, where its visual tokens stand in its prefix, the frame that each is of, and the
+    number of frames. layers: of each branch, float[heads, frames] of each layer.
     """
 
-    def __init__(self, frames: Sequence[Tensor]):
-        self.frames = frames
+    def __init__(self, visual: Sequence[tuple[Tensor, Tensor, int]]):
+        self.visual = visual
         self.layers: list[list[Tensor]] = []
 
     def __call__(self, query: Tensor, key: Tensor, segments: list[Segment], scaling: float) -> None:
@@ -43,10 +43,9 @@ class _Shares:
                 scores.shape[-1] - scores.shape[-2] + 1
             )
             given = scores.masked_fill(later, -torch.inf).softmax(dim=-1).mean(dim=-2).flatten(0, 1)
-            frames = self.frames[segment.row].to(given.device)
-            visual = (frames >= 0).nonzero()[:, 0]
-            shares = given.new_zeros(len(given), int(frames.max()) + 1)
-            found.append(shares.index_add_(1, frames[visual], given[:, visual]).cpu())
+            places, frames, count = self.visual[segment.row]
+            shares = given.new_zeros(len(given), count)
+            found.append(shares.index_add_(1, frames, given[:, places]).cpu())
 
 
 @torch.inference_mode()
@@ -62,10 +61,11 @@ def attended_frames(
 
     prefix: what prefill gave for these videos, under the adapter that is active now; it can be asked again.
     """
-    shares = _Shares([_frames_of(tokenizer, visual) for visual in visuals])
+    model = base_of(model)
+    shares = _Shares([_visual_tokens(tokenizer, visual, model.device) for visual in visuals])
     asked = lay_out(tokenizer, prefix, [[Branch(text) for text in texts] for texts in questions])
     run_tokens(
-        base_of(model),
+        model,
         prefix.cache,
         asked.tokens,
         mask=asked.segments,
@@ -77,10 +77,12 @@ def attended_frames(
     return [[torch.stack(next(branches)) for _ in texts] for texts in questions]
 
 
-def _frames_of(tokenizer: PreTrainedTokenizerBase, visual: VisualTokens) -> Tensor:
-    """int64[prefix], the frame that each token of a video's prefix is a visual token of; -1 for words."""
+def _visual_tokens(
+    tokenizer: PreTrainedTokenizerBase, visual: VisualTokens, device: torch.device
+) -> tuple[Tensor, Tensor, int]:
+    """(int64[K], int64[K], frames): see _Shares."""
     ids = torch.tensor(prefix_ids(tokenizer, visual.seconds, visual.kept_per_frame))
+    places = (ids == image_token_id(tokenizer)).nonzero()[:, 0]
     kept = torch.tensor(visual.kept_per_frame)
-    frames = torch.full_like(ids, -1)
-    frames[ids == image_token_id(tokenizer)] = torch.arange(len(kept)).repeat_interleave(kept)
-    return frames
+    frames = torch.arange(len(kept)).repeat_interleave(kept)
+    return places.to(device), frames.to(device), len(kept)

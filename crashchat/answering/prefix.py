@@ -189,12 +189,11 @@ def run_language_model(
 
     mask, watch: as for branch_attention.
     """
-    watched = {} if watch is None else {"watch": watch}  # on its way, layers hand on what they do not know
     return model.model.language_model(
         inputs_embeds=embeddings,
         position_ids=position_ids,
         attention_mask={"full_attention": mask},  # as a dict it is taken as it is
         past_key_values=cache,
         use_cache=True,
-        **watched,
+        watch=watch,  # layers hand on to the attention what they do not know
     ).last_hidden_state

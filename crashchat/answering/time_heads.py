@@ -21,6 +21,7 @@ from pydantic import Field
 
 from crashchat.errors import CrashChatError
 from crashchat.json_files import Exact, Line, checked, read_json
+from crashchat.metrics.localization import interval_iou
 from crashchat.provenance import text_hash
 from crashchat.tasks import TASKS
 
@@ -160,8 +161,7 @@ def _score(task: str, found: TaskHeads, sample: Sample) -> float:
     if len(times) == 1:
         return -abs(times[0] - sample.times[0])
     (start, end), (true_start, true_end) = times, sample.times
-    union = max(end, true_end) - min(start, true_start)
-    return max(0.0, min(end, true_end) - max(start, true_start)) / union if union > 0 else 0.0
+    return interval_iou((true_start, true_end), (start, end))
 
 
 def _at_places(shares: np.ndarray) -> np.ndarray:

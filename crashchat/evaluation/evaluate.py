@@ -148,7 +148,7 @@ def _run_of(evaluation: Evaluation, around: Around | None, heads: TimeHeads | No
     if around:
         run["around"] = around.files
     if heads:
-        run["heads"] = heads.as_json()
+        run["heads"] = heads.sha256
     return run
 
 

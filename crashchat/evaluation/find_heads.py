@@ -8,7 +8,9 @@ asking for them, and with `around=` what that wrote, it asks for them on the par
 look at (docs/scores.md). Nothing is trained.
 """
 
+import sys
 from pathlib import Path
+from typing import cast
 
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -41,7 +43,7 @@ def samples_of(answerer: Answerer, video: VideoQAs, visual: VisualTokens) -> dic
     for question, own in zip(video.questions, shares, strict=True):
         assert question.task is not None, "only tasks' questions were loaded"
         truth = TASKS[question.task].answer.truth(question.answer)
-        times = [float(str(time)) for time in truth.values()]
+        times = [cast(float, time) for time in truth.values()]
         found[question.task] = Sample(own.numpy(), answerer.settings.frame_ends(visual), times)
     return found
 
@@ -71,7 +73,7 @@ def find_heads(config: EvalConfig) -> Path:
     for video, visual in tqdm(reader, desc="clips", disable=None):
         if isinstance(visual, VideoError):
             errors.append(visual)
-            print(f"warning: {visual}")
+            print(f"warning: {visual}", file=sys.stderr)
             continue
         for task, sample in samples_of(answerer, video, visual).items():
             samples.setdefault(task, []).append(sample)

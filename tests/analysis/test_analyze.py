@@ -156,6 +156,7 @@ def test_times_are_asked_again_around_what_heads_look_at(model, tiny_base, flash
     capsys.readouterr()
     assert main(words) == 2 and "give --around SECONDS too" in capsys.readouterr().err
     assert main([*words, "--around", "1", "--engine", "vllm"]) == 2
+    assert "a vLLM server does not tell what it attends to" in capsys.readouterr().err
     file.write_text(heads.model_dump_json().replace('"layer":1', '"layer":7'))
     assert main([*words, "--around", "1"]) == 2
     assert "head 2 of layer 7 was chosen, and the model has 3 layers of 4 heads" in capsys.readouterr().err

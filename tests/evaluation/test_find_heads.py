@@ -57,6 +57,7 @@ def test_what_cannot_be_found_or_read_is_told(tiny_base, tiny_data, tmp_path):
     assert "is for times, which crash_recognition" in fault(given)
     assert "do not go with it" in fault(TIMES, given, "temperature=1.0")
     assert "needs around=" in fault(TIMES, "around_tasks=crash_localization")
+    assert "unknown tasks ['crash']" in fault(TIMES, f"around={tmp_path / 'first'}", "around_tasks=crash")
     written = json.loads(heads.read_text())
     heads.write_text(json.dumps(written | {"weights": {"another": "0" * 64}}))
     assert "run crashchat find-heads with this model" in fault("tasks=crash_localization", given)
