@@ -31,8 +31,13 @@ if [[ "$wanted" != "$(cat "$environment/crashchat-requirements.txt" 2>/dev/null)
     printf '%s\n' "$wanted" > "$environment/crashchat-requirements.txt"
 fi
 export VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 HF_HUB_OFFLINE=1
+words=(--model "$model" --host 127.0.0.1 --port "$port" --enable-prompt-embeds --generation-config vllm)
+if [[ -d "$model/adapters" ]]; then
+    words+=(--config "$model/engine.yaml" --lora-modules)
+    for adapter in "$model"/adapters/*/; do words+=("$(basename "$adapter")=${adapter%/}"); done
+fi
 # On a CPU a process takes all cores and most of the memory unless told otherwise.
 if [[ -z "$gpu" ]]; then export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}"; fi
 # --generation-config vllm: what a model's own file says of sampling counts for nothing; answers are greedy.
 # Not its program `vllm`, which asks for the version of a package of that name, and vllm-cpu is another.
-exec "$environment/bin/python" -m vllm.entrypoints.openai.api_server --model "$model" --host 127.0.0.1 --port "$port" --enable-prompt-embeds --generation-config vllm "$@"
+exec "$environment/bin/python" -m vllm.entrypoints.openai.api_server "${words[@]}" "$@"

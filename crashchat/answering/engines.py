@@ -6,7 +6,7 @@ TorchEngine computes in this process; VllmEngine (vllm.py) asks a server that ba
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -126,10 +126,16 @@ class Engine(Protocol):
         """What each video's questions attend to (attended.py). Raises EngineError where that is not told."""
 
     def likelihoods(
-        self, context: VideoContext, question: str, begun: list[int], tokens: list[int]
+        self,
+        context: VideoContext,
+        question: str,
+        adapter: str | None,
+        *,
+        begun: list[int],
+        tokens: list[int],
     ) -> list[float]:
         """The probabilities of some tokens as the next of an answer on one video, behind those that it began
-        with, under no adapter.
+        with.
         """
 
 
@@ -167,15 +173,18 @@ class TorchEngine:
             "vision_model" in name and "lora_" in name for name, _ in model.named_parameters()
         )
 
+    def _as(self, adapter: str | None) -> AbstractContextManager:
+        """The model under an adapter, from the call on; inside, for BASE, without any."""
+        if isinstance(self.model, PeftModel) and adapter == BASE:
+            return self.model.disable_adapter()
+        if isinstance(self.model, PeftModel) and adapter is not None:
+            self.model.set_adapter(adapter)
+        return nullcontext()
+
     @contextmanager
     def under(self, context: VideoContext, adapter: str | None) -> Iterator[Prefix]:
         """The prefixes of a context under an adapter, made where needed."""
-        mode: AbstractContextManager = torch.no_grad()
-        if isinstance(self.model, PeftModel) and adapter == BASE:
-            mode = self.model.disable_adapter()
-        elif isinstance(self.model, PeftModel) and adapter is not None:
-            self.model.set_adapter(adapter)
-        with mode:
+        with self._as(adapter):
             if context.prefix is None or context.adapter != adapter:
                 context.prefix = None  # the old one's memory is free before the new one is made
                 if not self._one_vision:
@@ -238,22 +247,29 @@ class TorchEngine:
 
     @torch.inference_mode()
     def likelihoods(
-        self, context: VideoContext, question: str, begun: list[int], tokens: list[int]
+        self,
+        context: VideoContext,
+        question: str,
+        adapter: str | None,
+        *,
+        begun: list[int],
+        tokens: list[int],
     ) -> list[float]:
         """See Engine."""
-        model, features = base_of(self.model), see(self.model, context, self.feature_cache)
-        (prompt,) = embed_prompts(
-            model, self.tokenizer, context.visuals, features=features, questions=[[question]]
-        )
-        prompt = torch.cat([prompt, embed_tokens(model, begun)])[None]
-        hidden = run_language_model(
-            model,
-            prompt,
-            position_ids=torch.arange(prompt.shape[1], device=prompt.device)[None],
-            mask=None,
-            cache=Cache(layer_class_to_replicate=PreallocatedLayer),
-        )
-        return model.lm_head(hidden[0, -1]).float().softmax(dim=-1)[tokens].tolist()
+        with self._as(adapter):
+            model, features = base_of(self.model), see(self.model, context, self.feature_cache)
+            (prompt,) = embed_prompts(
+                model, self.tokenizer, context.visuals, features=features, questions=[[question]]
+            )
+            prompt = torch.cat([prompt, embed_tokens(model, begun)])[None]
+            hidden = run_language_model(
+                model,
+                prompt,
+                position_ids=torch.arange(prompt.shape[1], device=prompt.device)[None],
+                mask=None,
+                cache=Cache(layer_class_to_replicate=PreallocatedLayer),
+            )
+            return model.lm_head(hidden[0, -1]).float().softmax(dim=-1)[tokens].tolist()
 
 
 def device_of(engine: Engine) -> torch.device:

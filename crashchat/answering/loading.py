@@ -15,6 +15,7 @@ from crashchat.answering.engines import BASE, Engine, TorchEngine
 from crashchat.answering.generate import yes_and_no
 from crashchat.answering.vllm import EngineError, VllmEngine
 from crashchat.checkpoints.adapters import CONFIG_FILE, LORA_FILE, PROJECTOR_FILE, load_adapter
+from crashchat.checkpoints.engine_export import ADAPTERS
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings
 from crashchat.checkpoints.layouts import CheckpointError, read_vision_config
 from crashchat.checkpoints.model_card import read_card, tell_cards
@@ -38,7 +39,8 @@ def open_engine(
     cache: Callable[[CrashChatModel], FeatureCache | None] = lambda model: None,
 ) -> tuple[Engine, PreTrainedTokenizerBase]:
     """What answers with a model folder: itself, with adapters on it, {name: folder}; or the vLLM server at
-    `address`, for what `crashchat convert --to vllm` wrote. And its tokenizer.
+    `address`, for what `crashchat convert --to vllm` wrote, and adapters that were exported with it. And its
+    tokenizer.
 
     cache: the model -> where its vision features are kept. Raises CheckpointError, among others for a
     tokenizer that begins 'Yes' and 'No' alike, and EngineError.
@@ -57,11 +59,11 @@ def open_engine(
             f"{folder}: no {OURS}/config.json in it; expected what crashchat convert MODEL {folder} --to "
             "vllm writes"
         )
-    if adapters:
-        named = ", ".join(str(path) for path in adapters.values())
+    exported = (folder / ADAPTERS).resolve()
+    if others := [str(path) for path in adapters.values() if path.resolve().parent != exported]:
         raise EngineError(
-            f"engine=vllm takes a merged model, found the adapters {named}; crashchat merge, then crashchat "
-            "convert --to vllm"
+            f"engine=vllm takes adapters that were exported with the model, in {folder / ADAPTERS}, found "
+            f"{', '.join(others)}; crashchat convert BASE {folder} --to vllm --adapters {' '.join(others)}"
         )
     tokenizer = load_tokenizer(folder / OURS)
     ours = load_model(folder / OURS, tokenizer, device, dtype, vision=read_vision_config(vision_config))
@@ -72,6 +74,7 @@ def open_engine(
         folder=folder,
         yes_no=_yes_and_no(tokenizer),
         max_new_tokens=max_new_tokens,
+        adapters=adapters,
         feature_cache=cache(ours),
     ), tokenizer
 

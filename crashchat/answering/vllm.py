@@ -2,19 +2,21 @@
 
     visuals -> encode, compress, project (ours) -> embeddings of prefix and question -> vLLM -> tokens
 
-The server (scripts/engine.sh) has the language model of `crashchat convert --to vllm`; ours is the rest. All
-questions of all videos are asked at once: the server batches them, and its prefix cache computes what a
-video's questions share once.
+The server (scripts/engine.sh) has the language model of `crashchat convert --to vllm`, and the adapters that
+were exported with it as LoRA requests; ours is the rest, the adapters' projectors too. All questions of all
+videos are asked at once: the server batches them, and its prefix cache computes what a video's questions to
+one adapter share once.
 """
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from math import exp
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx2
 import torch
@@ -24,9 +26,10 @@ from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.constraints import Constraint
 from crashchat.answering.draws import Draw
-from crashchat.answering.engines import Said, VideoContext, see
+from crashchat.answering.engines import BASE, Said, VideoContext, see
 from crashchat.answering.generate import Heard, unheard
 from crashchat.answering.prefix import embed_prompts, embed_tokens
+from crashchat.checkpoints.adapters import read_projector
 from crashchat.errors import CrashChatError, abbreviate
 from crashchat.json_files import Lenient, checked, parse_json
 from crashchat.model.videollama3 import CrashChatModel
@@ -80,23 +83,35 @@ class VllmEngine:
         folder: Path,
         yes_no: list[int],
         max_new_tokens: int,
+        adapters: Mapping[str, Path] = MappingProxyType({}),
         feature_cache: FeatureCache | None = None,
     ):
         """model: what convert --to vllm kept for our side of `folder`. address: the server's, http://….
 
-        yes_no, max_new_tokens: as of TorchEngine. Raises EngineError where no server answers there, or one
-        that has another model.
+        yes_no, max_new_tokens: as of TorchEngine. adapters: {name: a folder that was exported with the
+        model}. Raises EngineError where no server answers there, or one that has another model, and
+        CheckpointError for a folder that is no adapter of it.
         """
         self.model, self.tokenizer, self.address = model, tokenizer, address.rstrip("/")
         self.yes_no, self.max_new_tokens, self.feature_cache = yes_no, max_new_tokens, feature_cache
         self._client = httpx2.Client(timeout=TIMEOUT, trust_env=False)
-        served = checked(_Models, self._get("/v1/models"), f"{self.address}/v1/models", EngineError).data[0]
-        self._name = served.id
-        if served.root is not None and Path(served.root).name != folder.resolve().name:
+        served = checked(_Models, self._get("/v1/models"), f"{self.address}/v1/models", EngineError).data
+        if served[0].root is not None and Path(served[0].root).name != folder.resolve().name:
             raise EngineError(
-                f"{self.address}: serves {served.root}, expected {folder}; start it with bash "
+                f"{self.address}: serves {served[0].root}, expected {folder}; start it with bash "
                 f"scripts/engine.sh {folder}"
             )
+        own = model.model.projector
+        # {adapter: (its name at the server, its projector)}; the base is known by either of two names.
+        self._adapters = dict.fromkeys((None, BASE), (served[0].id, own))
+        for name, path in adapters.items():
+            known = path.resolve().name
+            if known not in {one.id for one in served}:
+                raise EngineError(
+                    f"{self.address}: serves {', '.join(one.id for one in served)}, not the adapter {known}; "
+                    f"start it with bash scripts/engine.sh {folder}"
+                )
+            self._adapters[name] = known, read_projector(path, own)
 
     def _get(self, path: str, body: dict | None = None) -> object:
         """The JSON that the server answers with; body: of a POST. Raises EngineError."""
@@ -115,7 +130,10 @@ class VllmEngine:
         except ValueError as error:
             raise EngineError(f"{url}: answers {abbreviate(answer.text)}, expected JSON") from error
 
-    def _prompts(self, context: VideoContext, questions: list[list[str]]) -> Iterator[Tensor]:
+    def _prompts(
+        self, context: VideoContext, questions: list[list[str]], adapter: str | None
+    ) -> Iterator[Tensor]:
+        self.model.model.projector = self._adapters[adapter][1]
         features = see(self.model, context, self.feature_cache)
         return embed_prompts(
             self.model, self.tokenizer, context.visuals, features=features, questions=questions
@@ -133,12 +151,12 @@ class VllmEngine:
         draws: list[list[Draw]] | None = None,
     ) -> list[list[Said]]:
         """See Engine. Raises EngineError."""
-        assert adapter is None and constraints is None and draws is None, "refused before anything is asked"
+        assert constraints is None and draws is None, "refused before anything is asked"
         del heard, listed  # the server is asked for whole answers; Answerer refuses lists
         at_most = min(most or self.max_new_tokens, self.max_new_tokens)
-        ask = partial(self._complete, told=self.yes_no, most=at_most)
+        ask = partial(self._complete, self._adapters[adapter][0], told=self.yes_no, most=at_most)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = pool.map(ask, self._prompts(context, questions))
+            found = pool.map(ask, self._prompts(context, questions, adapter))
             said = (Said(tokens, _share(*told)) for tokens, told in found)
             return [list(islice(said, len(texts))) for texts in questions]
 
@@ -150,17 +168,29 @@ class VllmEngine:
         raise EngineError("a vLLM server does not tell what it attends to; give engine=torch")
 
     def likelihoods(
-        self, context: VideoContext, question: str, begun: list[int], tokens: list[int]
+        self,
+        context: VideoContext,
+        question: str,
+        adapter: str | None,
+        *,
+        begun: list[int],
+        tokens: list[int],
     ) -> list[float]:
         """See Engine. Raises EngineError."""
-        (prompt,) = self._prompts(context, [[question]])
+        (prompt,) = self._prompts(context, [[question]], adapter)
         prompt = torch.cat([prompt, embed_tokens(self.model, begun)])
-        return [exp(told) for told in self._complete(prompt, told=tokens, most=1)[1]]
+        name = self._adapters[adapter][0]
+        return [exp(told) for told in self._complete(name, prompt, told=tokens, most=1)[1]]
 
-    def _complete(self, prompt: Tensor, told: list[int], most: int) -> tuple[list[int], list[float]]:
-        """The tokens behind a prompt, `most` at most, and the log-probabilities of those `told` as first."""
+    def _complete(
+        self, model: str, prompt: Tensor, told: list[int], most: int
+    ) -> tuple[list[int], list[float]]:
+        """The tokens behind a prompt, `most` at most, and the log-probabilities of those `told` as first.
+
+        model: the server's name of the base or of an adapter.
+        """
         body = {
-            "model": self._name,
+            "model": model,
             "prompt_embeds": _packed(prompt),
             "max_tokens": most,
             "temperature": 0,

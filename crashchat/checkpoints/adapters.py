@@ -9,7 +9,9 @@ The released form names the base's modules as the local layout does. Its target 
 vision encoder: what is in the file is loaded.
 """
 
+import copy
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -17,7 +19,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from pydantic import Field, field_validator
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from crashchat.checkpoints.layouts import CheckpointError, file_in, rename_key
 from crashchat.checkpoints.model_card import read_card, write_card
@@ -157,36 +159,19 @@ def read_adapter(folder: str | Path) -> Adapter:
     return Adapter(config, modules, weights, form)
 
 
-def load_adapter(
-    model: CrashChatModel | PeftModel, folder: str | Path, name: str = "default", trained: bool = False
-) -> PeftModel:
-    """Put a saved adapter of either form on a model, in evaluation mode and in the base's type.
-
-    trained: to be trained further, so in float32.
-
-    A model that has adapters already gets one more; the one that was active stays so until set_adapter
-    switches. Raises CheckpointError naming what of the adapter the model has no place for, what it lacks, and
-    sizes that differ.
+def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], folder: str | Path) -> None:
+    """Raises CheckpointError where an adapter does not fit a base whose weights have these shapes, {native
+    name: shape}, naming what the base has no place for, what the adapter lacks, and sizes that differ.
     """
-    config, modules, weights, form = read_adapter(folder)
-    print_once(f"{folder}: adapter ({form} form), LoRA r {config.r} on {len(modules)} modules, and projector")
-    base = base_of(model)
-    own = {module for module, _ in base.named_modules()}
-    unknown = [module for module in modules if module not in own]
+    unknown = [module for module in adapter.modules if f"{module}.weight" not in shapes]
     if unknown:
         raise CheckpointError(
             f"{folder}: the base model has no modules {unknown[:5]} ({len(unknown)} that the adapter adapts)"
         )
-    # What an adapter already there has wrapped keeps the name it had without.
-    weights_of_base = base.state_dict().items()
-    shapes = {
-        re.sub(r"\.(base_layer|original_module)\.", ".", key): tuple(value.shape)
-        for key, value in weights_of_base
-    }
-    for key, value in weights.items():
+    for key, value in adapter.weights.items():
         plain = key.removeprefix(PEFT_PREFIX)
         module, _, kind = plain.removesuffix(".weight").rpartition(".")
-        expected = shapes.get(plain)
+        expected: tuple[int | None, ...] | None = shapes.get(plain)
         if kind in ("lora_A", "lora_B"):
             outputs, inputs = shapes.get(f"{module}.weight", ())[:2] or (None, None)
             expected = (value.shape[0], inputs) if kind == "lora_A" else (outputs, value.shape[1])
@@ -199,9 +184,30 @@ def load_adapter(
             )
     # The base's own projector: not those that adapters already there have put beside it.
     projector = [key for key in shapes if f".{PROJECTOR}." in key and ".modules_to_save." not in key]
-    lacking = [key for key in projector if f"{PEFT_PREFIX}{key}" not in weights]
+    lacking = [key for key in projector if f"{PEFT_PREFIX}{key}" not in adapter.weights]
     if lacking:
         raise CheckpointError(f"{folder}: the adapter's projector lacks {lacking[:5]}")
+
+
+def load_adapter(
+    model: CrashChatModel | PeftModel, folder: str | Path, name: str = "default", trained: bool = False
+) -> PeftModel:
+    """Put a saved adapter of either form on a model, in evaluation mode and in the base's type.
+
+    trained: to be trained further, so in float32.
+
+    A model that has adapters already gets one more; the one that was active stays so until set_adapter
+    switches. Raises CheckpointError, see check_fits.
+    """
+    adapter = read_adapter(folder)
+    config, modules, weights, form = adapter
+    print_once(f"{folder}: adapter ({form} form), LoRA r {config.r} on {len(modules)} modules, and projector")
+    # What an adapter already there has wrapped keeps the name it had without.
+    shapes = {
+        re.sub(r"\.(base_layer|original_module)\.", ".", key): tuple(value.shape)
+        for key, value in base_of(model).state_dict().items()
+    }
+    check_fits(adapter, shapes, folder)
     if isinstance(model, PeftModel):
         if name in model.peft_config:
             raise CheckpointError(
@@ -233,11 +239,43 @@ def load_adapter(
     return adapted.eval()
 
 
-def write_released_adapter(folder: str | Path, out: str | Path) -> None:
-    """Write an adapter folder of either form as the released form, for the reference's own code."""
+def read_projector(folder: str | Path, base: nn.Module) -> nn.Module:
+    """An adapter's projector alone, in evaluation mode, as the base's in type and place.
+
+    Raises CheckpointError for a folder that is no adapter, and for a projector of other sizes than the
+    base's.
+    """
+    beginning = f"{PEFT_PREFIX}model.{PROJECTOR}."
+    weights = {
+        key.removeprefix(beginning): value
+        for key, value in read_adapter(folder).weights.items()
+        if key.startswith(beginning)
+    }
+    projector = copy.deepcopy(base)
+    try:
+        projector.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder}: the adapter's projector does not fit the base's: {error}"
+        ) from error
+    return projector.eval()
+
+
+def write_released_adapter(
+    folder: str | Path,
+    out: str | Path,
+    change: Callable[[str, Tensor], Tensor] = lambda name, weight: weight,
+) -> None:
+    """Write an adapter folder of either form as the released form, for the reference's own code.
+
+    change: (the name that a weight is written under, the weight) -> what is written.
+    """
     _, modules, weights, _ = read_adapter(folder)
     card = read_card(folder)
-    renamed = {_rename(key, "native", "local"): value.contiguous() for key, value in weights.items()}
+    renamed = {
+        (name := _rename(key, "native", "local")): change(name, value).contiguous()
+        for key, value in weights.items()
+    }
     values = cast(dict, _read_config(folder))  # read_adapter has checked it
     names = sorted({module.rpartition(".")[2] for module in modules})
     with new_folder(out) as temporary, writing(out):

@@ -3,10 +3,12 @@ at most one shard is in memory.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 from transformers import VideoLlama3Config
 
@@ -132,18 +134,21 @@ def write_shards(
     dtype: torch.dtype | None = None,
     limit: int = SHARD_BYTES,
     told: str = "weights",
+    change: Callable[[str, Tensor], Tensor] = lambda name, weight: weight,
 ) -> None:
     """Write some of a checkpoint's weights to `folder` under other names, at most one shard in memory.
 
     table: from weight_table. names: {a key of the table: the name that it is written under}; weights that it
-    does not hold are left out. limit: bytes of a shard. told: what the progress bar says. Raises
-    CheckpointError for weights that are not finite.
+    does not hold are left out. limit: bytes of a shard. told: what the progress bar says. change: (the name
+    that a weight is written under, the weight) -> what is written. Raises CheckpointError for weights that
+    are not finite.
     """
     sizes = {
         own: torch.Size(table[own][1]).numel() * dtype.itemsize if dtype else table[own][2] for own in names
     }
     shards = plan_shards(sizes, limit)
     weight_map: dict[str, str] = {}
+    written = 0
     with tqdm(total=len(names), desc=told, unit="weights") as progress:
         for number, keys in enumerate(shards, start=1):
             file = (
@@ -158,13 +163,15 @@ def write_shards(
                 ):
                     for key, tensor in iterate_weights(path, set(some)):
                         # A copy: the source stays mapped, not held.
-                        tensor = tensor.to(dtype or tensor.dtype).clone(memory_format=torch.contiguous_format)
+                        tensor = change(names[key], tensor).to(dtype or tensor.dtype)
+                        tensor = tensor.clone(memory_format=torch.contiguous_format)
                         # As it is written: float16 holds less than the others.
                         check_finite(key, tensor, f"{path}, as {tensor.dtype}" if dtype else path)
                         shard[names[key]] = tensor
                         progress.update()
             save_file(shard, folder / file, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(shard, file)
+            written += sum(weight.nbytes for weight in shard.values())
     if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": written}, "weight_map": weight_map}
         write_json_atomic(folder / "model.safetensors.index.json", index)

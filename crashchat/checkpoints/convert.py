@@ -4,6 +4,7 @@ and local (the reference's own).
     crashchat convert ckpt/videollama3_baseline ckpt/native                 to transformers' layout
     crashchat convert ckpt/crashchat ckpt/for_the_reference --to local
     crashchat convert ckpt/crashchat ckpt/crashchat_vllm --to vllm          for engine=vllm (docs/fleet.md)
+    crashchat convert ckpt/native ckpt/two_vllm --to vllm --adapters outputs/linguistic outputs/perception
 
 The source's layout is detected. Weights are streamed: at most one shard of the result is in memory. An
 adapter folder is converted between the released form (--to local) and this project's (--to native).
@@ -37,13 +38,25 @@ def main(argv: list[str] | None = None) -> int:
         "--vision-config", type=Path, help="JSON of the vision encoder, where the source's config has none"
     )
     parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: as they are)")
+    parser.add_argument(
+        "--adapters",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help=f"with --to {VLLM}: adapters of this model, to be served beside it",
+    )
     arguments = parser.parse_args(argv)
 
     def converted() -> None:
+        if arguments.adapters and arguments.to != VLLM:
+            raise CheckpointError(f"--adapters belongs to --to {VLLM}; convert an adapter by itself")
         if (arguments.source / CONFIG_FILE).is_file():
             if arguments.to in ("hub", VLLM):
                 raise CheckpointError(
-                    "an adapter has two forms: --to native (this project's) or --to local (the released one)"
+                    "an adapter has two forms: --to native (this project's) or --to local (the released "
+                    f"one); for an engine it goes with its base: crashchat convert BASE OUT --to {VLLM} "
+                    f"--adapters {arguments.source}"
                 )
             write = write_adapter if arguments.to == "native" else write_released_adapter
             write(arguments.source, arguments.out)
@@ -53,7 +66,9 @@ def main(argv: list[str] | None = None) -> int:
         vision = read_vision_config(arguments.vision_config)
         dtype = DTYPES[arguments.dtype] if arguments.dtype else None
         if arguments.to == VLLM:
-            layout = export_for_engine(arguments.source, arguments.out, vision=vision, dtype=dtype)
+            layout = export_for_engine(
+                arguments.source, arguments.out, vision=vision, dtype=dtype, adapters=arguments.adapters
+            )
             print(f"{arguments.out}: for engine=vllm, converted from {layout}")
             return
         layout = convert(arguments.source, arguments.out, to=arguments.to, vision=vision, dtype=dtype)

@@ -5,13 +5,17 @@ import os
 import shutil
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from crashchat.checkpoints.engine_export import HEAD_SIZES, Heads
 from crashchat.config import ROOT
 from crashchat.provenance import content_hash
 from tests.helpers.analyses import read
@@ -34,6 +38,16 @@ def exported(tiny_base, once) -> tuple[Path, Path]:
 
     made = once("exported", make)
     return made / "model", made / "exported"
+
+
+@pytest.fixture(scope="session")
+def exported_two(tiny_base, flash_adapters, once) -> Path:
+    """The tiny base, whose heads no engine has kernels for, with two adapters, as an engine takes them."""
+
+    def make(made: Path) -> None:
+        crashchat("convert", tiny_base, made, "--to", "vllm", "--adapters", *flash_adapters)
+
+    return once("exported_two", make)
 
 
 @pytest.fixture(scope="session")
@@ -124,24 +138,124 @@ def test_analyze_and_evaluate_answer_through_an_engine(exported, three_clips, ti
         assert [record["raw_response"] for record in one] == [record["raw_response"] for record in other]
 
 
-def test_what_an_engine_cannot_do_is_refused_in_one_line(exported, tiny_base, three_clips, tmp_path):
+def test_two_adapters_on_one_engine_answer_as_ours_do(
+    exported_two, flash_adapters, tiny_base, three_clips, tmp_path
+):
+    config = json.loads((exported_two / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"] and config["head_dim"] == 32
+    assert (exported_two / "engine.yaml").read_text().splitlines()[:2] == [
+        "enable-lora: true",
+        "max-loras: 2",
+    ]
+    own = ["--linguistic", flash_adapters[0], "--perception", flash_adapters[1]]
+    served = [exported_two / "adapters" / folder.name for folder in flash_adapters]
+    with serving(exported_two) as address:
+        said = crashchat(
+            "conform", three_clips, "--model", tiny_base, *own, "--exported", exported_two,
+            "--engine-address", address, "--max-new-tokens", "24",
+        )  # fmt: skip
+        assert "18 of 18 answers on 3 clips have the same tokens" in said
+        words = ["--max-new-tokens", "24", "--fps", "1"]
+        crashchat("analyze", three_clips, "--model", tiny_base, *own, *words, "--out", tmp_path / "torch")
+        crashchat(
+            "analyze", three_clips, "--model", exported_two, "--linguistic", served[0],
+            "--perception", served[1], *words, "--out", tmp_path / "vllm", "--engine", "vllm",
+            "--engine-address", address,
+        )  # fmt: skip
+    crashes = 0
+    for name in ("clip0", "clip1", "clip2"):
+        one, other = (read(tmp_path / kind / f"{name}.json") for kind in ("torch", "vllm"))
+        assert [a["raw_response"] for a in one["windows"][0]["answers"]] == [
+            a["raw_response"] for a in other["windows"][0]["answers"]
+        ]
+        assert one["events"] == other["events"]
+        crashes += len(one["events"])
+    assert crashes  # both adapters were asked
+
+
+@pytest.mark.parametrize(("width", "heads"), [(96, 4), (96, 6), (120, 3)])
+def test_widened_heads_compute_the_same(width, heads):
+    torch.manual_seed(0)
+    text = Qwen2Config(
+        vocab_size=50, hidden_size=width, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=heads, num_key_value_heads=heads // 2 or 1,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    )  # fmt: skip
+    wide = Heads.of(text, Path("a model"))
+    assert wide.room in HEAD_SIZES and wide.room > wide.size == width // heads
+    model = Qwen2ForCausalLM(text).eval()
+    lora = partial(LoraConfig, r=4, target_modules=r"model\..*proj", init_lora_weights=False)
+    adapted = get_peft_model(model, lora())
+    for name, weight in model.named_parameters():
+        if "_proj." in name and name.endswith("bias"):
+            torch.nn.init.normal_(weight)
+    config = Qwen2Config(**wide.config(text) | {"model_type": "qwen2"})
+    other = get_peft_model(Qwen2ForCausalLM(config).eval(), lora())
+    widened = {
+        # What PEFT puts in between is in no exported name.
+        name: wide.widen(name.replace(".base_layer", "").replace(".default", ""), weight)
+        for name, weight in adapted.state_dict().items()
+    }
+    other.load_state_dict(widened)
+    tokens = torch.randint(0, 50, (1, 700))
+    with torch.no_grad():
+        expected, found = adapted(tokens).logits, other(tokens).logits
+        assert (expected - found).abs().max() < 1e-4 * expected.std()
+        # Told apart from heads that are widened and no more.
+        config.rope_parameters["rope_theta"] = 1e4
+        wrong = get_peft_model(Qwen2ForCausalLM(config).eval(), lora())
+        wrong.load_state_dict(widened)
+        assert (expected - wrong(tokens).logits).abs().max() > 1e-2 * expected.std()
+
+
+def test_what_no_engine_serves_is_refused(tiny_base, flash_adapters, tmp_path):
+    def refused(folder: Path, *adapters: Path) -> str:
+        words = ["convert", folder, tmp_path / "none", "--to", "vllm"]
+        said = crashchat(*words, *(["--adapters", *adapters] if adapters else []), ok=False)
+        assert not (tmp_path / "none").exists()
+        return said
+
+    wide = shutil.copytree(tiny_base, tmp_path / "wide")
+    config = json.loads((wide / "config.json").read_text())
+    config["text_config"] |= {"num_attention_heads": 32, "num_key_value_heads": 16}
+    (wide / "config.json").write_text(json.dumps(config))
+    assert "96 wide with 32 heads, a head size of 3; vLLM supports even ones up to 256" in refused(wide)
+    one = flash_adapters[0]
+    assert f"two adapters are called {one.name}" in refused(tiny_base, one, one)
+    single = shutil.copytree(one, tmp_path / "single")
+    config = json.loads((single / "adapter_config.json").read_text())
+    (single / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {"q_proj": 3}}))
+    assert "has ranks or alphas of single modules, which no engine serves" in refused(tiny_base, single)
+    assert "it goes with its base: crashchat convert BASE OUT --to vllm --adapters" in refused(one)
+    said = crashchat("convert", tiny_base, tmp_path / "none", "--adapters", one, ok=False)
+    assert "--adapters belongs to --to vllm" in said
+
+
+def test_what_an_engine_cannot_do_is_refused_in_one_line(
+    exported, exported_two, tiny_base, flash_adapters, three_clips, tmp_path
+):
     _, out = exported
-    said = crashchat("convert", tiny_base, tmp_path / "none", "--to", "vllm", ok=False)
-    assert "96 wide with 4 heads, a head size of 24; vLLM supports 32, 64, 96, 128, 256" in said
-    assert not (tmp_path / "none").exists()
     clip = three_clips / "clip0.mp4"
     nobody = ["--engine", "vllm", "--engine-address", f"http://127.0.0.1:{free_port()}"]
     words = ["analyze", clip, "--out", tmp_path / "out", *nobody]
     assert "no engine answers" in crashchat(*words, "--model", out, ok=False)
     assert "no crashchat/config.json in it" in crashchat(*words, "--model", tiny_base, ok=False)
-    adapters = ["--linguistic", tmp_path / "a", "--perception", tmp_path / "a"]
+    adapters = ["--linguistic", flash_adapters[0], "--perception", flash_adapters[1]]
     with serving(out) as address:
         at = [*words[:-1], address, "--model", out]
         assert "this engine answers freely alone" in crashchat(*at, "--decode", "constrained", ok=False)
         other = shutil.copytree(out, tmp_path / "another")
         said = crashchat(*words[:-1], address, "--model", other, ok=False)
         assert f"serves {out}, expected {other}" in said
-    assert "adapter" in crashchat(*words, "--model", out, *adapters, ok=False)
+    said = crashchat(*words, "--model", out, *adapters, ok=False)
+    assert "engine=vllm takes adapters that were exported with the model" in said
+    # The server was started without them.
+    both = [exported_two / "adapters" / folder.name for folder in flash_adapters]
+    alone = shutil.copytree(exported_two, tmp_path / "alone" / exported_two.name)
+    shutil.rmtree(alone / "adapters")
+    with serving(alone) as address:
+        at = [*words[:-1], address, "--model", exported_two, "--linguistic", both[0], "--perception", both[1]]
+        assert f"serves served, not the adapter {both[0].name}" in crashchat(*at, ok=False)
 
 
 @pytest.mark.slow

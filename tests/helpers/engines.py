@@ -1,4 +1,5 @@
-"""A model whose heads engines support, and a server that answers as vLLM's does, with transformers' Qwen2.
+"""A model whose heads engines support, and a server that answers as vLLM's does, with transformers' Qwen2
+and PEFT.
 
 The server stands in for vLLM where that is not installed: it speaks the part of its protocol that is used.
 """
@@ -8,13 +9,15 @@ import io
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, Qwen2ForCausalLM
+from peft import PeftModel
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from crashchat.checkpoints.engine_export import ADAPTERS
 from crashchat.checkpoints.folders import load_model, load_tokenizer, load_video_settings, save_checkpoint
 from crashchat.model.videollama3 import CrashChatModel
 from tests.helpers.models import CPU
@@ -35,7 +38,14 @@ def write_model(base: Path, out: Path, seed: int = 0) -> Path:
     return out
 
 
-def completion(model: Qwen2ForCausalLM, end: int, body: dict) -> dict:
+def load_exported(folder: Path) -> Qwen2ForCausalLM:
+    """The language model of an export. In transformers Qwen2 may say how wide its heads are, too."""
+    values = json.loads((folder / "config.json").read_text()) | {"model_type": "qwen2"}
+    config = Qwen2Config(**values)
+    return Qwen2ForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+
+
+def completion(model: torch.nn.Module, end: int, body: dict) -> dict:
     """What vLLM answers to a completion request with embeddings."""
     prompt = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
     tokens: list[int] = []
@@ -52,9 +62,26 @@ def completion(model: Qwen2ForCausalLM, end: int, body: dict) -> dict:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """The address of a server with an exported model."""
-    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    """The address of a server with an exported model and its adapters."""
+    model: Qwen2ForCausalLM | PeftModel = load_exported(folder)
     end = AutoTokenizer.from_pretrained(folder).eos_token_id
+    names = sorted(path.name for path in folder.glob(f"{ADAPTERS}/*"))
+    for name in names:
+        path = folder / ADAPTERS / name
+        if isinstance(model, PeftModel):
+            model.load_adapter(path, name)
+        else:
+            model = PeftModel.from_pretrained(model, path, name)
+    lock = threading.Lock()
+
+    def complete(body: dict) -> dict:
+        with lock:
+            if body["model"] in names:
+                assert isinstance(model, PeftModel)
+                model.set_adapter(body["model"])
+                return completion(model, end, body)
+            with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+                return completion(model, end, body)
 
     class Handler(BaseHTTPRequestHandler):
         def _send(self, value: dict) -> None:
@@ -65,11 +92,12 @@ def serving(folder: Path) -> Iterator[str]:
             self.wfile.write(data)
 
         def do_GET(self):
-            self._send({"data": [{"id": "served", "root": str(folder)}]})
+            served = [{"id": "served", "root": str(folder)}, *({"id": name, "root": name} for name in names)]
+            self._send({"data": served})
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self._send(completion(model, end, body))
+            self._send(complete(body))
 
         def log_message(self, *words):
             pass
