@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.faults import clips, disks, files, kills, uploads
+from tests.faults import clips, disks, files, kills, soak, uploads
 from tests.faults.__main__ import CAMPAIGNS, DOCUMENT, HEADER, TABLE
 from tests.faults.bench import Bench, Row, unclear
 
@@ -86,3 +86,8 @@ def test_a_crowd_of_uploads_is_answered(bench):
 def test_the_document_has_a_line_for_each_campaign():
     lines = TABLE.search(DOCUMENT.read_text(encoding="utf-8"))[0].splitlines()
     assert lines[1] == f"| {' | '.join(HEADER)} |" and len(lines) == len(CAMPAIGNS) + 4
+
+
+def test_a_server_whose_disk_is_full_says_so_and_goes_on(bench):
+    row = soak.Soak(bench, SEED, minutes=0.12, kills=()).run()
+    assert not row.losses and row.tried > 5, row

@@ -127,7 +127,7 @@ def export_for_engine(
     language, head = native["language"], native["head"]
     kept = (native["vision"], native["projector"], f"{language}embed_tokens.", f"{language}norm.")
     names = {key: rename_key(key, layout, "native") for key in table}
-    ranks = _ranks(adapters, {name: table[key][1] for key, name in names.items()})
+    served = _served(adapters, {name: table[key][1] for key, name in names.items()})
     ours = {key: name for key, name in names.items() if name.startswith(kept)}
     # The hub layout names these two as Qwen2 and Llama do.
     engine = {
@@ -152,10 +152,7 @@ def export_for_engine(
             (temporary / ADAPTERS).mkdir()
             for folder in adapters:
                 write_released_adapter(folder, temporary / ADAPTERS / folder.resolve().name, heads.widen)
-            room = next(room for room in RANKS if room >= max(ranks))
-            told = {"enable-lora": "true", "max-loras": len(adapters), "max-lora-rank": room}
-            lines = "".join(f"{name}: {value}\n" for name, value in told.items())
-            write_text_atomic(temporary / STARTED_WITH, lines)
+            write_text_atomic(temporary / STARTED_WITH, _started_with(served))
         part = temporary / OURS
         part.mkdir()
         write_shards(part, table, names=ours, dtype=dtype, limit=shard_bytes, told="for our side")
@@ -171,30 +168,44 @@ def export_for_engine(
     return layout
 
 
-def _ranks(adapters: Sequence[Path], shapes: dict[str, tuple[int, ...]]) -> list[int]:
-    """The adapters' ranks. Raises CheckpointError for those that no engine serves, or not on a base whose
-    weights have these shapes.
+def _served(folders: Sequence[Path], shapes: dict[str, tuple[int, ...]]) -> list[Adapter]:
+    """The adapters of some folders. Raises CheckpointError for those that no engine serves, or not on a base
+    whose weights have these shapes.
     """
-    names = [folder.resolve().name for folder in adapters]
+    names = [folder.resolve().name for folder in folders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise CheckpointError(
             f"two adapters are called {twice[0]}; an engine serves each under its folder's name: rename one"
         )
-    return [_rank(folder, read_adapter(folder), shapes) for folder in adapters]
+    adapters = []
+    for folder in folders:
+        adapter = read_adapter(folder)
+        check_fits(adapter, shapes, folder)
+        config = adapter.config
+        faults = {
+            "LoRA on the vision encoder": any("vision" in module for module in adapter.modules),
+            "DoRA": config.use_dora,
+            "ranks or alphas of single modules": config.rank_pattern or config.alpha_pattern,
+            f"a rank of {config.r}": config.r > RANKS[-1],
+        }
+        for fault, found in faults.items():
+            if found:
+                raise CheckpointError(
+                    f"{folder}: has {fault}, which no engine serves; crashchat merge it instead"
+                )
+        adapters.append(adapter)
+    return adapters
 
 
-def _rank(folder: Path, adapter: Adapter, shapes: dict[str, tuple[int, ...]]) -> int:
-    check_fits(adapter, shapes, folder)
-    config = adapter.config
-    faults = {
-        "LoRA on the vision encoder": any("vision" in module for module in adapter.modules),
-        "DoRA": config.use_dora,
-        "ranks or alphas of single modules": config.rank_pattern or config.alpha_pattern,
-        f"a rank of {config.r}": config.r > RANKS[-1],
+def _started_with(adapters: Sequence[Adapter]) -> str:
+    """engine.yaml."""
+    modules = {module.rpartition(".")[2] for adapter in adapters for module in adapter.modules}
+    words = {
+        "enable-lora": "true",
+        "max-loras": len(adapters),
+        "max-lora-rank": next(room for room in RANKS if room >= max(one.config.r for one in adapters)),
+        # Else vLLM makes room for LoRA on the word embeddings too, and then fails on a batch with prompts
+        # as embeddings beside tokens of answers.
+        "lora-target-modules": f"[{', '.join(sorted(modules))}]",
     }
-    for fault, found in faults.items():
-        if found:
-            raise CheckpointError(
-                f"{folder}: has {fault}, which no engine serves; crashchat merge it instead"
-            )
-    return config.r
+    return "".join(f"{word}: {value}\n" for word, value in words.items())

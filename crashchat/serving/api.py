@@ -15,10 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
+from fastapi import FastAPI, Form, HTTPException, UploadFile
 from fastapi import Path as InPath
-from fastapi.exception_handlers import request_validation_exception_handler
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -34,7 +32,6 @@ from crashchat.serving.chat import (
     Choice,
     Deleted,
     Error,
-    ErrorBody,
     FileId,
     Model,
     ModelList,
@@ -47,9 +44,9 @@ from crashchat.serving.chat import (
 from crashchat.serving.clip_service import Busy, ClipService, Gone
 from crashchat.serving.jobs import JobState
 from crashchat.serving.programs import Programs
+from crashchat.serving.refusals import BUSY, add_refusals
 from crashchat.video.source import VideoError
 
-BUSY = {"Retry-After": "10"}
 # What is known of the clip, for a task set that tells it: {"speed": 42} as JSON.
 ToldContext = Annotated[str, Form(description="a JSON object of the task set's context and its values")]
 JobId = Annotated[str, InPath(pattern=r"^[\w\-]{22}$")]
@@ -116,7 +113,8 @@ def _known(context: str) -> Known:
 
 
 def add_api(app: FastAPI, service: ClipService) -> None:
-    """Add the paths for clips to an app."""
+    """Add the paths for clips to an app, and how all its paths' errors are told."""
+    add_refusals(app)
 
     @app.get("/api/health", responses={401: REFUSED[401]})
     def health() -> Health:
@@ -180,21 +178,6 @@ def add_api(app: FastAPI, service: ClipService) -> None:
 
 def add_chat(app: FastAPI, programs: Programs) -> None:
     """Add the paths that OpenAI's clients use."""
-
-    @app.exception_handler(ChatError)
-    def told(_: Request, error: ChatError) -> JSONResponse:
-        kind = "invalid_request_error" if error.status < 429 else "server_error"
-        body = Error(error=ErrorBody(message=str(error), type=kind, code=error.status))
-        headers = BUSY if error.status in (429, 503) else None
-        return JSONResponse(body.model_dump(), error.status, headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        if not request.url.path.startswith("/v1/"):
-            return await request_validation_exception_handler(request, error)
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        return told(request, ChatError(422, f"{where}: {first['msg']}"))
 
     @app.get("/v1/models", responses={401: REFUSED[401]})
     def models() -> ModelList:

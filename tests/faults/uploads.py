@@ -32,6 +32,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def server_words(port: int, mebibytes: int) -> list[object]:
+    """The command line of a server that takes uploads of so many MiB and is quick with them."""
+    small = f"--fps 1 --max-frames 8 --max-new-tokens 4 --max-seconds 60 --max-mebibytes {mebibytes}"
+    words = [sys.executable, "-m", "crashchat", "serve", "--port", port, "--model", TINY_BASE]
+    return [*words, *small.split()]
+
+
 class Crowd:
     """A server and the clips that are sent to it."""
 
@@ -39,29 +46,7 @@ class Crowd:
         (folder / "tmp").mkdir(parents=True)
         self.folder, self.url = folder, f"http://127.0.0.1:{free_port()}"
         self.good = write_video(folder / "good.mp4", frames(90, 12, (5, 8))).read_bytes()
-        options = [
-            "--fps",
-            "1",
-            "--max-frames",
-            "8",
-            "--max-new-tokens",
-            "4",
-            "--max-mebibytes",
-            "1",
-            "--max-seconds",
-            "60",
-        ]
-        words = [
-            sys.executable,
-            "-m",
-            "crashchat",
-            "serve",
-            "--port",
-            self.url.rpartition(":")[2],
-            "--model",
-            TINY_BASE,
-            *options,
-        ]
+        words = server_words(int(self.url.rpartition(":")[2]), 1)
         self.server = Running(words, folder / "server.log", TMPDIR=str(folder / "tmp"))
         end = time.monotonic() + SLOWEST
         while not self._answers():
