@@ -37,6 +37,10 @@ class TaskAnswer(Exact):
     """Which adapter answered; none: one model for all tasks."""
     raw_response: str
     """The model's words; where it was asked again, with times that count from the window's start."""
+    certainty: Probability | None = Field(default=None, exclude_if=lambda certainty: certainty is None)
+    """How sure the model is of its words: the geometric mean of their tokens' probabilities; left out where
+    times were read off attention.
+    """
     first_response: str | None = Field(default=None, exclude_if=lambda words: words is None)
     """What it said at first, of the whole window; left out where it was asked once."""
     values: dict[str, JsonValue] | None

@@ -133,6 +133,7 @@ def _task_answer(answer: Answer) -> TaskAnswer:
         task=answer.task,
         adapter=answer.adapter,
         raw_response=answer.raw_response,
+        certainty=None if answer.certainty is None else round(answer.certainty, 4),
         first_response=answer.first_response,
         values=values,
         parsed=values is not None,

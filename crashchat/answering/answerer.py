@@ -118,6 +118,7 @@ class Answerer:
                     group,
                     decode(self.tokenizer, answer.tokens),
                     answer.yes if _begins_with_yes_or_no(asked.task) else None,
+                    certainty=answer.certainty,
                     option_probabilities=dict(zip(options, answer.likely, strict=True)) or None,
                 )
                 for asked, options, answer in zip(row, candidates, answers, strict=True)

@@ -1,6 +1,6 @@
-"""Answers drawn at random: from which distribution, and with what seed.
+"""An answer's next token: the likeliest, or one drawn at random, from which distribution and with what seed.
 
-Every answer has a seed of its own, so that it is the same whatever else is answered beside it.
+Every drawn answer has a seed of its own, so that it is the same whatever else is answered beside it.
 """
 
 import random
@@ -31,6 +31,14 @@ class Draw:
                 f"found temperature {self.temperature} and top_p {self.top_p}, expected more than 0, and "
                 "more than 0 and at most 1"
             )
+
+
+def likeliest_tokens(logits: Tensor) -> tuple[list[int], list[float]]:
+    """The likeliest token of each row, and its log-probability. logits: float[rows, vocabulary]."""
+    logits = logits.float()
+    highest, chosen = logits.max(dim=-1)
+    values = highest - logits.logsumexp(dim=-1)
+    return cast(list[int], chosen.tolist()), cast(list[float], values.tolist())
 
 
 def draw_tokens(logits: Tensor, draws: Sequence[Draw], step: int) -> tuple[list[int], list[float]]:

@@ -8,6 +8,8 @@ TorchEngine computes in this process; VllmEngine (vllm.py) asks a server that ba
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from math import exp
+from statistics import fmean
 from typing import NamedTuple, Protocol
 
 import torch
@@ -77,12 +79,19 @@ class Said(NamedTuple):
     """An engine's answer to one question.
 
     tokens: ids without the closing `<|im_end|>`. yes: probability of the first of two tokens against the
-    second, as the answer's first. likely: of the listed answers, where they were asked for.
+    second, as the answer's first. certainty: of the tokens and the closing one, the geometric mean of their
+    probabilities. likely: of the listed answers, where they were asked for.
     """
 
     tokens: list[int]
     yes: float
+    certainty: float
     likely: Sequence[float] = ()
+
+
+def certainty_of(log_probs: Sequence[float]) -> float:
+    """The geometric mean of some probabilities."""
+    return exp(fmean(log_probs))
 
 
 class Engine(Protocol):
@@ -211,7 +220,7 @@ class TorchEngine:
     ) -> list[list[Said]]:
         """See Engine."""
         with self.under(context, adapter) as prefix:
-            tokens, logits, _ = answer_from_prefix(
+            tokens, logits, log_probs = answer_from_prefix(
                 self.model,
                 self.tokenizer,
                 prefix,
@@ -230,10 +239,10 @@ class TorchEngine:
             )
         return [
             [
-                Said(ids, yes_probability(first, self.yes_no), shares)
-                for ids, first, shares in zip(*row, strict=True)
+                Said(ids, yes_probability(first, self.yes_no), certainty_of(own), shares)
+                for ids, first, own, shares in zip(*row, strict=True)
             ]
-            for row in zip(tokens, logits, likely, strict=True)
+            for row in zip(tokens, logits, log_probs, likely, strict=True)
         ]
 
     def attended(

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.branches import Laid, Tokens, lay_out, run_tokens
 from crashchat.answering.constraints import Constraint
-from crashchat.answering.draws import Draw, draw_tokens
+from crashchat.answering.draws import Draw, draw_tokens, likeliest_tokens
 from crashchat.answering.prefix import PreallocatedLayer, Prefix, keep_prefix, prefill
 from crashchat.model.attention import Segment
 from crashchat.model.lora import base_of
@@ -111,8 +111,8 @@ class Generated(NamedTuple):
     """Answers to each video's questions.
 
     tokens: ids without the closing `<|im_end|>`. first_logits: for each video, float[its questions,
-    vocabulary], of its answers' first tokens. log_probs: of drawn answers' tokens and their closing one,
-    under the distribution that they were drawn from before top_p; empty for answers that were not drawn.
+    vocabulary], of its answers' first tokens. log_probs: of the answers' tokens and their closing one, under
+    the distribution that they were taken from: what constraints allowed, and before top_p.
     """
 
     tokens: list[list[list[int]]]
@@ -158,14 +158,15 @@ def answer_from_prefix(
     for step in range(max_new_tokens):
         if constraints is not None:
             _rule_out(logits, branches, constraints, answers)
-        chosen = logits.argmax(dim=-1).tolist()
-        if draws is not None:
+        if draws is None:
+            chosen, probabilities = likeliest_tokens(logits)
+        else:
             chosen, probabilities = draw_tokens(
                 logits, [draws[one.row][one.number] for one in branches], step
             )
-            for branch, probability in zip(branches, probabilities, strict=True):
-                if not branch.ended:
-                    log_probs[branch.row][branch.number].append(probability)
+        for branch, probability in zip(branches, probabilities, strict=True):
+            if not branch.ended:
+                log_probs[branch.row][branch.number].append(probability)
         added: Tokens = [[] for _ in questions]
         numbers: list[list[int]] = [[] for _ in questions]
         places = []

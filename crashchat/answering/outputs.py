@@ -12,7 +12,8 @@ class Answer:
     task: the question's, None for a general one. adapter: the group whose adapter gave it, None without
     adapters.
     raw_response: the model's words. crash_probability: of recognition's 'Yes' against 'No', from their
-    logits; else None. option_probabilities: of each answer that there is, where that was asked for.
+    logits; else None. certainty: the geometric mean of its tokens' probabilities; None for times read off
+    attention. option_probabilities: of each answer that there is, where that was asked for.
     first_response: what was said at first, where the question was asked again of a part.
     """
 
@@ -21,6 +22,7 @@ class Answer:
     raw_response: str
     # Last digits vary with what is asked together.
     crash_probability: float | None = field(default=None, compare=False)
+    certainty: float | None = field(default=None, compare=False)
     option_probabilities: dict[str, float] | None = field(default=None, compare=False)
     first_response: str | None = None
 

@@ -17,6 +17,7 @@ from itertools import islice
 from math import exp
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import httpx2
 import torch
@@ -26,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from crashchat.answering.constraints import Constraint
 from crashchat.answering.draws import Draw
-from crashchat.answering.engines import BASE, Said, VideoContext, see
+from crashchat.answering.engines import BASE, Said, VideoContext, certainty_of, see
 from crashchat.answering.generate import Heard, unheard
 from crashchat.answering.prefix import embed_prompts, embed_tokens
 from crashchat.checkpoints.adapters import read_projector
@@ -56,6 +57,7 @@ class _Models(Lenient):
 
 
 class _LogProbs(Lenient):
+    token_logprobs: list[float] = Field(min_length=1)
     top_logprobs: list[dict[str, float]] = Field(min_length=1)
 
 
@@ -67,6 +69,16 @@ class _Choice(Lenient):
 
 class _Completion(Lenient):
     choices: list[_Choice] = Field(min_length=1, max_length=1)
+
+
+class _Completed(NamedTuple):
+    """tokens: without the closing one. told: log-probabilities of those asked for as the first. own: of the
+    tokens themselves and the closing one.
+    """
+
+    tokens: list[int]
+    told: list[float]
+    own: list[float]
 
 
 class VllmEngine:
@@ -157,7 +169,7 @@ class VllmEngine:
         ask = partial(self._complete, self._adapters[adapter][0], told=self.yes_no, most=at_most)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             found = pool.map(ask, self._prompts(context, questions, adapter))
-            said = (Said(tokens, _share(*told)) for tokens, told in found)
+            said = (Said(tokens, _share(*told), certainty_of(own)) for tokens, told, own in found)
             return [list(islice(said, len(texts))) for texts in questions]
 
     def attended(
@@ -180,14 +192,13 @@ class VllmEngine:
         (prompt,) = self._prompts(context, [[question]], adapter)
         prompt = torch.cat([prompt, embed_tokens(self.model, begun)])
         name = self._adapters[adapter][0]
-        return [exp(told) for told in self._complete(name, prompt, told=tokens, most=1)[1]]
+        return [exp(told) for told in self._complete(name, prompt, told=tokens, most=1).told]
 
-    def _complete(
-        self, model: str, prompt: Tensor, told: list[int], most: int
-    ) -> tuple[list[int], list[float]]:
-        """The tokens behind a prompt, `most` at most, and the log-probabilities of those `told` as first.
+    def _complete(self, model: str, prompt: Tensor, told: list[int], most: int) -> _Completed:
+        """What comes behind a prompt, of `most` tokens at most.
 
-        model: the server's name of the base or of an adapter.
+        told: tokens whose log-probabilities are wanted as the first. model: the server's name of the base or
+        of an adapter.
         """
         body = {
             "model": model,
@@ -211,7 +222,8 @@ class VllmEngine:
                 f"{where}: tells no probability of token {error}; expected vLLM 0.32 or newer, as "
                 "requirements-vllm.txt names it"
             ) from error
-        return tokens[:-1] if tokens[-1:] == [self.tokenizer.eos_token_id] else tokens, probabilities
+        ended = tokens[-1:] == [self.tokenizer.eos_token_id]
+        return _Completed(tokens[:-1] if ended else tokens, probabilities, choice.logprobs.token_logprobs)
 
 
 def _share(one: float, other: float) -> float:

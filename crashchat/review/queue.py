@@ -1,11 +1,11 @@
 """Which clip is worth a person's time next.
 
-By worth, and among equals the least sure first: what contradicts itself, what the model is uncertain about,
-windows that disagree. What comes then has no sign of a wrong answer: clips unlike the training data, clips
-that failed and all else take turns, so that no look of a whole fleet fills the queue alone: a model that saw
-nothing but days finds every night unlike them, and would be shown no rain. Every few places stands a clip
-of the random share, in an order that nothing but chance made: however early people stop, what they saw of it
-is a random sample, from which the fleet's figures are estimated.
+By worth, and among equals first what the model was least certain of in any of its answers: what contradicts
+itself, uncertain recognition, windows that disagree. What comes then has no sign of a wrong answer: clips
+unlike the training data, clips that failed and all else take turns, so that no look of a whole fleet fills
+the queue alone: a model that saw nothing but days finds every night unlike them, and would be shown no rain.
+Every few places stands a clip of the random share, in an order that nothing but chance made: however early
+people stop, what they saw of it is a random sample, from which the fleet's figures are estimated.
 """
 
 from collections import Counter
@@ -53,12 +53,19 @@ def reasons_of(result: ClipResult) -> list[str]:
     return [reason for reason, true in zip(REASONS, holds, strict=False) if true] or [REASONS[-1]]
 
 
+def least_certain(result: ClipResult) -> float:
+    """The certainty of the answer that the model is least sure of, of all windows; 1 where none is known."""
+    answers = (answer for window in result.windows for answer in window.answers)
+    return min((answer.certainty for answer in answers if answer.certainty is not None), default=1.0)
+
+
 def by_worth(results: Iterable[ClipResult]) -> list[ClipResult]:
     """The most worth looking at first."""
 
-    def unsure_first(result: ClipResult) -> tuple[float, str]:
+    def unsure_first(result: ClipResult) -> tuple[float, float, str]:
+        # An analysis that says nothing of certainty has what is known of recognition.
         sure = sureness(result)
-        return sure if sure >= 0 else 1.0, result.name
+        return least_certain(result), sure if sure >= 0 else 1.0, result.name
 
     turns: Counter[int] = Counter()
     places = []

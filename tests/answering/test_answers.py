@@ -122,11 +122,9 @@ def test_drawn_answers_are_their_own_streams_and_say_their_probability(tiny_base
     ):
         ((tokens, log_probs),) = drawn(draw)
         assert tokens == one[0] and log_probs == pytest.approx(one[1], abs=1e-5)
-    ((greedy, _),) = drawn(Draw("d", top_p=1e-9))
-    assert (
-        greedy
-        == answer_from_prefix(model, tiny_tokenizer, prefix, [[question]], max_new_tokens=12).tokens[0][0]
-    )
+    ((greedy, sure),) = drawn(Draw("d", top_p=1e-9))
+    likeliest = answer_from_prefix(model, tiny_tokenizer, prefix, [[question]], max_new_tokens=12)
+    assert greedy == likeliest.tokens[0][0] and sure == pytest.approx(likeliest.log_probs[0][0], abs=1e-5)
     tokens, log_probs = together[0]
     closing = [tiny_tokenizer.eos_token_id] if len(log_probs) > len(tokens) else []
     ids = torch.tensor([*tokens, *closing])

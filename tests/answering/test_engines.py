@@ -169,6 +169,8 @@ def test_two_adapters_on_one_engine_answer_as_ours_do(
             a["raw_response"] for a in other["windows"][0]["answers"]
         ]
         assert one["events"] == other["events"]
+        for ours, theirs in zip(one["windows"][0]["answers"], other["windows"][0]["answers"], strict=True):
+            assert 0 < ours["certainty"] == pytest.approx(theirs["certainty"], abs=2e-4)
         crashes += len(one["events"])
     assert crashes  # both adapters were asked
 

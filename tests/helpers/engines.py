@@ -49,7 +49,7 @@ def completion(model: torch.nn.Module, end: int, body: dict) -> dict:
     """What vLLM answers to a completion request with embeddings."""
     prompt = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
     tokens: list[int] = []
-    first = {}
+    first, own = {}, []
     with torch.no_grad():
         while len(tokens) < body["max_tokens"] and end not in tokens:
             words = model.get_input_embeddings()(torch.tensor(tokens, dtype=torch.int64))
@@ -57,7 +57,9 @@ def completion(model: torch.nn.Module, end: int, body: dict) -> dict:
             if not tokens:
                 first = {f"token_id:{token}": float(logits[token]) for token in body["logprob_token_ids"]}
             tokens.append(int(logits.argmax()))
-    return {"choices": [{"token_ids": tokens, "logprobs": {"top_logprobs": [first]}}]}
+            own.append(float(logits.max()))
+    logprobs = {"token_logprobs": own, "top_logprobs": [first]}
+    return {"choices": [{"token_ids": tokens, "logprobs": logprobs}]}
 
 
 @contextmanager

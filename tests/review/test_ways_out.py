@@ -53,6 +53,15 @@ def test_the_queue_begins_with_what_is_worth_a_look(folder):
     assert reasons_of(apart) == ["windows disagree"]
 
 
+def test_what_the_model_is_least_certain_of_comes_first():
+    fleet = [result_of(f"clip{number}", Path("x.mp4"), True, 0.8 + number / 100) for number in range(3)]
+    for result, certainty in zip(fleet, (0.9, 0.4, 0.6), strict=True):
+        for answer in result.windows[0].answers:
+            answer.certainty = 0.95
+        result.windows[0].answers[-1].certainty = certainty
+    assert [result.name for result in by_worth(fleet)] == ["clip1", "clip2", "clip0"]
+
+
 def test_a_look_that_half_a_fleet_has_does_not_fill_the_queue():
     fleet = [
         result_of(f"{look} {number:02d}", Path("x.mp4"), True, 0.8 + number / 100, unlike_training=unlike)
