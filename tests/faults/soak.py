@@ -25,8 +25,9 @@ import httpx
 
 from crashchat.serving.refusals import FULL_DISK
 from tests.faults.bench import Bench, Row, Running, drawing
-from tests.faults.uploads import TRACES, free_port, server_words
+from tests.faults.uploads import TRACES, server_words
 from tests.helpers.flashes import frames, write_video
+from tests.helpers.forks import free_port
 
 # Arguments: the disk, the folder for what is told about it, seconds between two full disks, command.
 SCRIPT = """

@@ -3,7 +3,6 @@ broken ones and requests that are not meant well.
 """
 
 import re
-import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ import httpx
 
 from tests.faults.bench import ROOT, SLOWEST, TINY_BASE, Bench, Row, Running, drawing, peak
 from tests.helpers.flashes import frames, write_video
+from tests.helpers.forks import free_port
 
 CLIENTS = 20
 MOST_MEMORY = 2.5e9  # bytes that the server may take
@@ -23,13 +23,6 @@ HOSTS = ("example.org", "127.0.0.1.example.org", "[", "localhost@x")
 TRACES = re.compile(
     rf"Traceback|File \"|{re.escape(str(ROOT))}|crashchat-[a-z0-9_]{{6}}"
 )  # nothing of these in an answer
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def server_words(port: int, mebibytes: int) -> list[object]:
