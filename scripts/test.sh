@@ -11,5 +11,6 @@ bash scripts/browser.sh
 "$PYTHON" -m mypy
 # One thread a process: the tests start several processes, and tiny matrices gain nothing from more.
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
-# A worker a core; a file's tests share what they make, so they stay with one worker. tests/conftest.py has them in order.
-exec "$PYTHON" -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"
+# A worker a core and one more, as a quarter of a worker's time is spent waiting for servers, disks and processes. A file's tests
+# share what they make, so they stay with one worker. tests/conftest.py has them in order.
+exec "$PYTHON" -m pytest -n "$(($(nproc) + 1))" --dist loadfile --no-loadscope-reorder "$@"

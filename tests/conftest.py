@@ -24,13 +24,14 @@ from crashchat.config import ROOT
 os.environ.setdefault("CRASHCHAT_CACHE", str(Path(tempfile.gettempdir()) / f"crashchat_tests_{os.getuid()}"))
 # The files that take longest, by their place in tests/: handed out first, so that all workers end together.
 LONGEST = (
-    "training/test_train_scripts.py", "review/test_learning_again.py", "analysis/test_recordings.py",
-    "training/test_plan.py", "analysis/test_spread.py", "test_faults.py", "training/test_nodes.py",
-    "evaluation/test_eval_scripts.py", "training/test_runs.py", "training/test_curves.py", "test_readme.py",
-    "tasks/test_examples.py", "video/test_video.py", "analysis/test_analyze.py",
-    "reporting/test_report_page.py", "serving/test_serve.py", "evaluation/test_cheats.py",
-    "training/test_reinforce.py", "answering/test_cascade.py", "training/test_precision.py",
-    "checkpoints/test_damage.py", "serving/test_serve_page_data.py",
+    "training/test_train_scripts.py", "review/test_learning_again.py", "test_faults.py",
+    "analysis/test_spread.py", "analysis/test_recordings.py", "training/test_runs.py",
+    "training/test_nodes.py", "test_fleet.py", "training/planning/test_real_steps.py",
+    "evaluation/test_eval_scripts.py", "training/test_curves.py", "test_readme.py",
+    "training/planning/test_plan.py", "tasks/test_examples.py", "video/test_video.py",
+    "analysis/test_analyze.py", "reporting/test_report_page.py", "serving/test_serve.py",
+    "evaluation/test_cheats.py", "training/test_reinforce.py", "answering/test_cascade.py",
+    "training/test_precision.py", "checkpoints/test_damage.py", "serving/test_serve_page_data.py",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ Direct preference optimization (arXiv 2305.18290):
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor
 
 from crashchat.data.annotations import Question
@@ -15,6 +16,7 @@ from crashchat.data.pairs import Pair
 from crashchat.model.sequence import Branch
 from crashchat.second_stages import PreferenceConfig
 from crashchat.training.batches import QuestionDataset
+from crashchat.training.start import at_the_start
 from crashchat.training.trainer import QuestionTrainer
 from crashchat.video.tokens import VisualTokens
 
@@ -42,10 +44,8 @@ class PreferenceTrainer(QuestionTrainer):
 
     def run_model(self, model, batch: dict, videos: list[VisualTokens] | None) -> Tensor:
         """The loss summed over the pairs of a batch."""
-        likelier = by_how_much(model, batch)
-        with torch.no_grad(), self.at_the_start():
-            before = by_how_much(self.accelerator.unwrap_model(self.model), batch)
-        return preference_losses(likelier, before, self.config.beta).sum()
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        return pair_losses(model, unwrapped, batch, self.config.beta).sum()
 
 
 def by_how_much(model, batch: dict) -> Tensor:
@@ -53,6 +53,14 @@ def by_how_much(model, batch: dict) -> Tensor:
     log_probs = -model(**batch, temperature=1.0).token_losses
     answers = torch.stack([part.sum() for part in log_probs.split(batch["label_counts"])])
     return answers[0::2] - answers[1::2]
+
+
+def pair_losses(model, unwrapped: PeftModel, batch: dict, beta: float) -> Tensor:
+    """float32[pairs]. unwrapped: the model without what processes share it by."""
+    likelier = by_how_much(model, batch)
+    with torch.no_grad(), at_the_start(unwrapped):
+        before = by_how_much(unwrapped, batch)
+    return preference_losses(likelier, before, beta)
 
 
 def preference_losses(likelier: Tensor, before: Tensor, beta: float) -> Tensor:

@@ -19,6 +19,7 @@ from crashchat.training.drawn import DrawnPass, answer_lengths, lay_out, policy_
 from crashchat.training.rewards import Reward, default_reward, reward_named
 from crashchat.training.rollout_data import RolloutDataset, RolloutSampler
 from crashchat.training.rollouts import Roller, Rollout, figures_of
+from crashchat.training.start import at_the_start
 from crashchat.training.trainer import QuestionTrainer
 from crashchat.video.tokens import VideoSettings
 
@@ -95,10 +96,9 @@ class ReinforceTrainer(QuestionTrainer):
     def _reference(self, drawn: DrawnPass) -> Tensor:
         """Log-probabilities under the model that the run started from: the adapter as it was, or none."""
         if drawn.reference is None:
-            with self.at_the_start():
-                output = self.accelerator.unwrap_model(self.model)(
-                    **drawn.batch, temperature=self.config.temperature
-                )
+            model = self.accelerator.unwrap_model(self.model)
+            with at_the_start(model):
+                output = model(**drawn.batch, temperature=self.config.temperature)
             drawn.reference = -output.token_losses
         return drawn.reference
 

@@ -27,13 +27,22 @@ from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_device, choose_dtype, local_device
 from crashchat.second_stages import PreferenceConfig, ReinforceConfig
 from crashchat.settings import TrainConfig
+from crashchat.training.start import keep_start
 
-START = "start"  # the adapter that a second stage began with, where it must not be left far behind
 ATTENTION = {
     "branch_attention": BRANCH_ATTENTION,
     "flex_attention": "flex_attention",
     "flash_attn": VARLEN_ATTENTION,
 }
+
+
+def load_asked(config: TrainConfig, split: SplitName, tasks: list[str]) -> list[VideoQAs]:
+    """The videos of a split with the questions of some tasks, or with the pairs of answers. Raises
+    AnnotationError.
+    """
+    if isinstance(config, PreferenceConfig):
+        return load_pairs(question_files(config, split, tasks), config.data_dir, config.context)
+    return load_questions(config, split, tasks)
 
 
 def load_videos(config: TrainConfig, split: SplitName) -> list[VideoQAs]:
@@ -42,10 +51,7 @@ def load_videos(config: TrainConfig, split: SplitName) -> list[VideoQAs]:
     Of the validation split as many as val_videos says. Raises AnnotationError that lists missing videos: a
     run must not stop at a hole hours later.
     """
-    if isinstance(config, PreferenceConfig):
-        videos = load_pairs(question_files(config, split, config.all_tasks), config.data_dir, config.context)
-    else:
-        videos = load_questions(config, split, config.all_tasks)
+    videos = load_asked(config, split, config.all_tasks)
     missing = [str(video.path) for video in videos if not video.file.is_file()]
     if missing:
         raise AnnotationError(
@@ -88,9 +94,7 @@ def prepared(base: CrashChatModel, config: TrainConfig) -> CrashChatModel | Peft
         model = load_adapter(base, config.adapter, trained=True)
         set_dropout(model, config.lora_dropout)
         if config.keeps_start:
-            load_adapter(model, config.adapter, START)
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(".default." in name)
+            keep_start(model, config.adapter)
         return _finished(model, config)
     model = add_adapter(
         base,

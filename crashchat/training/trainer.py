@@ -1,14 +1,13 @@
 """Training steps, validation and checkpoints: transformers' Trainer, fed with questions grouped by video."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.data import DataLoader
@@ -24,7 +23,6 @@ from crashchat.settings import TrainConfig
 from crashchat.training.batches import QuestionDataset, QuestionLoader, StepSampler
 from crashchat.training.planning.cost import OperationCounter
 from crashchat.training.resuming import write_checksums
-from crashchat.training.setup import START
 from crashchat.training.speed import Speed
 from crashchat.video.tokens import VisualTokens
 
@@ -79,13 +77,6 @@ class QuestionTrainer(Trainer):
     def count_of(self, batch: dict) -> int:
         """What the loss of a batch is averaged over: its labelled tokens."""
         return len(batch["label_index"])
-
-    @contextlib.contextmanager
-    def at_the_start(self) -> Iterator[None]:
-        """The model as it was when the run started, for a while: under the adapter of then, or under none."""
-        model = self.accelerator.unwrap_model(self.model)
-        with _under(model, START) if START in model.peft_config else model.disable_adapter():
-            yield
 
     def run_model(self, model, batch: dict, videos: list[VisualTokens] | None) -> Tensor:
         """loss_sum of a batch; features that had to be encoded are kept for the next time.
@@ -271,18 +262,3 @@ class QuestionTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.speed.restart()
         return metrics
-
-
-@contextlib.contextmanager
-def _under(model: PeftModel, adapter: str) -> Iterator[None]:
-    """Another adapter of a PEFT model for a while; which weights are trained stays as it was."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    own = model.active_adapter
-    model.set_adapter(adapter)
-    try:
-        yield
-    finally:
-        model.set_adapter(own)
-        model.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)

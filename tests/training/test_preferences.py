@@ -3,7 +3,6 @@ named.
 """
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,24 +14,16 @@ from crashchat.data.pairs import load_pairs
 from crashchat.model.lora import add_adapter
 from crashchat.model.packing import pack
 from crashchat.model.sequence import build_sequence
-from crashchat.tasks import TASKS
 from crashchat.training.preferences import PairDataset, by_how_much, preference_losses
 from tests.helpers.commands import adapter, distance, forked
 from tests.helpers.models import CPU
+from tests.helpers.pairs import TASK, write_pairs
 
-TASK = TASKS["crash_description"]
 SETTINGS = [
     "with=configs/train/tiny_model.yaml", "max_steps=4", "eval_steps=2", "save_steps=2",
     "global_batch_size=6", "beta=1", "logging_steps=1", "learning_rate=5e-4",
     "projector_learning_rate=5e-4", "lora_dropout=0",
 ]  # fmt: skip
-
-
-def write_pairs(data: Path, path: Path, split: str, wrong: str = "nothing can be seen.") -> Path:
-    """Annotated descriptions, each preferred to one and the same other answer."""
-    records = json.loads((data / TASK.annotation_file(split)).read_text())
-    path.write_text(json.dumps([record | {"rejected": wrong} for record in records]))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -229,20 +229,21 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(trained_by_two,
 def test_a_deepspeed_run_goes_on_with_another_number_of_processes(
     trained, trained_by_zero3, tiny_data, tmp_path, stage, before, now
 ):
-    settings, out = f"deepspeed=configs/deepspeed/zero{stage}.json", tmp_path / "out"
+    settings = (f"deepspeed=configs/deepspeed/zero{stage}.json", "max_tokens_per_batch=1200")
+    out = tmp_path / "out"
     if stage == 3:
         unfinished(trained_by_zero3, out)
     else:
-        train(tiny_data, tmp_path / "first", before, settings)
+        train(tiny_data, tmp_path / "first", before, *settings)
         unfinished(tmp_path / "first", out)
     shutil.rmtree(out / "checkpoint-4")
     make_universal(out / "checkpoint-2")
     (out / "checkpoint-2" / LATEST).unlink()  # killed just before it was written
-    output = train(tiny_data, out, now, settings)
+    output = train(tiny_data, out, now, *settings)
     assert output.count(f"going on from {out}/checkpoint-2") == 1
     assert f"DeepSpeed wrote it on {before} process(es), and this run has {now}" in output
     assert distance(trained, out) < 2e-4
-    assert f"going on from {out}/checkpoint-4" in train(tiny_data, out, now, settings, "max_steps=5")
+    assert f"going on from {out}/checkpoint-4" in train(tiny_data, out, now, *settings, "max_steps=5")
 
 
 def deepspeed_config(out: Path, **more) -> TrainConfig:

@@ -62,11 +62,11 @@ def test_other_settings_in_the_same_folder_are_refused(trained, tiny_data, tmp_p
     assert "holds a run with other settings" in output and "seed: 0 then, 3 now" in output
 
 
-def test_two_and_four_processes_learn_what_one_does(trained, trained_by_two, tiny_data, tmp_path):
+def test_two_and_three_processes_learn_what_one_does(trained, trained_by_two, tiny_data, tmp_path):
     assert distance(trained, trained_by_two) < 2e-4
     # Several passes a step, not as many on each process.
-    train(tiny_data, tmp_path / "four", 4, "max_tokens_per_batch=1200")
-    assert distance(trained, tmp_path / "four") < 2e-4
+    train(tiny_data, tmp_path / "three", 3, "max_tokens_per_batch=1200")
+    assert distance(trained, tmp_path / "three") < 2e-4
 
 
 def test_a_feature_cache_changes_no_weight(trained, tiny_data, tmp_path):
@@ -82,9 +82,9 @@ def test_a_feature_cache_changes_no_weight(trained, tiny_data, tmp_path):
     assert "does not go with feature_cache" in output
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_zero_saves_a_whole_adapter(trained, tiny_data, tmp_path, stage):
-    settings = (f"deepspeed=configs/deepspeed/zero{stage}.json", "max_tokens_per_batch=1200")
+def test_zero2_saves_a_whole_adapter(trained, tiny_data, tmp_path):
+    """ZeRO-1: test_runs.py."""
+    settings = ("deepspeed=configs/deepspeed/zero2.json", "max_tokens_per_batch=1200")
     train(tiny_data, tmp_path / "zero", 2, *settings)
     assert distance(trained, tmp_path / "zero") < 2e-4
 

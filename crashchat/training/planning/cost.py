@@ -7,7 +7,7 @@ backward, where a flash kernel computes the scores again. Gradient checkpointing
 layers forward.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
@@ -34,6 +34,7 @@ class Operations:
     backward: float = 0.0
     trained: float = 0.0  # LoRA and the projector, forward and backward
     drawing: float = 0.0  # answers to learn from: prefixes, prompts and tokens, forward
+    start: float = 0.0  # the model as it was at the start, forward
 
     @property
     def total(self) -> float:
@@ -132,6 +133,11 @@ class OperationCounter:
         once = self.forward(video)
         return Operations(vision=once.vision, drawing=once.forward + once.trained)
 
+    def at_the_start(self, video: VideoShape, *, vision: bool = True) -> Operations:
+        """Of asking the model as it was at the start as well."""
+        once = self.forward(video, vision=vision)
+        return Operations(vision=once.vision, start=once.forward + once.trained)
+
     def waited(self, video: VideoShape, gpu: Gpu) -> float:
         """Seconds in which weights are read, once for every token of the longest answer: few tokens at a time
         keep a card's memory busy, not its arithmetic.
@@ -218,30 +224,26 @@ class Step:
 
 def time_of(
     step: Sequence[Sequence[Pass]],
-    counter: OperationCounter,
+    of: Callable[[VideoShape], Operations],
     *,
     rate: float,
     gpu: Gpu,
     exchange: Exchange,
     read: float,
-    vision: bool,
 ) -> Step:
     """The time of a step.
 
-    step: of each process its passes. rate: operations a second. read: seconds a video that a process's
-    readers need together. vision: whether videos are read and encoded, as they are without a feature cache.
+    step: of each process its passes. of: the operations of a video. rate: operations a second. read: seconds
+    a video that a process's readers need together; 0 where features come from a cache.
     """
-    shares = [
-        sum((counter.step(video, vision=vision) for one in share for video in one), Operations())
-        for share in step
-    ]
+    shares = [sum((of(video) for one in share for video in one), Operations()) for share in step]
     slowest = max(share.total for share in shares)
     videos = [sum(map(len, share)) for share in step]
     return Step(
         operations=sum(shares, Operations()),
         slowest=slowest,
         computing=slowest / rate,
-        reading=max(videos) * read if vision else 0.0,
+        reading=max(videos) * read,
         exchanging=exchange.seconds(gpu, max(map(len, step))),
         videos=sum(videos),
     )

@@ -15,7 +15,6 @@ from crashchat.config import check_share
 from crashchat.data_settings import SplitName
 from crashchat.model.sequence import image_token_id
 from crashchat.processes import GPU_READERS
-from crashchat.second_stages import PreferenceConfig
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.cost import Exchange, OperationCounter, Step
 from crashchat.training.planning.fitting import Fit, Needs, fit
@@ -165,7 +164,7 @@ def make_plan(
     work = work_of(config, processes, partial(_shapes, base))
     train, steps, (longest, again) = work.train, work.steps, work.longest
     advance("the model, without its weights")
-    model = Imagined(base.config, config)
+    model = Imagined(base.config, config, start=bool(adapter) and config.keeps_start)
     sharing = Sharing(processes, zero, sum(weight.numel() for weight in model.trained))
     own, other_every = every_of(config), 0 if config.gradient_checkpointing else 1
     alone = {}
@@ -239,16 +238,11 @@ def make_plan(
 
 
 def shortfall(config: TrainConfig, room: int, processes: int) -> str | None:
-    """What to say before a run that would not fit into `room` bytes of a card; None where it would.
-
-    None also for pairs of answers, whose steps are not planned.
-    """
-    if isinstance(config, PreferenceConfig):
-        return None
-    config, _ = with_new_adapter(config)
+    """What to say before a run that would not fit into `room` bytes of a card; None where it would."""
+    config, adapter = with_new_adapter(config)
     base, zero = base_of_run(config), read_zero(config.deepspeed)
     longest, again = work_of(config, processes, partial(_shapes, base)).longest
-    model = Imagined(base.config, config)
+    model = Imagined(base.config, config, start=bool(adapter) and config.keeps_start)
     alone = model.run(longest, every=every_of(config), again=again)
     peak = Sharing(processes, zero, sum(weight.numel() for weight in model.trained)).of(alone).peak
     if peak <= room:

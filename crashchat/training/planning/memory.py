@@ -12,9 +12,10 @@ not built for. What takes other memory there is done as there (imitation.py).
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import VideoLlama3Config
 
@@ -26,6 +27,7 @@ from crashchat.model.packing import PackedBatch, pack
 from crashchat.model.sequence import IGNORED, PREFIX, VideoSequence
 from crashchat.model.videollama3 import CrashChatModel
 from crashchat.processes import choose_dtype
+from crashchat.second_stages import PreferenceConfig
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.imitation import GPU_ATTENTION, like_a_gpu, offloaded, quantize
 from crashchat.training.planning.ledger import (
@@ -40,7 +42,9 @@ from crashchat.training.planning.ledger import (
     Memory,
 )
 from crashchat.training.planning.shapes import Pass, VideoShape
+from crashchat.training.preferences import pair_losses
 from crashchat.training.setup import prepared
+from crashchat.training.start import keep_start
 from crashchat.video.tokens import VisualTokens
 
 TEXT_TOKEN = 0  # whichever; only the numbers of tokens count
@@ -50,10 +54,11 @@ EIGHT_BIT_BLOCK = 256  # numbers of a moment that share a scale (bitsandbytes)
 class Imagined:
     """A model to train, without its weights.
 
-    sizes: of the base model. config: what is trained, and how. gpu: as on a GPU, else as on a CPU.
+    sizes: of the base model. config: what is trained, and how. gpu: as on a GPU, else as on a CPU. start:
+    whether the adapter that the run starts from is kept beside the one that it trains.
     """
 
-    def __init__(self, sizes: VideoLlama3Config, config: TrainConfig, gpu: bool = True):
+    def __init__(self, sizes: VideoLlama3Config, config: TrainConfig, gpu: bool = True, start: bool = False):
         self.config = config
         dtype = choose_dtype(torch.device("cuda" if gpu else "cpu"), config.dtype)
         self.autocast = dtype == torch.bfloat16 and config.deepspeed is None
@@ -62,6 +67,8 @@ class Imagined:
         with torch.device("meta"):
             base = CrashChatModel(sizes)
             self.model = prepared(base.bfloat16() if dtype == torch.bfloat16 else base.float(), config)
+            if start:
+                keep_start(cast(PeftModel, self.model), None)
             if config.quantization:
                 quantize(base)
         self.trained = [weight for weight in self.model.parameters() if weight.requires_grad]
@@ -146,8 +153,14 @@ class Imagined:
         self.ledger.part = VISION
         batch = batch_of(videos, base_of(self.model).config.video_token_id, self.ledger)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            self.model(**batch.as_dict())
+            self._loss(batch.as_dict())
         return self.ledger.memory()
+
+    def _loss(self, batch: dict) -> Tensor:
+        if isinstance(self.config, PreferenceConfig):
+            model = cast(PeftModel, self.model)
+            return pair_losses(model, model, batch, self.config.beta).sum()
+        return self.model(**batch).loss_sum
 
     def run(self, videos: Pass, *, every: int, again: bool = False) -> Memory:
         """The memory of a step's pass and of the optimizer's step behind it.
@@ -169,7 +182,7 @@ class Imagined:
         batch = batch_of(videos, base_of(self.model).config.video_token_id, self.ledger)
         with offloaded(self.ledger.imagine) if self.config.offload_activations else nullcontext():
             with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-                loss = self.model(**batch.as_dict()).loss_sum
+                loss = self._loss(batch.as_dict())
             loss.backward()
         del loss, batch
         self.ledger.part = OPTIMIZER

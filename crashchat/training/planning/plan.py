@@ -4,6 +4,9 @@ and which cards it fits.
     crashchat plan configs/train/heterogeneous.yaml --gpu h100-80 --gpus 8
     crashchat plan configs/train/heterogeneous.yaml --gpu l40s-48 --gpus 3 --nodes 2 lora_rank=32
     crashchat plan configs/train/reinforce_localization.yaml --gpus 8 adapter=outputs/train/heterogeneous
+    crashchat plan configs/train/preferences.yaml adapter=outputs/train/heterogeneous
+
+The last one asks for the pairs' files.
 
 Memory is that of a forward and a backward pass on tensors without data; time is operations at an assumed
 rate. Lengths are those of data_dir where there are annotations (and videos), else the released set's.
@@ -20,7 +23,7 @@ from crashchat.config import describe, given_values, load_config
 from crashchat.errors import exit_code
 from crashchat.files import write_json_atomic
 from crashchat.processes import process_count, rank
-from crashchat.second_stages import ReinforceConfig
+from crashchat.second_stages import PreferenceConfig, ReinforceConfig
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.gpus import GPUS, REACHED, gpu_named
 from crashchat.training.planning.making import make_plan, shortfall
@@ -57,8 +60,9 @@ def warn_of_memory(config: TrainConfig) -> None:
 def _kind_of(path: str, overrides: list[str]) -> type[TrainConfig]:
     """Which command a config is for, by the settings that it names."""
     named = given_values(path, overrides).keys()
-    unknown = {kind: len(named - kind.model_fields.keys()) for kind in (TrainConfig, ReinforceConfig)}
-    return min(unknown, key=unknown.__getitem__)  # the first of two that know as much
+    kinds = (TrainConfig, ReinforceConfig, PreferenceConfig)
+    unknown = {kind: len(named - kind.model_fields.keys()) for kind in kinds}
+    return min(unknown, key=unknown.__getitem__)  # the first of those that know as much
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -11,14 +11,17 @@ from statistics import mean
 
 from transformers import PreTrainedTokenizerBase
 
-from crashchat.data.annotations import VideoQAs
-from crashchat.data.sources import load_questions, weighted
+from crashchat.data.annotations import Question, VideoQAs
+from crashchat.data.pairs import Pair
+from crashchat.data.sources import weighted
 from crashchat.data_settings import SplitName
 from crashchat.model.packing import split_by_tokens
 from crashchat.model.sequence import IGNORED, Branch, branch_token_ids, prefix_ids
+from crashchat.second_stages import PreferenceConfig
 from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS
 from crashchat.training.batches import QuestionSampler
+from crashchat.training.setup import load_asked
 from crashchat.video.reading import read_visual_tokens
 from crashchat.video.tokens import VideoSettings, target_size
 
@@ -30,8 +33,12 @@ WITH_CRASH = 1_139 / 1_838
 # `,Time 12.3s:` about nine.
 CHARACTERS_A_TOKEN, TURN_TOKENS, TIME_TOKENS = 5, 5, 9
 TYPICAL_SECONDS, TYPICAL_SIZE = 10, (720, 1280)  # of a clip where none is at hand: length; height and width
+PAIR = 2  # answers: the better one and the worse
 MEASURED = 8  # videos that are read where there are some
 FRAMES_A_SECOND = 122  # frames of a 720p clip that one reader decodes and resizes (benchmarks/RESULTS.md)
+
+
+Branches = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class VideoShape:
     columns: int
     kept: int
     text: int
-    branches: tuple[tuple[int, int], ...] = ()
+    branches: Branches = ()
 
     @property
     def visual(self) -> int:
@@ -74,17 +81,18 @@ class VideoShape:
 @dataclass(frozen=True)
 class Split:
     """The videos of a split. seconds_to_read: of a video, by one reader. sources: where the lengths are from,
-    as lines.
+    as lines. answers: of each question, a branch each.
     """
 
     videos: list[VideoShape]
     seconds_to_read: float
     sources: list[str]
+    answers: int = 1
 
     @property
     def questions(self) -> int:
         """How many questions there are."""
-        return sum(len(video.branches) for video in self.videos)
+        return sum(len(video.branches) for video in self.videos) // self.answers
 
 
 def typical_video(settings: VideoSettings, tokenizer: PreTrainedTokenizerBase | None = None) -> VideoShape:
@@ -165,20 +173,29 @@ def shapes_of(
         return Split(
             videos, reading, [f"the released set's numbers of videos and questions, each on {assumed}"]
         )
-    annotated = load_questions(config, split, config.tasks)
+    annotated = load_asked(config, split, config.tasks)
     if split == "train":
         annotated = weighted(annotated, config.seed)
     count = _counter(tokenizer)
-    branches = [tuple(count(q.asked, q.answer) for q in video.questions) for video in annotated]
+    branches = [
+        tuple(count(one.asked, answer) for one in video.questions for answer in _answers(one))
+        for video in annotated
+    ]
+    paired = isinstance(config, PreferenceConfig)
     shapes, seconds = _measured(annotated, settings, tokenizer, measured)
-    sources = ["questions and answers of the annotations"]
+    sources = [f"questions and {'pairs of ' if paired else ''}answers of the annotations"]
     if shapes:
         sources.append(f"videos like {len(shapes)} of them that were read")
     else:
         shapes, seconds = [typical], reading
         sources.append(f"no video at hand, so each is {assumed}")
     videos = [replace(shapes[i % len(shapes)], branches=asked) for i, asked in enumerate(branches)]
-    return Split(videos, seconds, sources)
+    return Split(videos, seconds, sources, PAIR if paired else 1)
+
+
+def _answers(question: Question) -> tuple[str, ...]:
+    """The answers that are learnt from."""
+    return (question.answer, question.rejected) if isinstance(question, Pair) else (question.answer,)
 
 
 def _measured(
@@ -200,29 +217,29 @@ Pass = list[VideoShape]
 
 class Numbered:
     """Videos whose questions are numbered, as data sets number them. first: the first question's number.
+    answers: of each question.
 
     groups: the numbers of each video's questions.
     """
 
-    def __init__(self, videos: Sequence[VideoShape], first: int = 0):
+    def __init__(self, videos: Sequence[VideoShape], first: int = 0, answers: int = 1):
         self.videos = videos
         self.groups: list[list[int]] = []
-        self._owner: dict[int, tuple[int, tuple[int, int]]] = {}
+        self._owner: dict[int, tuple[int, Branches]] = {}
         for index, video in enumerate(videos):
-            own = range(first + len(self._owner), first + len(self._owner) + len(video.branches))
-            self.groups.append(list(own))
-            self._owner |= {
-                number: (index, branch) for number, branch in zip(own, video.branches, strict=True)
-            }
+            begin = first + len(self._owner)
+            asked = [video.branches[at : at + answers] for at in range(0, len(video.branches), answers)]
+            self.groups.append([*range(begin, begin + len(asked))])
+            self._owner |= {begin + place: (index, branches) for place, branches in enumerate(asked)}
 
     def videos_of(self, numbers: Sequence[int]) -> list[VideoShape]:
         """The videos of some questions, each with those alone; numbers of other videos' are passed over."""
-        asked: dict[int, list[tuple[int, int]]] = {}
+        asked: dict[int, Branches] = {}
         for number in numbers:
             if number in self._owner:
-                index, branch = self._owner[number]
-                asked.setdefault(index, []).append(branch)
-        return [replace(self.videos[index], branches=tuple(some)) for index, some in asked.items()]
+                index, branches = self._owner[number]
+                asked[index] = asked.get(index, ()) + branches
+        return [replace(self.videos[index], branches=some) for index, some in asked.items()]
 
 
 def passes_of(row: Sequence[VideoShape], limit: int) -> list[Pass]:
@@ -231,9 +248,9 @@ def passes_of(row: Sequence[VideoShape], limit: int) -> list[Pass]:
     return [[row[index] for index in some] for some in lists]
 
 
-def steps_of(config: TrainConfig, videos: Sequence[VideoShape], processes: int) -> Iterator[list[list[Pass]]]:
+def steps_of(config: TrainConfig, split: Split, processes: int) -> Iterator[list[list[Pass]]]:
     """An epoch's steps: of each process the passes that it makes, as training makes them (batches.py)."""
-    known = Numbered(videos)
+    known = Numbered(split.videos, answers=split.answers)
     ranks = [
         QuestionSampler(
             known.groups,

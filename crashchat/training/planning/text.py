@@ -12,6 +12,7 @@ WORK = {
     "backward": "language model backward",
     "trained": "LoRA and projector",
     "drawing": "drawing answers",
+    "start": "the model as it was at the start",
 }
 
 

@@ -4,13 +4,13 @@ their time.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import ceil
 from statistics import mean
 
 from crashchat.data_settings import SplitName
 from crashchat.model.packing import split_by_tokens
-from crashchat.second_stages import ReinforceConfig
+from crashchat.second_stages import PreferenceConfig, ReinforceConfig
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.cost import Exchange, OperationCounter, Operations, Step, time_of
 from crashchat.training.planning.gpus import Gpu
@@ -49,7 +49,7 @@ class Work:
     @cached_property
     def steps(self) -> list[list[list[Pass]]]:
         """Of each step of an epoch, of each process, the passes that it learns from."""
-        return list(steps_of(self.config, self.train.videos, self.processes))
+        return list(steps_of(self.config, self.train, self.processes))
 
     @property
     def sequences(self) -> list[VideoShape]:
@@ -70,12 +70,11 @@ class Work:
                 [
                     time_of(
                         step,
-                        pace.counter,
+                        partial(self.learning, pace.counter, vision=vision),
                         rate=pace.rate,
                         gpu=pace.gpu,
                         exchange=pace.exchange,
-                        read=pace.reading,
-                        vision=vision,
+                        read=pace.reading if vision else 0.0,
                     )
                     for step in self.steps
                 ]
@@ -83,6 +82,14 @@ class Work:
 
         first = mean_step(True)
         return first, first if self.config.feature_cache is None else mean_step(False)
+
+    def learning(self, counter: OperationCounter, video: VideoShape, *, vision: bool) -> Operations:
+        """Of learning from a video. vision: whether it is encoded."""
+        return counter.step(video, vision=vision)
+
+    def asking(self, counter: OperationCounter, video: VideoShape, *, vision: bool) -> Operations:
+        """Of a video in a validation."""
+        return counter.forward(video, vision=vision)
 
     @property
     def validation_pass(self) -> Pass:
@@ -94,13 +101,25 @@ class Work:
     def validation_seconds(self, pace: Pace) -> float:
         """Of one validation: every video once, or as many as val_videos says."""
         vision = self.config.feature_cache is None
-        forward = mean(pace.counter.forward(video, vision=vision).total for video in self.val.videos)
+        forward = mean(self.asking(pace.counter, video, vision=vision).total for video in self.val.videos)
         return self._validated_by_each * max(forward / pace.rate, pace.reading if vision else 0.0)
 
     @property
     def _validated_by_each(self) -> int:
         videos = min(len(self.val.videos), self.config.val_videos or len(self.val.videos))
         return ceil(videos / self.processes)
+
+
+class PairWork(Work):
+    """Of a run that learns from pairs of answers, and asks the model as it was at the start as well."""
+
+    def learning(self, counter: OperationCounter, video: VideoShape, *, vision: bool) -> Operations:
+        """Of learning from a video."""
+        return super().learning(counter, video, vision=vision) + counter.at_the_start(video, vision=vision)
+
+    def asking(self, counter: OperationCounter, video: VideoShape, *, vision: bool) -> Operations:
+        """Of a video in a validation."""
+        return super().asking(counter, video, vision=vision) + counter.at_the_start(video, vision=vision)
 
 
 @dataclass(frozen=True)
@@ -191,6 +210,8 @@ class DrawnWork(Work):
             work += [counter.step(video) for one in annotated for video in one]
             if first:
                 work += [counter.drawn(self.learnt(video)) for video in share.asked]
+                asked_again = share.drawn if self.config.keeps_start else []
+                work += [counter.at_the_start(video, vision=False) for one in asked_again for video in one]
             waits.append(sum(counter.waited(video, pace.gpu) for video in share.asked) if first else 0.0)
             shares.append(sum(work, Operations()))
             videos.append(len(share.asked) * first + sum(map(len, annotated)))
@@ -233,4 +254,6 @@ def work_of(config: TrainConfig, processes: int, shapes: Shapes) -> Work:
     """What a run's steps do."""
     if isinstance(config, ReinforceConfig):
         return DrawnWork(config, processes, shapes)
+    if isinstance(config, PreferenceConfig):
+        return PairWork(config, processes, shapes)
     return Work(config, processes, shapes)
