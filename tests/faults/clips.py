@@ -17,7 +17,8 @@ import numpy as np
 from crashchat.checkpoints.folders import load_video_settings
 from crashchat.video.reading import read_visual_tokens
 from crashchat.video.source import VideoError
-from tests.faults.bench import TINY_BASE, Bench, Row, Running, Verdict, drawing
+from tests.faults.bench import TINY_BASE, Bench, Row, drawing
+from tests.faults.running import Running, Verdict
 from tests.helpers.clips import H264, SCENE, ffmpeg
 from tests.helpers.flashes import frames, write_video
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from tests.faults.bench import Bench, Row, Running, drawing, unclear
+from tests.faults.bench import Bench, Row, drawing, unclear
 from tests.faults.kills import ENTRIES, files_of, prepare, undisturbed
+from tests.faults.running import Running
 
 # Arguments: disk, size in bytes, folder for logs and copies, command.
 SCRIPT = """

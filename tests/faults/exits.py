@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.faults.bench import ENVIRONMENT, ROOT, SLOWEST, TINY_BASE, Bench, Row, evaluation, training
+from tests.faults.bench import ROOT, TINY_BASE, Bench, Row, evaluation, training
+from tests.faults.running import ENVIRONMENT, SLOWEST
 from tests.helpers.starving import run_starved
 
 SHORT = ("max_steps=1", "eval_steps=1", "save_steps=1")

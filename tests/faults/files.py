@@ -20,7 +20,8 @@ from crashchat.provenance import CARD_FILE
 from crashchat.settings import TrainConfig
 from crashchat.tasks import TASKS
 from crashchat.training import train
-from tests.faults.bench import TINY_BASE, Bench, Row, Verdict, call, drawing, unclear
+from tests.faults.bench import TINY_BASE, Bench, Row, drawing, unclear
+from tests.faults.running import Verdict, call
 from tests.helpers.mutations import EXECUTED, damage_checkpoint, mutate_json, mutate_yaml
 
 LONGEST = 20_000  # characters that a command may say; what was damaged is not to be repeated whole

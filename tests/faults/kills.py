@@ -18,7 +18,8 @@ from pathlib import Path
 
 from crashchat.checkpoints.model_card import README
 from crashchat.provenance import CARD_FILE
-from tests.faults.bench import SLOWEST, TINY_BASE, Bench, Row, Running, drawing, evaluation, training, unclear
+from tests.faults.bench import TINY_BASE, Bench, Row, drawing, evaluation, training, unclear
+from tests.faults.running import SLOWEST, Running
 
 LIVES_ON = 60.0  # seconds after which what is left of a killed run must have ended
 POLL = 0.004  # seconds between looks at the folder

@@ -24,7 +24,8 @@ from pathlib import Path
 import httpx
 
 from crashchat.serving.refusals import FULL_DISK
-from tests.faults.bench import Bench, Row, Running, drawing
+from tests.faults.bench import Bench, Row, drawing
+from tests.faults.running import Running
 from tests.faults.uploads import TRACES, server_words
 from tests.helpers.flashes import frames, write_video
 from tests.helpers.forks import free_port

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.faults.bench import ROOT, SLOWEST, TINY_BASE, Bench, Row, Running, drawing, peak
+from tests.faults.bench import ROOT, TINY_BASE, Bench, Row, drawing
+from tests.faults.running import SLOWEST, Running, peak
 from tests.helpers.flashes import frames, write_video
 from tests.helpers.forks import free_port
 
