@@ -10,7 +10,6 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import gc
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,24 +170,12 @@ def trained_by_zero3(tiny_data, once) -> Path:
 
 @pytest.fixture
 def full_disk(tmp_path) -> Iterator[Path]:
-    """A file system of its own with no byte left."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        with (
-            pytest.raises(OSError, match="No space left"),
-            open(folder / "filling", "wb", buffering=0) as filling,
-        ):
-            while filling.write(bytes(4096)):
-                pass
+    """A disk with no byte left."""
+    from tests.helpers.disks import fill, small_disk_at
+
+    with small_disk_at(tmp_path / "disk", kib=1024) as folder:
+        fill(folder)
         yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture(scope="session")

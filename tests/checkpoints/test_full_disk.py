@@ -1,13 +1,12 @@
 """A full disk is one line from every command that writes, and nothing half written."""
 
 import json
-import subprocess
-import time
 
 import pytest
 
 from crashchat.tasks import TASKS
 from tests.data.test_predictions import record as predicted
+from tests.helpers.disks import fill, small_disk_at
 from tests.helpers.forks import completed
 
 
@@ -22,20 +21,9 @@ def run(*words) -> str:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 64 KiB, which is full soon."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    for _ in range(50):  # a process that just ended may hold it for a moment
-        if subprocess.run(["umount", folder], capture_output=True).returncode == 0:
-            return
-        time.sleep(0.2)
-    subprocess.run(["umount", "-l", folder], check=True)
+    """A disk that is full soon."""
+    with small_disk_at(tmp_path / "disk", kib=64) as folder:
+        yield folder
 
 
 COMMANDS = {
@@ -67,12 +55,7 @@ def test_a_full_disk_is_one_line(command, small_disk, tiny_base, adapter, tiny_d
         )
     )
     if command in ("eval", "score"):  # what they write is small: nothing is left for it
-        with open(small_disk / "filler", "wb", buffering=0) as file:
-            try:
-                while file.write(bytes(4096)):
-                    pass
-            except OSError:
-                pass
+        fill(small_disk)
     words = COMMANDS[command].format(
         base=tiny_base, adapter=adapter, disk=small_disk, data=tiny_data, predictions=predictions
     )
