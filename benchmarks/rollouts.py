@@ -1,13 +1,13 @@
 """Eight answers drawn to each of two questions on a video, and one policy-gradient step on them: drawing and
 learning apart, one prefix for all against the plain way.
 
-plain     drawing: for each question the video is read and encoded, and transformers' own generate draws eight
-          answers; learning: each of the sixteen answers is a sample of its own, read, encoded and run through
-shared    drawing: the video is read, encoded and run through once, all sixteen answers are its branches;
-learning:
-          they are one sequence with the features that drawing left
+plain, drawing      for each question the video is read and encoded, and transformers' own generate draws
+                    eight answers
+plain, learning     each of the sixteen answers is a sample of its own, read, encoded and run through
+shared, drawing     the video is read, encoded and run through once; all sixteen answers are its branches
+shared, learning    they are one sequence, with the features that drawing left
 
-Both learn from the same answers; losses and gradients are held equal.
+Both learn from the same answers, and their gradients are compared.
 """
 
 import sys
