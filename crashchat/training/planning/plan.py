@@ -31,6 +31,7 @@ from crashchat.training.planning.text import plan_text
 
 SLOW = 5.0  # seconds after which progress is shown
 STAGES = 6  # that make_plan tells of
+KINDS = {"train": TrainConfig, "reinforce": ReinforceConfig, "prefer": PreferenceConfig}  # by command
 
 
 def positive(text: str) -> float:
@@ -60,17 +61,16 @@ def warn_of_memory(config: TrainConfig) -> None:
 def _kind_of(path: str, overrides: list[str]) -> type[TrainConfig]:
     """Which command a config is for, by the settings that it names."""
     named = given_values(path, overrides).keys()
-    kinds = (TrainConfig, ReinforceConfig, PreferenceConfig)
-    unknown = {kind: len(named - kind.model_fields.keys()) for kind in kinds}
+    unknown = {kind: len(named - kind.model_fields.keys()) for kind in KINDS.values()}
     return min(unknown, key=unknown.__getitem__)  # the first of those that know as much
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the plan that the command line asks for."""
     gpu = gpu_named(arguments.gpu)
-    config = load_config(
-        _kind_of(arguments.config, arguments.overrides), arguments.config, arguments.overrides
-    )
+    told = KINDS.get(arguments.command)
+    kind = told or _kind_of(arguments.config, arguments.overrides)
+    config = load_config(kind, arguments.config, arguments.overrides)
     with tqdm(total=STAGES, desc="planning", delay=SLOW, leave=False) as progress:
 
         def advance(what: str) -> None:
@@ -97,6 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file in configs/")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings that differ from the file's"
+    )
+    parser.add_argument(
+        "--command", choices=KINDS, help="that the config is for (default: the one that knows its settings)"
     )
     parser.add_argument("--gpu", default="h100-80", help=f"one of {', '.join(GPUS)} (default: h100-80)")
     parser.add_argument("--gpus", type=count, default=1, help="cards of a node (default: 1)")

@@ -92,6 +92,8 @@ def test_what_pairs_take_is_told(tiny_base, tiny_data, tmp_path):
     assert re.search(r"the model as it was at the start +[\d,]+ +\d+%", told)
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["questions"] == 6 and plan["steps_an_epoch"] == 2
+    refused = crashchat("plan", PREFERRED, "--command", "train", *words, ok=False)
+    assert "unknown key 'beta'" in refused
     parts = plan["step"]["operations"]
     assert parts["start"] == pytest.approx(parts["forward"] + parts["trained"] / 3)
     assert "data/pairs_train.json: cannot be read" in crashchat("plan", PREFERRED, *words[:2], ok=False)
