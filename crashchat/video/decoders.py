@@ -8,12 +8,13 @@ file's frames is wrong for odd ones: it takes the n-th time in order for the n-t
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 
 from crashchat.video.source import (
     WHOLE,
@@ -63,6 +64,8 @@ class ReadPlan:
     seconds: list[float]
     threads: int
     resize: Resize
+    # One for all frames: a frame alone makes its own each time, with a thread a core.
+    reformatter: VideoReformatter = field(default_factory=VideoReformatter, repr=False, compare=False)
 
     @property
     def timeline(self) -> Timeline:
@@ -77,7 +80,24 @@ class ReadPlan:
 
     def picture(self, frame: av.VideoFrame) -> torch.Tensor:
         """uint8[1, 3, h, w] of a decoded frame, upright and resized."""
-        return self.resize(_picture(frame, self.source), len(self.indices))
+        return self.resize(self._upright(frame), len(self.indices))
+
+    def _upright(self, frame: av.VideoFrame) -> torch.Tensor:
+        """uint8[1, 3, H, W], channels last."""
+        source = self.source
+        # A size given here also holds where the picture size changes midway.
+        image = self.reformatter.reformat(
+            frame,
+            width=source.width,
+            height=source.height,
+            format="rgb24",
+            interpolation="BICUBIC",
+            threads=self.threads,
+        ).to_ndarray()
+        turns = round(source.rotation / 90) % 4
+        if turns:
+            image = np.rot90(image, turns).copy()
+        return torch.from_numpy(image)[None].permute(0, 3, 1, 2)
 
     @contextmanager
     def opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
@@ -285,15 +305,3 @@ class _Clock:
         now = self.next if now is None else now
         self.next = now + (frame.duration or self.step)
         return now
-
-
-def _picture(frame: av.VideoFrame, source: Source) -> torch.Tensor:
-    """uint8[1, 3, H, W], upright, channels last."""
-    # A size given here also holds where the picture size changes midway.
-    image = frame.to_ndarray(
-        format="rgb24", width=source.width, height=source.height, interpolation="BICUBIC"
-    )
-    turns = round(source.rotation / 90) % 4
-    if turns:
-        image = np.rot90(image, turns).copy()
-    return torch.from_numpy(image)[None].permute(0, 3, 1, 2)
