@@ -35,7 +35,7 @@ CHARACTERS_A_TOKEN, TURN_TOKENS, TIME_TOKENS = 5, 5, 9
 TYPICAL_SECONDS, TYPICAL_SIZE = 10, (720, 1280)  # of a clip where none is at hand: length; height and width
 PAIR = 2  # answers: the better one and the worse
 MEASURED = 8  # videos that are read where there are some
-FRAMES_A_SECOND = 122  # frames of a 720p clip that one reader decodes and resizes (benchmarks/RESULTS.md)
+FRAMES_A_SECOND = 91  # frames of a 720p clip that one reader decodes and resizes (benchmarks/RESULTS.md)
 
 
 Branches = tuple[tuple[int, int], ...]
