@@ -36,7 +36,7 @@ if command -v nvidia-smi >/dev/null 2>&1; then
 elif [[ ! -e /dev/nvidiactl && ! -e /dev/dxg ]]; then
     # Without a GPU, DeepSpeed must be told to stay on the CPU, and processes must share the cores rather than fight for them.
     export DS_ACCELERATOR="${DS_ACCELERATOR:-cpu}"
-    cores=$(nproc)
+    cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)  # macOS has no nproc
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( cores / processes > 0 ? cores / processes : 1 ))}"
 fi
 # A log is lines, not the redrawn bars of a terminal.

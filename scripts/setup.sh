@@ -2,6 +2,10 @@
 # Makes everything ready to run: a virtual environment in .venv (unless one is active) with this project and all it needs.
 # Run it, or source it to get PYTHON, the interpreter to use. A second run only checks that nothing has changed.
 set -euo pipefail
+if (( BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404 )); then
+    echo "error: found bash $BASH_VERSION, expected 4.4 or newer (macOS: brew install bash)" >&2
+    exit 1
+fi
 if [[ "${BASH_SOURCE[0]}" == "$0" && $# -gt 0 ]]; then
     [[ "$1" == "-h" || "$1" == "--help" ]] && { sed -n '2,3s/^# \{0,1\}//p' "$0"; exit 0; }
     echo "error: found '$1'; setup.sh takes no words" >&2

@@ -13,5 +13,5 @@ bash scripts/browser.sh
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 # A worker a core and one more, as a quarter of a worker's time is spent waiting for servers, disks and processes. A file's tests
 # share what they make, so they stay with one worker. tests/conftest.py has them in order.
-workers=$("$PYTHON" -c 'import os; print(1 + os.cpu_count())')
-exec "$PYTHON" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "$@"
+cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)  # macOS has no nproc
+exec "$PYTHON" -m pytest -n "$(( cores + 1 ))" --dist loadfile --no-loadscope-reorder "$@"
