@@ -35,14 +35,15 @@ def record_sums(records: list[dict], truth_field: str, answer_field: str, kind: 
     """Objects of named answers (docs/reference.md, Metrics).
 
     part_<name>: share of questions whose part of this name is right. parts_right: mean over the parts.
-    all_right: share of questions with every part right. An answer that is no object has no part right.
+    all_right: share of questions with every part right. An answer that is no object has no part right; a
+    question whose annotation lacks a part is not counted.
     """
     counts = {"num_records": len(records), "num_unparsed": 0, "num_failed": 0, "num_no_truth": 0}
     names = {name: f"part_{name}" for name in kind.parts}
     questions = []
     for record in records:
         truth, answer = record[truth_field], record[answer_field]
-        if not isinstance(truth, dict):
+        if not isinstance(truth, dict) or any(truth.get(name) is None for name in names):
             counts["num_no_truth"] += 1
             continue
         answered = record.get("error") is None and isinstance(answer, dict)
