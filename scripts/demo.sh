@@ -30,7 +30,7 @@ installed=$SECONDS
 base=outputs/demo/base
 out=outputs/demo
 for word in "${settings[@]}"; do out+="-${word//[\/ ]/_}"; done
-cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)  # macOS has no nproc
+cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)  # macOS has no nproc
 processes=$(( cores > 1 ? 2 : 1 ))
 tiny=(with=configs/train/tiny_model.yaml data_dir=data/demo "${settings[@]}")
 # A wrong setting is named now, not after the clips are made.
