@@ -3,7 +3,7 @@
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,9 @@ def small_disk_at(folder: Path, kib: int) -> Iterator[Path]:
 
 def fill(folder: Path) -> None:
     """Leave no byte on a disk."""
-    with suppress(OSError), open(folder / "filling", "wb", buffering=0) as filling:
+    with (
+        pytest.raises(OSError, match="No space left"),
+        open(folder / "filling", "wb", buffering=0) as filling,
+    ):
         while filling.write(bytes(4096)):
             pass

@@ -1,4 +1,6 @@
-"""Operations are what a real step computes, and the slowest process makes a step's time."""
+"""The slowest process and its readers make a step's time."""
+
+from functools import partial
 
 import pytest
 
@@ -19,5 +21,7 @@ def test_the_slowest_process_and_its_readers_make_a_steps_time():
     assert step.seconds == pytest.approx(two / 1e9 + step.exchanging)
     slow = time_of([[[video, video]], [[video]]], counter.step, read=500.0, **how)
     assert slow.seconds == slow.reading == 1000.0
+    cached = time_of([[[video, video]], [[video]]], partial(counter.step, vision=False), read=0.0, **how)
+    assert cached.reading == 0 and cached.operations.vision == 0 < step.operations.vision
     apart = Exchange(10**9, 0, processes=2, nodes=2)
     assert apart.seconds(GPUS["h100-80"], 1) > exchange.seconds(GPUS["h100-80"], 1)
