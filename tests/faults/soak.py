@@ -234,20 +234,26 @@ class Soak:
         if wrong:
             self.row.losses.append((None, wrong))
         fills = len((self.folder / "fills").read_text().splitlines())
-        first, last = (self._taken(*part) for part in ((0.5, 0.625), (0.875, 1.0)))
         self.row.what += (
             f" that was killed {len(self.kills)} times and had a full disk {fills} times, of which it told "
-            f"{self.refused_full} times; it held {first / 1e9:.2f} GB half-way, "
-            f"{last / 1e9:.2f} GB at the end"
+            f"{self.refused_full} times"
         )
         if not self.refused_full:
             self.row.losses.append((None, "no request met a full disk"))
-        if self.seconds >= SETTLED and last > GROWN * first:
-            self.row.losses.append((None, f"memory grew from {first / 1e9:.2f} to {last / 1e9:.2f} GB"))
+        if self.seconds >= SETTLED:
+            self._compare_memory()
         return self.row
 
-    def _taken(self, begin: float, end: float) -> float:
-        """The median of the bytes held in a part of the time."""
+    def _compare_memory(self) -> None:
+        """Tell how much the server held half-way and at the end; a loss where that grew."""
+        first, last = (self._held(*part) for part in ((0.5, 0.625), (0.875, 1.0)))
+        told = f"{first / 1e9:.2f} GB half-way, {last / 1e9:.2f} GB at the end"
+        self.row.what += f"; it held {told}"
+        if last > GROWN * first:
+            self.row.losses.append((None, f"memory grew: {told}"))
+
+    def _held(self, begin: float, end: float) -> float:
+        """The median of the bytes held in a part of the time, of which memory was looked at every second."""
         return statistics.median(
             held for passed, held in self.memory if begin <= passed / self.seconds <= end
         )
