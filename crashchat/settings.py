@@ -195,7 +195,7 @@ class TrainConfig(Settings):
     gradient_checkpointing: bool = True
     """Recompute the language model's activations in the backward pass to save memory."""
     checkpoint_every_n_layers: int = Field(default=1, gt=0, le=1000)
-    """Recompute only every so-manieth layer's: faster, where memory is left over."""
+    """Recompute the activations of one layer in so many: faster, where memory is left over."""
     deepspeed: Path | None = None
     """A DeepSpeed config, e.g. configs/deepspeed/zero1.json; none: plain data parallelism."""
     trust_checkpoint: bool = False

@@ -131,7 +131,7 @@ class Plan:
 
 
 def every_of(config: TrainConfig) -> int:
-    """Each so-manieth layer is checkpointed; 0: none."""
+    """One layer in so many is checkpointed; 0: none."""
     return config.checkpoint_every_n_layers if config.gradient_checkpointing else 0
 
 

@@ -165,7 +165,7 @@ class Imagined:
     def run(self, videos: Pass, *, every: int, again: bool = False) -> Memory:
         """The memory of a step's pass and of the optimizer's step behind it.
 
-        every: each so-manieth layer is checkpointed, 0: none. again: a pass of a step that has made
+        every: one layer in so many is checkpointed, 0: none. again: a pass of a step that has made
         gradients already.
         """
         model = base_of(self.model)
