@@ -49,7 +49,8 @@ class VideoSequence:
     labels: int64[L], the answers' tokens and their `<|im_end|>`; all else IGNORED.
     position_ids: int64[L], 0…P-1 in the prefix, P… in every branch.
     branch_ids: int64[L], PREFIX or 1…n.
-    image_places: int64[K], where the visual tokens stand.
+    image_places: int64[K], where the visual tokens stand, all of them in the prefix: the same token in an
+    answer, which a model may draw, is a token like any other.
     label_weights: float32[labelled tokens], what each counts in the loss; None: all count 1.
     """
 
@@ -141,7 +142,7 @@ def build_sequence(
     tokens, labelled, positions, numbers = (
         torch.tensor(column, dtype=torch.int64) for column in (input_ids, labels, position_ids, branch_ids)
     )
-    image_places = (tokens == image_token_id(tokenizer)).nonzero()[:, 0]
+    image_places = (tokens[: len(prefix)] == image_token_id(tokenizer)).nonzero()[:, 0]
     return VideoSequence(
         tokens,
         labelled,

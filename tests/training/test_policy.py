@@ -10,7 +10,7 @@ from crashchat.config import ConfigError, load_config
 from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.model.lora import add_adapter
 from crashchat.model.packing import pack
-from crashchat.model.sequence import build_sequence
+from crashchat.model.sequence import build_sequence, image_token_id
 from crashchat.second_stages import ReinforceConfig
 from crashchat.tasks import TASKS
 from crashchat.training.batches import as_model_input
@@ -91,6 +91,27 @@ def test_the_gradient_is_that_of_plain_policy_gradient_on_separate_samples(world
     assert together.keys() == apart.keys() and len(apart) > 40
     assert max(float((together[name] - apart[name]).abs().max()) for name in apart) < 1e-5
     assert max(float(gradient.abs().max()) for gradient in apart.values()) > 1e-3
+
+
+def test_a_drawn_answer_may_hold_the_token_of_the_frames(world, tiny_tokenizer):
+    """It is learnt as it was drawn: with its own embedding, and no part of the video in its place."""
+    model, dataset, config, roller = world
+    image = image_token_id(tiny_tokenizer)
+    head = model.get_output_embeddings().weight
+    with torch.no_grad():
+        head[image] = head[tiny_tokenizer.encode(" seconds", add_special_tokens=False)[0]]
+    asked = dataset.__getitems__(dataset.split()[0][0]).asked
+    rollouts = roller.draw(model, asked, step=0)
+    answers = [
+        (tokens, own)
+        for group in rollouts[0].groups
+        for tokens, own in zip(group.tokens, group.log_probs, strict=True)
+    ]
+    assert any(image in tokens[:-1] for tokens, _ in answers)
+    lengths = answer_lengths(rollouts, tiny_tokenizer.eos_token_id)
+    (one,) = lay_out(rollouts, tiny_tokenizer, config, tokens=sum(lengths), answers=len(lengths), device=CPU)
+    policy_loss(model, one, config).backward()
+    assert one.before.tolist() == pytest.approx([value for _, own in answers for value in own], abs=1e-4)
 
 
 def test_draws_depend_on_step_question_and_turn_alone(world):
