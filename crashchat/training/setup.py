@@ -1,6 +1,5 @@
 """What a training run is made of: its videos, the model and what of it is trained, Trainer's settings."""
 
-import os
 import random
 
 import torch
@@ -124,7 +123,6 @@ def training_arguments(config: TrainConfig, processes: int) -> TrainingArguments
 
         # On a CPU it would first compile an operation that only inference uses, for a minute.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.output_dir / "tensorboard"))
     args = TrainingArguments(
         output_dir=str(config.output_dir),
         per_device_train_batch_size=max(1, config.global_batch_size // processes),

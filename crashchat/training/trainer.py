@@ -13,6 +13,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Trainer
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from crashchat.files import sync_tree
@@ -43,6 +44,9 @@ class QuestionTrainer(Trainer):
         self.config = config
         self.sampler = sampler
         self.readers = reader_count(config.num_workers)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                callback.logging_dir = str(config.output_dir / "tensorboard")
         self.speed = Speed(self.args.world_size)
         self.counter = OperationCounter(base_of(self.model).config, config)
         # For numbers that the computer needs at once: asking the GPUs for them would wait for their work.

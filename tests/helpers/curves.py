@@ -19,7 +19,6 @@ SETTINGS = [
     f"base_model={ROOT / 'ckpt' / 'tiny_base'}", f"max_steps={STEPS}", f"eval_steps={STEPS}",
     f"save_steps={STEPS}", "lora_rank=4", "lora_dropout=0", "learning_rate=3e-3", "global_batch_size=6",
     "max_frames=8", "val_videos=1", "num_workers=0", "cache_videos=20", "early_stopping_patience=null",
-    "report_to=[]",
 ]  # fmt: skip
 
 
