@@ -5,7 +5,9 @@ way of training gained over another.
 import json
 import os
 import resource
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -48,6 +50,17 @@ def write_result(out: Path, benchmark: str, parts: dict) -> None:
     """Write what a benchmark found, with the machine that it ran on."""
     write_json_atomic(out, {"benchmark": benchmark, "machine": machine(), **parts})
     print(f"written: {out}")
+
+
+def finish(pool: ProcessPoolExecutor, works: list[Callable[[], object]]) -> None:
+    """Do works in a pool's processes. When one fails, that is told at once, and no more are begun: those that
+    are at work may have hours left.
+    """
+    for done in as_completed([pool.submit(work) for work in works]):
+        if error := done.exception():
+            traceback.print_exception(error)
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise error
 
 
 def crashchat(log: Path, *words: str | Path | int) -> None:

@@ -29,6 +29,7 @@ import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from experiments import (
@@ -38,6 +39,7 @@ from experiments import (
     at_root,
     crashchat,
     find_heads,
+    finish,
     made_with,
     main_figures,
     processor_seconds,
@@ -202,8 +204,7 @@ def main() -> int:
         seconds = pool.submit(seconds_a_step, seeds[0]).result()
         same = round(arguments.steps * seconds[REINFORCED] / seconds[SUPERVISED])
         print(f"{arguments.steps} steps of reinforcement take as long as {same} supervised ones", flush=True)
-        for done in [pool.submit(seed.work, arguments.steps, same, arguments.rate) for seed in seeds]:
-            done.result()
+        finish(pool, [partial(seed.work, arguments.steps, same, arguments.rate) for seed in seeds])
     sums = make_comparison({row: [seed.answers(row) for seed in seeds] for row in ROWS}, data).sums
     figures = {row: main_figures(one) for row, one in sums.items()}
     for row, values in figures.items():

@@ -22,9 +22,21 @@ import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from experiments import BASE, TINY, answer, at_root, crashchat, made_with, main_figures, table, write_result
+from experiments import (
+    BASE,
+    TINY,
+    answer,
+    at_root,
+    crashchat,
+    finish,
+    made_with,
+    main_figures,
+    table,
+    write_result,
+)
 
 from crashchat.data.annotations import annotation_paths, load_annotations
 from crashchat.files import new_folder, write_json_atomic
@@ -213,8 +225,7 @@ def main() -> int:
     with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("fork")) as pool:
         pool.submit(make_world, world, arguments, chosen).result()
         truth = truth_of(world.night)
-        for done in [pool.submit(review.work, settings, truth) for review in reviews]:
-            done.result()
+        finish(pool, [partial(review.work, settings, truth) for review in reviews])
     rows = {DEPLOYED: [world.folder / "deployed_night"]}
     for review in reviews:
         rows.setdefault(review.row, []).append(review.answers)
