@@ -47,9 +47,8 @@ def test_losses_follow_the_recorded_curves(dtype, names, tiny_data, tmp_path):
         expected = recorded[dtype][name]
         assert losses == pytest.approx(expected, abs=TOLERANCE[dtype] * expected[0]), (name, dtype)
         assert losses[-1] < 0.9 * losses[0], name  # it learns
-        assert list((tmp_path / name / "tensorboard").glob("events*")), (
-            name
-        )  # though one process made them all
+        # Each in its own folder, though one process learnt them all.
+        assert list((tmp_path / name / "tensorboard").glob("events*")), name
 
 
 def test_the_types_differ_by_less_than_learning_does():
