@@ -57,7 +57,8 @@ def main() -> int:
     branch_ids = torch.tensor(
         [[0] * arguments.prefix + [n for n, size in enumerate(BRANCHES, 1) for _ in range(size)]]
     )
-    branch_ids, video_ids = branch_ids.to(device), torch.zeros_like(branch_ids, device=device)
+    none = torch.zeros_like(branch_ids, device=device)
+    ids = (none, branch_ids.to(device), none)  # of one video, without stems
     torch.manual_seed(0)
 
     def states(count: int) -> Tensor:
@@ -82,16 +83,16 @@ def main() -> int:
         ).transpose(1, 2)
 
     def dense() -> Tensor:
-        mask = dense_mask(video_ids, branch_ids)
+        mask = dense_mask(*ids)
         return F.scaled_dot_product_attention(*inputs, attn_mask=mask, enable_gqa=True).transpose(1, 2)
 
     ways = {
         "plain": plain,
-        "segments": lambda: branch_attention(None, *inputs, segments_of(video_ids, branch_ids))[0],
+        "segments": lambda: branch_attention(None, *inputs, segments_of(*ids))[0],
         "dense": dense,
     }
     if device.type == "cuda":
-        blocks = block_mask(video_ids, branch_ids)
+        blocks = block_mask(*ids)
         ways["flex"] = lambda: compiled(*inputs, block_mask=blocks, enable_gqa=True).transpose(1, 2)
     found: dict[str, list[Tensor]] = {}
 

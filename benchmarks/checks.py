@@ -47,16 +47,16 @@ def attention_error(prefix: int, way: str) -> float:
     """
     device = choose_device()
     branch_ids = torch.tensor([[0] * prefix + [n for n, size in enumerate(BRANCHES, 1) for _ in range(size)]])
-    video_ids = torch.zeros_like(branch_ids)
+    ids = (torch.zeros_like(branch_ids), branch_ids, torch.zeros_like(branch_ids))  # one video, no stems
     torch.manual_seed(0)
     states = [torch.randn(1, heads, branch_ids.shape[1], 64) for heads in (4, 2, 2)]
     exact = [state.double().requires_grad_() for state in states]
-    mask = dense_mask(video_ids, branch_ids)
+    mask = dense_mask(*ids)
     expected = F.scaled_dot_product_attention(*exact, attn_mask=mask, enable_gqa=True).transpose(1, 2)
     direction = torch.randn_like(states[0]).transpose(1, 2)
     (expected * direction.double()).sum().backward()
     own = [state.to(device, choose_dtype(device)).requires_grad_() for state in states]
-    segments = segments_of(video_ids, branch_ids)
+    segments = segments_of(*ids)
     if way == "flash_attn":
         found, _ = varlen.varlen_attention(None, *own, varlen.varlen_of(segments, device))
     else:

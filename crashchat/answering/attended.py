@@ -37,7 +37,7 @@ class _Shares:
         shared_by = query.shape[1] // key.shape[1]
         for found, segment in zip(self.layers, segments, strict=True):
             asking = query[segment.row, :, segment.queries].unflatten(0, (-1, shared_by))
-            keys = torch.cat([key[segment.row, :, part] for part in (segment.prefix, segment.own)], dim=1)
+            keys = torch.cat([key[segment.row, :, part] for part in (*segment.seen, segment.own)], dim=1)
             scores = (asking @ keys[:, None].transpose(-1, -2) * scaling).float()
             later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(
                 scores.shape[-1] - scores.shape[-2] + 1
@@ -63,7 +63,8 @@ def attended_frames(
     """
     model = base_of(model)
     shares = _Shares([_visual_tokens(tokenizer, visual, model.device) for visual in visuals])
-    asked = lay_out(tokenizer, prefix, [[Branch(text) for text in texts] for texts in questions])
+    once = [list(dict.fromkeys(texts)) for texts in questions]  # the same text has the same shares
+    asked = lay_out(tokenizer, prefix, [[Branch(text) for text in texts] for texts in once])
     run_tokens(
         model,
         prefix.cache,
@@ -74,7 +75,8 @@ def attended_frames(
     )
     keep_prefix(prefix)
     branches = iter(shares.layers)
-    return [[torch.stack(next(branches)) for _ in texts] for texts in questions]
+    found = [{text: torch.stack(next(branches)) for text in texts} for texts in once]
+    return [[own[text] for text in texts] for own, texts in zip(found, questions, strict=True)]
 
 
 def _visual_tokens(

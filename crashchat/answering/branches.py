@@ -5,6 +5,8 @@ queries                      0 1 2  3 4          where they stand among what is 
 keys of a           ^ ^ ^    ^ ^ ^               the prefix and itself
 keys of b           ^ ^ ^           ^ ^
 positions           0 1 2    3 4 5  3 4          each goes on from its video's prefix
+
+Branches of one question stand behind its stem, which they see as well (model/sequence.py).
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from transformers import Cache, PreTrainedTokenizerBase
 
 from crashchat.answering.prefix import Prefix, run_language_model
 from crashchat.model.attention import Segment, Watch
-from crashchat.model.sequence import Branch, branch_token_ids
+from crashchat.model.sequence import PREFIX, Branch, parts_of
 from crashchat.model.videollama3 import CrashChatModel
 
 Tokens = list[list[tuple[int, int]]]  # (id, position) of each row's
@@ -25,32 +27,38 @@ Tokens = list[list[tuple[int, int]]]  # (id, position) of each row's
 class Laid(NamedTuple):
     """Branches as tokens, row by row.
 
-    segments: of each branch. labels: of each branch's tokens, as in training: the answer's, else IGNORED.
+    segments: of all of them and of their stems. branches: of the branches alone. labels: of each branch's
+    tokens, as in training: the answer's, else IGNORED.
     """
 
     tokens: Tokens
     segments: list[Segment]
+    branches: list[Segment]
     labels: list[list[int]]
 
     @property
     def ends(self) -> list[tuple[int, int]]:
         """(row, column) of each branch's last token."""
-        return [(segment.row, segment.queries.stop - 1) for segment in self.segments]
+        return [(branch.row, branch.queries.stop - 1) for branch in self.branches]
 
 
 def lay_out(tokenizer: PreTrainedTokenizerBase, prefix: Prefix, branches: Sequence[Sequence[Branch]]) -> Laid:
     """Each video's branches, to be run behind its prefix."""
-    laid = Laid([[] for _ in branches], [], [])
+    laid = Laid([[] for _ in branches], [], [], [])
     cached = max(prefix.lengths)
-    for row, (own, position) in enumerate(zip(branches, prefix.lengths, strict=True)):
-        for branch in own:
-            ids, labels = branch_token_ids(tokenizer, branch)
+    for row, (own, length) in enumerate(zip(branches, prefix.lengths, strict=True)):
+        places = {PREFIX: slice(0, length)}
+        for number, part in enumerate(parts_of(tokenizer, own), start=1):
             begin = len(laid.tokens[row])
-            end = begin + len(ids)
-            laid.tokens[row].extend((token, position + offset) for offset, token in enumerate(ids))
-            keys = slice(cached + begin, cached + end)
-            laid.segments.append(Segment(row, slice(begin, end), keys, slice(0, position)))
-            laid.labels.append(labels)
+            end, position = begin + len(part.ids), length + part.begin
+            laid.tokens[row].extend((token, position + offset) for offset, token in enumerate(part.ids))
+            places[number] = slice(cached + begin, cached + end)
+            seen = tuple(places[one] for one in dict.fromkeys((PREFIX, part.stem)))
+            segment = Segment(row, slice(begin, end), places[number], seen)
+            laid.segments.append(segment)
+            if part.branch is not None:
+                laid.branches.append(segment)
+                laid.labels.append(part.labels)
     return laid
 
 

@@ -1,7 +1,7 @@
 """How likely each of a question's possible answers is: candidates as branches of the video's prefix.
 
-                P P P  q q a  q q b b  q q c       one question, three candidates
-    one pass           ^^^^^^^^^^^^^^^^^^^         each branch sees the prefix and itself, as in learning
+                P P P  q q  q a  q b b  q c       a question of three tokens, three candidates
+    one pass           ^^^^^^^^^^^^^^^^^^^^       as in learning each sees prefix, question and itself
 
 A candidate's likelihood is that of all its tokens and of its end; over all candidates of a question they are
 made to sum to 1.
@@ -51,7 +51,7 @@ def candidate_probabilities(
     )
     places: list[tuple[int, int, int]] = []  # (row, column, the token that comes next) of what is scored
     owners: list[int] = []  # which branch each of them belongs to
-    for number, (segment, labels) in enumerate(zip(laid.segments, laid.labels, strict=True)):
+    for number, (segment, labels) in enumerate(zip(laid.branches, laid.labels, strict=True)):
         scored = [place for place, label in enumerate(labels) if label != IGNORED]
         places += [(segment.row, segment.queries.start + place - 1, labels[place]) for place in scored]
         owners += [number] * len(scored)
@@ -65,7 +65,7 @@ def candidate_probabilities(
     log_probs = model.lm_head(hidden[rows, at]).float().log_softmax(dim=-1)
     own = log_probs.gather(1, following[:, None])[:, 0]
     branches = torch.tensor(owners, device=device)
-    sums = torch.zeros(len(laid.segments), device=device).index_add_(0, branches, own)
+    sums = torch.zeros(len(laid.branches), device=device).index_add_(0, branches, own)
     return _shared_out(sums, questions)
 
 

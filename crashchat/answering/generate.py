@@ -65,10 +65,10 @@ class _Rows:
         """
         hidden = self._run(asked.tokens, asked.segments)
         seen = torch.full((len(asked.tokens), branches, room), -torch.inf)
-        for row, length in enumerate(self.lengths):
-            seen[row, :, :length] = 0
-            for number, segment in enumerate(one for one in asked.segments if one.row == row):
-                seen[row, number, segment.own] = 0
+        for row in range(len(self.lengths)):
+            for number, branch in enumerate(one for one in asked.branches if one.row == row):
+                for part in (*branch.seen, branch.own):
+                    seen[row, number, part] = 0
         self.seen = seen.to(hidden.device, hidden.dtype)
         return hidden
 
@@ -193,11 +193,10 @@ def answer_from_prefix(
 def _opened(asked: Laid, prefix: Prefix) -> list[_Open]:
     counts = [0] * len(prefix.lengths)
     branches = []
-    for segment in asked.segments:
-        queries = segment.queries
-        position = prefix.lengths[segment.row] + queries.stop - queries.start
-        branches.append(_Open(segment.row, counts[segment.row], position))
-        counts[segment.row] += 1
+    for row, column in asked.ends:
+        _token, position = asked.tokens[row][column]
+        branches.append(_Open(row, counts[row], position + 1))
+        counts[row] += 1
     return branches
 
 

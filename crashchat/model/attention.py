@@ -12,6 +12,8 @@ own:
     b     3 3     3        3  the next branch, likewise
     b     3 3     3 3
 
+A branch that goes on from a stem is against the prefix, the stem and itself.
+
 What no token sees is not computed, nothing of size L x L is built, and on a GPU every call is a flash kernel:
 torch would take cuDNN's first on an H100, which make a plan for every new length (0.06-0.4 s each), and every
 video has a length of its own. The rule is that of masks.py, whose dense mask and BlockMask the tests hold
@@ -32,38 +34,42 @@ from crashchat.model.sequence import PREFIX
 
 FRAME_ATTENTION = "frame_attention"
 BRANCH_ATTENTION = "branch_attention"
-NOTHING = slice(0, 0)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens that attend alike: a prefix, or a branch.
+    """Tokens that attend alike: a prefix, a branch, or the stem of several.
 
     row: of the batch. queries: where the tokens stand among those that ask. own: where they stand among the
-    keys, causal in themselves. prefix: the keys that all of them see besides; NOTHING for a prefix itself.
+    keys, causal in themselves. seen: the keys that all of them see besides, of the prefix and of a stem; none
+    for a prefix.
     """
 
     row: int
     queries: slice
     own: slice
-    prefix: slice
+    seen: tuple[slice, ...]
 
 
-def segments_of(video_ids: Tensor, branch_ids: Tensor) -> list[Segment]:
+def segments_of(video_ids: Tensor, branch_ids: Tensor, stem_ids: Tensor) -> list[Segment]:
     """The segments of a packed row, in order.
 
-    video_ids, branch_ids: int64[1, L] (packing.py). Raises ValueError for padding.
+    video_ids, branch_ids, stem_ids: int64[1, L] (packing.py). Raises ValueError for padding.
     """
     if len(video_ids) != 1 or bool((video_ids == PADDING).any()):
         raise ValueError(f"expected one row without padding, found video_ids {list(video_ids.shape)}")
-    pairs = torch.stack([video_ids[0], branch_ids[0]], dim=1)
-    runs, lengths = torch.unique_consecutive(pairs, dim=0, return_counts=True)
+    ids = torch.stack([video_ids[0], branch_ids[0], stem_ids[0]], dim=1)
+    runs, lengths = torch.unique_consecutive(ids, dim=0, return_counts=True)
     segments: list[Segment] = []
-    prefix, start = NOTHING, 0
-    for (_, branch), length in zip(runs.tolist(), lengths.tolist(), strict=True):
+    places: dict[int, slice] = {}  # of the video's prefix and branches so far
+    start = 0
+    for (_, branch, stem), length in zip(runs.tolist(), lengths.tolist(), strict=True):
         own = slice(start, start + length)
-        segments.append(Segment(0, own, own, NOTHING if branch == PREFIX else prefix))
-        prefix = own if branch == PREFIX else prefix
+        if branch == PREFIX:
+            places = {}
+        seen = () if branch == PREFIX else tuple(places[one] for one in dict.fromkeys((PREFIX, stem)))
+        segments.append(Segment(0, own, own, seen))
+        places[branch] = own
         start += length
     return segments
 
@@ -114,7 +120,7 @@ def branch_attention(
         row = slice(segment.row, segment.row + 1)
         asking = query[row, :, segment.queries]
         keys, values = (
-            torch.cat([states[row, :, segment.prefix], states[row, :, segment.own]], dim=2)
+            torch.cat([states[row, :, part] for part in (*segment.seen, segment.own)], dim=2)
             for states in (key, value)
         )
         causal = causal_lower_right(asking.shape[2], keys.shape[2])

@@ -1,7 +1,7 @@
 """Who sees whom: one rule, as a dense mask (answers are generated with it) or as FlexAttention's BlockMask.
 
-A token sees an earlier token of its row and video that is in the prefix or in the token's own branch. For one
-video with a prefix of two tokens and two branches of two (P prefix, a and b branches):
+A token sees an earlier token of its row and video that is in the prefix, in the token's own branch or in that
+branch's stem. For one video with a prefix of two tokens and two branches of two (P prefix, a and b branches):
 
       P P a a b b
     P #
@@ -10,6 +10,18 @@ video with a prefix of two tokens and two branches of two (P prefix, a and b bra
     a # # # #
     b # #     #
     b # #     # #
+
+With two answers, b and c, to one question, whose stem is a (sequence.py):
+
+      P P a a b b c c
+    P #
+    P # #
+    a # # #
+    a # # # #
+    b # # # # #
+    b # # # # # #
+    c # # # #     #
+    c # # # #     # #
 """
 
 import torch
@@ -23,33 +35,40 @@ PADDING = -1  # video id of a padding token
 BLOCK = 128  # tokens a side of a BlockMask's block
 
 
-def visible(query: Tensor, key: Tensor, video_ids: Tensor, branch_ids: Tensor) -> Tensor:
+def visible(query: Tensor, key: Tensor, video_ids: Tensor, branch_ids: Tensor, stem_ids: Tensor) -> Tensor:
     """The rule, elementwise: may the token at `query` see the token at `key`? bool,
     broadcast over the index tensors, which are int64.
 
-    video_ids, branch_ids: int64[L] of one row. Padding sees itself alone, so that no softmax is over nothing.
+    video_ids, branch_ids, stem_ids: int64[L] of one row. Padding sees itself alone, so that no softmax is
+    over nothing.
     """
     same_video = video_ids[query] == video_ids[key]
-    in_reach = (branch_ids[key] == PREFIX) | (branch_ids[query] == branch_ids[key])
+    in_reach = _in_reach(branch_ids[query], stem_ids[query], branch_ids[key])
     real = video_ids[query] != PADDING
     return ((key <= query) & same_video & in_reach & real) | (query == key)
 
 
-def dense_mask(video_ids: Tensor, branch_ids: Tensor, queries: int | None = None) -> Tensor:
+def _in_reach(branch: Tensor, stem: Tensor, other: Tensor) -> Tensor:
+    """Whether tokens of a branch with this stem may see those of another one, of the same video."""
+    return (other == PREFIX) | (other == branch) | (other == stem)
+
+
+def dense_mask(video_ids: Tensor, branch_ids: Tensor, stem_ids: Tensor, queries: int | None = None) -> Tensor:
     """The rule as bool[R, 1, L, L] for SDPA, True where query (third axis) sees key (fourth).
 
-    video_ids, branch_ids: int64[R, L]. queries: only the last so many tokens ask, the others are in a cache.
+    video_ids, branch_ids, stem_ids: int64[R, L]. queries: only the last so many tokens ask, the others are in
+    a cache.
     """
     index = torch.arange(video_ids.shape[1], device=video_ids.device)
     rows = [
-        visible(index[-(queries or 0) :, None], index[None, :], row_videos, row_branches)
-        for row_videos, row_branches in zip(video_ids, branch_ids, strict=True)
+        visible(index[-(queries or 0) :, None], index[None, :], *ids)
+        for ids in zip(video_ids, branch_ids, stem_ids, strict=True)
     ]
     return torch.stack(rows)[:, None]
 
 
-def block_mask(video_ids: Tensor, branch_ids: Tensor) -> BlockMask:
-    """The rule as a FlexAttention BlockMask. video_ids, branch_ids: int64[R, L].
+def block_mask(video_ids: Tensor, branch_ids: Tensor, stem_ids: Tensor) -> BlockMask:
+    """The rule as a FlexAttention BlockMask. video_ids, branch_ids, stem_ids: int64[R, L].
 
     Which blocks of 128 x 128 tokens hold something to see is worked out from the segments (a segment is a
     video's prefix or one of its branches), not token by token: nothing of size L x L is built, and nothing is
@@ -58,15 +77,15 @@ def block_mask(video_ids: Tensor, branch_ids: Tensor) -> BlockMask:
     _rows, length = video_ids.shape
 
     def rule(row, head, query, key):
-        return visible(query, key, video_ids[row], branch_ids[row])
+        return visible(query, key, video_ids[row], branch_ids[row], stem_ids[row])
 
-    partial, full = _blocks(video_ids, branch_ids)
+    partial, full = _blocks(video_ids, branch_ids, stem_ids)
     return BlockMask.from_kv_blocks(
         *_listed(partial), *_listed(full), BLOCK_SIZE=BLOCK, mask_mod=rule, seq_lengths=(length, length)
     )
 
 
-def _blocks(video_ids: Tensor, branch_ids: Tensor) -> tuple[Tensor, Tensor]:
+def _blocks(video_ids: Tensor, branch_ids: Tensor, stem_ids: Tensor) -> tuple[Tensor, Tensor]:
     """bool[R, 1, B, B] twice: blocks of queries (rows)
     and keys in which some token pairs may be visible, and all are.
     """
@@ -77,9 +96,8 @@ def _blocks(video_ids: Tensor, branch_ids: Tensor) -> tuple[Tensor, Tensor]:
     count = int(segments.max()) + 1
     segment_video = video_ids.new_full((rows, count), PADDING).scatter_(1, segments, video_ids)
     segment_branch = branch_ids.new_zeros(rows, count).scatter_(1, segments, branch_ids)
-    within_reach = (segment_branch[:, None, :] == PREFIX) | (
-        segment_branch[:, :, None] == segment_branch[:, None, :]
-    )
+    segment_stem = stem_ids.new_zeros(rows, count).scatter_(1, segments, stem_ids)
+    within_reach = _in_reach(segment_branch[:, :, None], segment_stem[:, :, None], segment_branch[:, None, :])
     sees = (
         (segment_video[:, :, None] == segment_video[:, None, :])
         & within_reach

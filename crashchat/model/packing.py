@@ -5,6 +5,7 @@ A batch is one row of L tokens in which videos follow each other, without paddin
                  [ video 0: prefix, two branches ][ video 1: prefix, one branch ]
     video_ids      0 0 0 0 0 0                      1 1 1
     branch_ids     0 0 1 1 2 2                      0 1 1
+    stem_ids       0 0 0 0 0 0                      0 0 0
 
 Attention costs what the videos cost, not the square of the row (attention.py). The pixels of all videos stand
 behind each other, in the order of the row. Whatever the model must know as Python numbers is worked out
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crashchat.model.attention import NOTHING, Segment, segments_of
+from crashchat.model.attention import Segment, segments_of
 from crashchat.model.sequence import IGNORED, VideoSequence
 from crashchat.video.tokens import VisualTokens
 
@@ -27,11 +28,11 @@ from crashchat.video.tokens import VisualTokens
 class PackedBatch:
     """What the model is given; the field names are its forward's argument names.
 
-    input_ids, labels, position_ids, branch_ids, video_ids: int64[1, L]; video_ids counts the videos of the
-    batch.
+    input_ids, labels, position_ids, branch_ids, stem_ids, video_ids: int64[1, L]; video_ids counts the videos
+    of the batch.
     segments: what attends to what (attention.py).
     label_index: int64[N], the places in the row whose next token is labelled.
-    label_counts: how many of them each branch has, in order.
+    label_counts: how many of them each branch has, in order; stems, which have none, are left out.
     label_weights: float32[N], what each of them counts in the loss; None: all count 1.
     image_index: int64[K], the places of the image tokens.
 
@@ -53,6 +54,7 @@ class PackedBatch:
     labels: Tensor
     position_ids: Tensor
     branch_ids: Tensor
+    stem_ids: Tensor
     video_ids: Tensor
     segments: list[Segment]
     label_index: Tensor
@@ -103,7 +105,7 @@ def pack(sequences: Sequence[VideoSequence], visuals: Sequence[VisualTokens]) ->
         raise ValueError(
             f"{len(sequences)} sequences and the visual tokens of {len(visuals)} videos cannot be packed"
         )
-    names = ("input_ids", "labels", "position_ids", "branch_ids")
+    names = ("input_ids", "labels", "position_ids", "branch_ids", "stem_ids")
     columns = {name: torch.cat([getattr(sequence, name) for sequence in sequences])[None] for name in names}
     video_ids = torch.cat([torch.full((len(sequence),), index) for index, sequence in enumerate(sequences)])
     encoded = [visual for visual in visuals if visual.features is None]
@@ -113,7 +115,8 @@ def pack(sequences: Sequence[VideoSequence], visuals: Sequence[VisualTokens]) ->
     if len(image_index) != kept:
         raise ValueError(f"{len(image_index)} image tokens in the text, but {kept} visual tokens were kept")
     masks = [visual.compression_mask for visual in encoded]
-    segments = segments_of(video_ids[None], columns["branch_ids"])
+    segments = segments_of(video_ids[None], columns["branch_ids"], columns["stem_ids"])
+    stems = [stem for segment in segments for stem in segment.seen[1:]]
     return PackedBatch(
         **columns,
         video_ids=video_ids[None],
@@ -124,7 +127,7 @@ def pack(sequences: Sequence[VideoSequence], visuals: Sequence[VisualTokens]) ->
         label_counts=[
             int((columns["labels"][0, segment.own] != IGNORED).sum())
             for segment in segments
-            if segment.prefix != NOTHING
+            if segment.seen and segment.own not in stems
         ],
         label_weights=_weights(sequences),
         image_index=image_index,

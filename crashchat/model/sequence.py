@@ -7,10 +7,20 @@
 A branch sees the prefix and itself, never another branch, and its positions go on from the prefix's end: each
 branch is, to the model, the ordinary one-question sample of docs/reference.md, Text. With one branch the
 sequence *is* that sample.
+
+Several answers to one question, one behind the other, share the question as well. All its tokens but the last
+stand once, as the answers' stem. The last one begins every answer's branch, since the answer's first token is
+learnt from it:
+
+    {question}<|im_end|>\\n<|im_start|>assistant     branch 3, the stem
+    \\n{answer}<|im_end|>\\n                         branch 4, which sees prefix, stem and itself
+    \\n{another answer}<|im_end|>\\n                 branch 5, likewise
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,8 +57,9 @@ class VideoSequence:
 
     input_ids: int64[L]
     labels: int64[L], the answers' tokens and their `<|im_end|>`; all else IGNORED.
-    position_ids: int64[L], 0…P-1 in the prefix, P… in every branch.
+    position_ids: int64[L], 0…P-1 in the prefix, P… in every branch, behind its stem where it has one.
     branch_ids: int64[L], PREFIX or 1…n.
+    stem_ids: int64[L], the stem of the token's branch, as a branch id; PREFIX for none.
     image_places: int64[K], where the visual tokens stand, all of them in the prefix: the same token in an
     answer, which a model may draw, is a token like any other.
     label_weights: float32[labelled tokens], what each counts in the loss; None: all count 1.
@@ -58,6 +69,7 @@ class VideoSequence:
     labels: Tensor
     position_ids: Tensor
     branch_ids: Tensor
+    stem_ids: Tensor
     image_places: Tensor
     label_weights: Tensor | None = None
 
@@ -93,20 +105,56 @@ def prefix_ids(
     return ids + tokenizer.encode("\n", add_special_tokens=False)
 
 
-def branch_token_ids(tokenizer: PreTrainedTokenizerBase, branch: Branch) -> tuple[list[int], list[int]]:
-    """(input ids, labels) of one branch; without an answer it ends where the answer would begin."""
-    question = f"{branch.question}<|im_end|>\n<|im_start|>assistant\n"
-    ids = tokenizer.encode(question, add_special_tokens=False)
-    labels = [IGNORED] * len(ids)
+def _question_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
+    return tokenizer.encode(f"{question}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
+
+
+def _answer_ids(tokenizer: PreTrainedTokenizerBase, branch: Branch) -> tuple[list[int], list[int]]:
+    """(input ids, labels) behind the question."""
     if branch.answer_ids is not None:
-        ids += branch.answer_ids
-        labels += branch.answer_ids
-    elif branch.answer is not None:
-        answer = tokenizer.encode(f"{branch.answer}<|im_end|>", add_special_tokens=False)
-        newline = tokenizer.encode("\n", add_special_tokens=False)
-        ids += answer + newline
-        labels += answer + [IGNORED] * len(newline)
-    return ids, labels
+        return [*branch.answer_ids], [*branch.answer_ids]
+    if branch.answer is None:
+        return [], []
+    answer = tokenizer.encode(f"{branch.answer}<|im_end|>", add_special_tokens=False)
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    return answer + newline, answer + [IGNORED] * len(newline)
+
+
+def branch_token_ids(tokenizer: PreTrainedTokenizerBase, branch: Branch) -> tuple[list[int], list[int]]:
+    """(input ids, labels) of one branch alone; without an answer it ends where the answer would begin."""
+    question = _question_ids(tokenizer, branch.question)
+    ids, labels = _answer_ids(tokenizer, branch)
+    return question + ids, [IGNORED] * len(question) + labels
+
+
+class Part(NamedTuple):
+    """What stands behind a prefix, piece by piece: a branch, or the stem of several.
+
+    ids, labels: of its tokens. begin: the position of the first one, from the prefix's end. stem: which part
+    it goes on from, counted from 1; PREFIX: none. branch: None for a stem.
+    """
+
+    ids: list[int]
+    labels: list[int]
+    begin: int
+    stem: int
+    branch: Branch | None
+
+
+def parts_of(tokenizer: PreTrainedTokenizerBase, branches: Sequence[Branch]) -> list[Part]:
+    """Some branches, in order, those of one question behind its stem (see the module's head)."""
+    parts: list[Part] = []
+    for question, found in groupby(branches, key=lambda branch: branch.question):
+        same, asked = list(found), _question_ids(tokenizer, question)
+        stem, begin = PREFIX, 0
+        if len(same) > 1:
+            begin = len(asked) - 1
+            parts.append(Part(asked[:begin], [IGNORED] * begin, 0, PREFIX, None))
+            stem, asked = len(parts), asked[begin:]
+        for branch in same:
+            ids, labels = _answer_ids(tokenizer, branch)
+            parts.append(Part(asked + ids, [IGNORED] * len(asked) + labels, begin, stem, branch))
+    return parts
 
 
 def build_sequence(
@@ -126,21 +174,25 @@ def build_sequence(
     prefix = prefix_ids(tokenizer, seconds, tokens_per_frame)
     input_ids, labels = list(prefix), [IGNORED] * len(prefix)
     position_ids, branch_ids = list(range(len(prefix))), [PREFIX] * len(prefix)
+    stem_ids = [PREFIX] * len(prefix)
     weights: list[float] = []
-    for number, branch in enumerate(branches, start=1):
-        ids, branch_labels = branch_token_ids(tokenizer, branch)
-        if max_length is not None and len(prefix) + len(ids) > max_length:
+    for number, part in enumerate(parts_of(tokenizer, branches), start=1):
+        length = part.begin + len(part.ids)
+        if max_length is not None and len(prefix) + length > max_length:
             raise SequenceError(
-                f"{len(prefix)} video tokens and {len(ids)} text tokens are over max_length={max_length}; "
+                f"{len(prefix)} video tokens and {length} text tokens are over max_length={max_length}; "
                 f"lower max_frames or max_visual_tokens, or raise max_length"
             )
-        input_ids += ids
-        labels += branch_labels
-        position_ids += range(len(prefix), len(prefix) + len(ids))
-        branch_ids += [number] * len(ids)
-        weights += [branch.weight] * sum(label != IGNORED for label in branch_labels)
-    tokens, labelled, positions, numbers = (
-        torch.tensor(column, dtype=torch.int64) for column in (input_ids, labels, position_ids, branch_ids)
+        input_ids += part.ids
+        labels += part.labels
+        position_ids += range(len(prefix) + part.begin, len(prefix) + length)
+        branch_ids += [number] * len(part.ids)
+        stem_ids += [part.stem] * len(part.ids)
+        if part.branch is not None:
+            weights += [part.branch.weight] * sum(label != IGNORED for label in part.labels)
+    columns = (input_ids, labels, position_ids, branch_ids, stem_ids)
+    tokens, labelled, positions, numbers, stems = (
+        torch.tensor(column, dtype=torch.int64) for column in columns
     )
     image_places = (tokens[: len(prefix)] == image_token_id(tokenizer)).nonzero()[:, 0]
     return VideoSequence(
@@ -148,6 +200,7 @@ def build_sequence(
         labelled,
         positions,
         numbers,
+        stems,
         image_places=image_places,
         label_weights=torch.tensor(weights) if any(weight != 1 for weight in weights) else None,
     )

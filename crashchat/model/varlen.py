@@ -45,7 +45,7 @@ class Varlen:
 def varlen_of(segments: Sequence[Segment], device: torch.device) -> Varlen:
     """Segments of one row that follow each other without a gap."""
     own = [segment.own.stop - segment.own.start for segment in segments]
-    parts = [[segment.prefix, segment.own] for segment in segments]
+    parts = [[*segment.seen, segment.own] for segment in segments]
     lengths = [sum(part.stop - part.start for part in seen) for seen in parts]
     return Varlen(
         key_index=torch.cat([torch.arange(part.start, part.stop) for seen in parts for part in seen]).to(

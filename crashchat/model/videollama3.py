@@ -138,6 +138,7 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         labels: Tensor,
         position_ids: Tensor,
         branch_ids: Tensor,
+        stem_ids: Tensor,
         video_ids: Tensor,
         segments: list[Segment],
         label_index: Tensor,
@@ -169,7 +170,7 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
         hidden = self.hidden_states(
             self.embed(input_ids, features, image_index),
             position_ids,
-            mask=self.mask_of(segments, video_ids, branch_ids),
+            mask=self.mask_of(segments, video_ids, branch_ids, stem_ids),
         )
         logits = self.lm_head(hidden[0, label_index])
         targets = labels[0, label_index + 1]
@@ -190,11 +191,11 @@ class CrashChatModel(VideoLlama3ForConditionalGeneration):
             output.vision_features = features.detach()
         return output
 
-    def mask_of(self, segments: list[Segment], video_ids: Tensor, branch_ids: Tensor):
+    def mask_of(self, segments: list[Segment], video_ids: Tensor, branch_ids: Tensor, stem_ids: Tensor):
         """A packed row's segments in the form that the language model's attention takes."""
         attention = self.model.language_model.config._attn_implementation
         if attention == "flex_attention":
-            return block_mask(video_ids, branch_ids)
+            return block_mask(video_ids, branch_ids, stem_ids)
         return varlen_of(segments, video_ids.device) if attention == VARLEN_ATTENTION else segments
 
     def hidden_states(self, embeddings: Tensor, position_ids: Tensor, mask) -> Tensor:

@@ -4,7 +4,7 @@
           -> rewards -> advantages within each question's group
           -> prefix and all answers as one sequence, learnt from in one pass
 
-A question's G answers cost its prompt G times and the video once.
+A question's G answers cost its prompt once, and all answers the video once.
 """
 
 import contextlib

@@ -39,21 +39,21 @@ def plain_answer(model, tokenizer, visual: VisualTokens, question: str, most: in
     """Greedy decoding without any cache: the whole ordinary sample through the model for every token."""
     sequence = build_sequence(tokenizer, visual.seconds, visual.kept_per_frame, [Branch(question)])
     batch = pack([sequence], [visual]).as_dict()
-    names = ("input_ids", "position_ids", "branch_ids", "video_ids")
+    names = ("input_ids", "position_ids", "branch_ids", "stem_ids", "video_ids")
     columns = {name: batch[name] for name in names}
     answer: list[int] = []
     with torch.no_grad():
         kept = encode(model, [visual])
         while len(answer) < most:
             embeddings = model.embed(columns["input_ids"], kept, batch["image_index"])
-            mask = segments_of(columns["video_ids"], columns["branch_ids"])
+            mask = segments_of(columns["video_ids"], columns["branch_ids"], columns["stem_ids"])
             hidden = model.hidden_states(embeddings, columns["position_ids"], mask)
             token = int(model.lm_head(hidden[0, -1]).argmax())
             if token == tokenizer.eos_token_id:
                 break
             answer.append(token)
             position = int(columns["position_ids"][0, -1]) + 1
-            for name, value in zip(names, (token, position, 1, 0), strict=True):
+            for name, value in zip(names, (token, position, 1, 0, 0), strict=True):
                 columns[name] = torch.cat([columns[name], torch.tensor([[value]])], dim=1)
     return answer
 
@@ -134,7 +134,7 @@ def test_drawn_answers_are_their_own_streams_and_say_their_probability(tiny_base
         row = torch.cat([batch.input_ids[0], ids])[None]
         branches = torch.cat([batch.branch_ids[0], torch.ones(len(ids), dtype=torch.int64)])[None]
         embeddings = model.embed(row, encode(model, [visual]), batch.image_index)
-        mask = segments_of(torch.zeros_like(row), branches)
+        mask = segments_of(torch.zeros_like(row), branches, torch.zeros_like(row))
         hidden = model.hidden_states(embeddings, torch.arange(row.shape[1])[None], mask)
         logits = model.lm_head(hidden[0, -len(ids) - 1 : -1]).log_softmax(dim=-1)
     assert log_probs == pytest.approx(logits[range(len(ids)), ids].tolist(), abs=1e-4)

@@ -15,14 +15,14 @@ from crashchat.model.videollama3 import CrashChatModel
 from crashchat.second_stages import PreferenceConfig
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.memory import Imagined, batch_of
-from crashchat.training.planning.shapes import VideoShape
+from crashchat.training.planning.shapes import QuestionShape, VideoShape
 from crashchat.training.preferences import pair_losses
 from crashchat.training.setup import prepared
 from crashchat.training.start import keep_start
 from tests.helpers.commands import TRAIN_CONFIG
 
-SIX = ((60, 20),) * 6
-TWO = ((30, 10),) * 2
+SIX = (QuestionShape(60, (20,)),) * 6
+TWO = (QuestionShape(30, (10,)),) * 2
 # hidden, layers, heads, key-value heads, intermediate, vocabulary; the vision encoder's hidden, layers,
 # intermediate, heads
 SIZES = {
@@ -31,9 +31,9 @@ SIZES = {
     "medium": ((512, 6, 8, 2, 1408, 4096), (192, 3, 512, 4)),
 }
 PASSES = {
-    "tiny": [VideoShape(20, 2, 4, kept=160, text=100, branches=SIX)],
-    "small": [VideoShape(24, 4, 5, kept=300, text=160, branches=SIX)],
-    "medium": [VideoShape(16, 4, 6, kept=384, text=100, branches=TWO)],
+    "tiny": [VideoShape(20, 2, 4, kept=160, text=100, questions=SIX)],
+    "small": [VideoShape(24, 4, 5, kept=300, text=160, questions=SIX)],
+    "medium": [VideoShape(16, 4, 6, kept=384, text=100, questions=TWO)],
 }
 
 
@@ -117,7 +117,7 @@ def measured(size: str, *words: str) -> Measured:
         optimizer.step()
         optimizer.zero_grad()
 
-    step(batch_of([VideoShape(1, 2, 2, kept=4, text=2, branches=TWO)], sizes.video_token_id))
+    step(batch_of([VideoShape(1, 2, 2, kept=4, text=2, questions=TWO)], sizes.video_token_id))
     batch = batch_of(PASSES[size], sizes.video_token_id)
     states = [value for state in optimizer.state.values() for value in state.values()]
     live = peak = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers(), *states])

@@ -46,6 +46,34 @@ def test_each_branch_is_the_ordinary_sample(tiny_tokenizer):
         assert text == f"{branch.answer}<|im_end|>"
 
 
+def test_answers_to_one_question_share_it(tiny_tokenizer):
+    """Prefix, stem and branch of each are the ordinary sample; the question stands once."""
+    branches = [
+        Branch("What is ahead?", "a car"),
+        Branch("When does it stop?", "2.5 seconds"),
+        Branch("When does it stop?", "3.0 seconds", weight=2.0),
+        Branch("When does it stop?", answer_ids=(7, 8, 9)),
+        Branch("What is ahead?", "a bus"),
+    ]
+    whole = build_sequence(tiny_tokenizer, [0.0, 0.5], [2, 1], branches)
+    stems = dict(zip(whole.branch_ids.tolist(), whole.stem_ids.tolist(), strict=True))
+    assert stems == {0: 0, 1: 0, 2: 0, 3: 2, 4: 2, 5: 2, 6: 0}
+    assert whole.labels[whole.branch_ids == 2].tolist() == [IGNORED] * int((whole.branch_ids == 2).sum())
+    lengths = 0
+    for number, branch in zip((1, 3, 4, 5, 6), branches, strict=True):
+        alone = build_sequence(tiny_tokenizer, [0.0, 0.5], [2, 1], [branch])
+        part = torch.tensor([own in (0, stems[number], number) for own in whole.branch_ids.tolist()])
+        for column in ("input_ids", "labels", "position_ids"):
+            assert getattr(whole, column)[part].tolist() == getattr(alone, column).tolist()
+        lengths += int((alone.branch_ids == 1).sum())
+    stem = int((whole.branch_ids == 2).sum())
+    assert int((whole.branch_ids != 0).sum()) == lengths - 2 * stem
+    learnt = [len(tiny_tokenizer.encode(f"{answer}<|im_end|>")) for answer in ("a car", "2.5 seconds")]
+    expected = [1.0] * sum(learnt) + [2.0] * learnt[1]
+    assert whole.label_weights is not None
+    assert whole.label_weights.tolist()[: len(expected)] == expected
+
+
 def test_sequence_errors(tiny_tokenizer):
     with pytest.raises(SequenceError, match="at least one question"):
         build_sequence(tiny_tokenizer, [0.0], [1], [])
@@ -55,17 +83,19 @@ def test_sequence_errors(tiny_tokenizer):
         build_sequence(tiny_tokenizer, [0.0, 0.1], [1], [Branch("Why?", "So.")])
 
 
-def drawing_in(docstring: str) -> str:
-    """The lines of a mask's drawing in a docstring, without their indent."""
+def drawing_in(docstring: str, first: str) -> str:
+    """The lines of a mask's drawing in a docstring, without their indent. first: the line above it."""
     lines = [line[4:] for line in docstring.splitlines()]
-    start = lines.index("  P P a a b b")
-    return "\n".join(lines[start : start + 7])
+    start = lines.index(first)
+    return "\n".join(lines[start : start + 1 + len(first.split())])
 
 
-def test_the_masks_drawing_is_the_mask():
-    branch_ids = torch.tensor([0, 0, 1, 1, 2, 2])
-    mask = dense_mask(torch.zeros(1, 6, dtype=torch.int64), branch_ids[None])[0, 0]
-    assert draw(mask, branch_ids) == drawing_in(masks.__doc__)
+@pytest.mark.parametrize(
+    ("videos", "first"), [([[2, 2, 2]], "  P P a a b b"), ([[2, [2, 2, 2]]], "  P P a a b b c c")]
+)
+def test_the_masks_drawings_are_the_masks(videos, first):
+    ids = packed_ids(videos, len(first.split()))
+    assert draw(dense_mask(*ids)[0, 0], ids[1, 0]) == drawing_in(masks.__doc__, first)
 
 
 def rows_in(docstring: str, name: str) -> list[list[int]]:
@@ -77,11 +107,12 @@ def rows_in(docstring: str, name: str) -> list[list[int]]:
 def test_the_packings_drawing_is_the_packing():
     def sequence(prefix: int, *branches: int) -> VideoSequence:
         branch_ids = [0] * prefix + [number for number, size in enumerate(branches, 1) for _ in range(size)]
-        filler = torch.ones(len(branch_ids), dtype=torch.int64)
-        return VideoSequence(filler, filler, filler, torch.tensor(branch_ids), torch.arange(2))
+        filler, stems = torch.ones(len(branch_ids), dtype=torch.int64), [0] * len(branch_ids)
+        ids = (torch.tensor(branch_ids), torch.tensor(stems))
+        return VideoSequence(filler, filler, filler, *ids, image_places=torch.arange(2))
 
     batch = pack([sequence(2, 2, 2), sequence(1, 2)], [visual_of(1)] * 2)
-    for name in ("video_ids", "branch_ids"):
+    for name in ("video_ids", "branch_ids", "stem_ids"):
         assert getattr(batch, name).tolist() == rows_in(packing.__doc__, name)
 
 
@@ -89,22 +120,22 @@ def test_the_attentions_drawing_is_its_parts_and_they_are_the_rule():
     """Each part is causal towards the end of its keys; together they are what the rule lets see,
     each pair once.
     """
-    video_ids, branch_ids = packed_ids([[2, 2, 2]], 6)
     lines = [line[10:21] for line in attention.__doc__.splitlines() if line.startswith("    ")][1:7]
     drawn = [[bool(line[2 * column : 2 * column + 1].strip()) for column in range(6)] for line in lines]
-    assert torch.tensor(drawn).equal(dense_mask(video_ids, branch_ids)[0, 0])
-    video_ids, branch_ids = packed_ids([[4, 3, 5], [1, 2], [6]], 21)
-    segments = attention.segments_of(video_ids, branch_ids)
-    ends = [(one.own.start, one.own.stop, one.prefix.start, one.prefix.stop) for one in segments]
+    assert torch.tensor(drawn).equal(dense_mask(*packed_ids([[2, 2, 2]], 6))[0, 0])
+    ids = packed_ids([[4, 3, [2, 1, 2]], [1, 2], [6]], 21)
+    segments = attention.segments_of(*ids)
+    ends = [
+        (one.own.start, one.own.stop, *((part.start, part.stop) for part in one.seen)) for one in segments
+    ]
     assert ends == [
-        (0, 4, 0, 0), (4, 7, 0, 4), (7, 12, 0, 4), (12, 13, 0, 0), (13, 15, 12, 13), (15, 21, 0, 0)
+        (0, 4), (4, 7, (0, 4)), (7, 9, (0, 4)), (9, 10, (0, 4), (7, 9)), (10, 12, (0, 4), (7, 9)),
+        (12, 13), (13, 15, (12, 13)), (15, 21),
     ]  # fmt: skip
     query, key, value = torch.randn(3, 1, 4, 21, 8)
     module = torch.nn.Module()
     found, _ = attention.branch_attention(module, query, key, value, segments)
-    dense = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=dense_mask(video_ids, branch_ids)
-    )
+    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=dense_mask(*ids))
     assert torch.allclose(found.transpose(1, 2), dense, atol=1e-6)
     with pytest.raises(ValueError, match="one row without padding"):
         attention.segments_of(*packed_ids([[2, 2]], 6))
@@ -143,10 +174,10 @@ def test_the_varlen_call_is_the_rule(kernel, monkeypatch):
         monkeypatch.setattr(varlen, "kernel", lambda: kernel_on_a_cpu)
     else:
         dtype, tolerance = torch.bfloat16, 2e-2
-    video_ids, branch_ids = packed_ids([[4, 3, 5], [1, 2], [6]], 21)
+    ids = packed_ids([[4, 3, [2, 1, 2]], [1, 2], [6]], 21)
     torch.manual_seed(0)
     states = [torch.randn(1, heads, 21, 8, device=device, dtype=dtype) for heads in (4, 2, 2)]
-    segments = attention.segments_of(video_ids, branch_ids)
+    segments = attention.segments_of(*ids)
     results = []
     for way in ("varlen", "dense"):
         query, key, value = (state.clone().requires_grad_() for state in states)
@@ -154,7 +185,7 @@ def test_the_varlen_call_is_the_rule(kernel, monkeypatch):
             mask = varlen.varlen_of(segments, device)
             found, _ = varlen.varlen_attention(None, query, key, value, mask)
         else:
-            mask = dense_mask(video_ids, branch_ids).to(device)
+            mask = dense_mask(*ids).to(device)
             found, _ = attention.branch_attention(None, query, key, value, mask)
         (found * torch.arange(8, device=device)).sum().backward()
         results.append([found.detach(), query.grad, key.grad, value.grad])
@@ -178,23 +209,37 @@ def test_sequences_are_split_by_tokens():
     assert split_by_tokens([4, 6, 3, 9, 30, 1], 13) == [[0, 1, 2], [3], [4], [5]]
 
 
-def packed_ids(videos: list[list[int]], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """video_ids and branch_ids int64[1, length] of videos with these prefix and branch sizes, padded."""
-    video_ids = [index for index, sizes in enumerate(videos) for _ in range(sum(sizes))]
-    branch_ids = [branch for sizes in videos for branch, size in enumerate(sizes) for _ in range(size)]
-    rest = length - len(video_ids)
-    return torch.tensor([video_ids + [PADDING] * rest]), torch.tensor([branch_ids + [0] * rest])
+def packed_ids(videos: list[list], length: int) -> torch.Tensor:
+    """video_ids, branch_ids and stem_ids, int64[3, 1, length], of videos with these sizes of prefix and
+    branches, padded; a list is of a stem and its branches.
+    """
+    columns: list[tuple[int, int, int]] = []
+    for index, (prefix, *behind) in enumerate(videos):
+        columns += [(index, 0, 0)] * prefix
+        number = 0
+        for sizes in ([one] if isinstance(one, int) else one for one in behind):
+            first = number + 1
+            for size in sizes:
+                number += 1
+                columns += [(index, number, 0 if number == first else first)] * size
+    columns += [(PADDING, 0, 0)] * (length - len(columns))
+    return torch.tensor(columns).T[:, None]
 
 
 @pytest.mark.parametrize(
     "videos, length",
-    [([[40, 30, 20], [10, 20]], 128), ([[300, 7, 150, 90], [5, 200, 3], [260, 40]], 1100), ([[513]], 513)],
+    [
+        ([[40, 30, 20], [10, 20]], 128),
+        ([[300, 7, 150, 90], [5, 200, 3], [260, 40]], 1100),
+        ([[513]], 513),
+        ([[140, [150, 3, 200], 40], [5, [3, 140, 2]]], 700),
+    ],
 )
 def test_dense_and_block_mask_are_one_rule(videos, length):
     generator = torch.Generator().manual_seed(0)
-    video_ids, branch_ids = packed_ids(videos, length)
+    ids = packed_ids(videos, length)
     query, key, value = torch.randn(3, 1, 2, length, 16, generator=generator)
-    mask, blocks = dense_mask(video_ids, branch_ids), block_mask(video_ids, branch_ids)
+    mask, blocks = dense_mask(*ids), block_mask(*ids)
     dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     flex = flex_attention(query, key, value, block_mask=blocks)
     assert torch.allclose(dense, flex, atol=1e-5)
@@ -202,7 +247,7 @@ def test_dense_and_block_mask_are_one_rule(videos, length):
     # so.
     side = -(-length // BLOCK)
     rest = side * BLOCK - length
-    partial, full = (found[0, 0] for found in masks._blocks(video_ids, branch_ids))
+    partial, full = (found[0, 0] for found in masks._blocks(*ids))
 
     def by_block(padded_with: bool) -> torch.Tensor:
         return torch.nn.functional.pad(mask[0, 0], (0, rest, 0, rest), value=padded_with).view(
@@ -214,7 +259,6 @@ def test_dense_and_block_mask_are_one_rule(videos, length):
 
 
 def test_most_of_a_long_prefixs_blocks_are_full_and_branches_skip_each_other():
-    video_ids, branch_ids = packed_ids([[9000, *[200] * 6]], 10200)
-    partial, full = masks._blocks(video_ids, branch_ids)
+    partial, full = masks._blocks(*packed_ids([[9000, *[200] * 6]], 10200))
     assert full.sum() > 0.9 * (partial | full).sum()
     assert (partial | full)[0, 0, -1].sum() <= 9000 // BLOCK + 1 + 3  # the last branch: prefix and itself

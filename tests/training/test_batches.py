@@ -115,7 +115,7 @@ def test_the_token_budget_splits_by_video_and_loses_nothing(dataset):
     batches = [one.batch for one in dataset.__getitems__(numbers).passes]
     assert 2 <= len(batches) < len(dataset.numbers)
     assert all(batch.input_ids.numel() <= budget for batch in batches)
-    for column in ("input_ids", "labels", "position_ids", "branch_ids"):
+    for column in ("input_ids", "labels", "position_ids", "branch_ids", "stem_ids"):
         assert torch.cat([getattr(batch, column) for batch in batches], dim=1).equal(getattr(whole, column))
     dataset.max_tokens_per_batch = 10  # less than any video: each goes alone
     assert len(dataset.__getitems__(numbers).passes) == len(dataset.numbers)

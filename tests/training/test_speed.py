@@ -8,7 +8,7 @@ from crashchat.model.sequence import Branch, build_sequence
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.cost import OperationCounter
 from crashchat.training.planning.gpus import gpu_called
-from crashchat.training.planning.shapes import VideoShape
+from crashchat.training.planning.shapes import QuestionShape, VideoShape
 from crashchat.training.speed import Speed
 from tests.helpers.models import CPU, visual_of
 
@@ -30,10 +30,15 @@ def test_the_operations_of_a_batch_are_those_of_its_videos(tiny_base, tiny_token
     for visual, sequence, columns in zip(visuals, sequences, (2, 4), strict=True):
         prefix = int((sequence.branch_ids == 0).sum())
         own = [int((sequence.branch_ids == number).sum()) for number in (1, 2)]
-        answers = [(length - answer - 1, answer) for length in own if length for answer in [next(counts)]]
+        answers = [
+            QuestionShape(length - answer - 1, (answer,))
+            for length in own
+            if length
+            for answer in [next(counts)]
+        ]
         shape = VideoShape(
             frames=len(visual.seconds), rows=1, columns=columns, kept=visual.num_kept,
-            text=prefix - visual.num_kept, branches=tuple(answers),
+            text=prefix - visual.num_kept, questions=tuple(answers),
         )  # fmt: skip
         step = counter.step(shape)
         expected += step.total - step.recomputed

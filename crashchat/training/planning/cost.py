@@ -15,10 +15,9 @@ from transformers import VideoLlama3Config
 
 from crashchat.checkpoints.configs import text_and_vision
 from crashchat.checkpoints.folders import MERGE_SIZE
-from crashchat.model.attention import NOTHING
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.gpus import GB, NETWORK, Gpu
-from crashchat.training.planning.shapes import Pass, VideoShape
+from crashchat.training.planning.shapes import Pass, QuestionShape, VideoShape
 
 FLASH_BACKWARD = 2.5
 BFLOAT16 = 2  # bytes of a weight
@@ -52,23 +51,35 @@ class Operations:
 
 
 def pairs_of(video: VideoShape) -> float:
-    """Pairs of a token and one that it sees: a prefix is causal in itself, a branch sees it and itself."""
-    own = [question + answer + 1 for question, answer in video.branches]
+    """Pairs of a token and one that it sees: a prefix is causal in itself, a branch sees it, its stem and
+    itself.
+    """
     prefix = video.prefix
-    return prefix * (prefix + 1) / 2 + sum(prefix * length + length * (length + 1) / 2 for length in own)
+    parts = [part for question in video.questions for part in question.parts]
+    behind = sum((prefix + stem) * tokens + tokens * (tokens + 1) / 2 for tokens, stem in parts)
+    return prefix * (prefix + 1) / 2 + behind
 
 
 def shapes_in(batch: dict) -> list[VideoShape]:
     """The videos of a packed batch (model/packing.py), without what the encoder saw of them."""
     shapes: list[VideoShape] = []
     counts = iter(batch["label_counts"])
+    stems = [stem for segment in batch["segments"] for stem in segment.seen[1:]]
     for segment in batch["segments"]:
         length = segment.own.stop - segment.own.start
-        if segment.prefix == NOTHING:
+        if not segment.seen:
             shapes.append(VideoShape(frames=0, rows=0, columns=0, kept=0, text=length))
+            continue
+        before = shapes[-1].questions
+        if segment.own in stems:
+            found = QuestionShape(length + 1, ())
+        elif len(segment.seen) > 1:
+            answer, asked, before = next(counts), before[-1], before[:-1]
+            found = QuestionShape(asked.tokens, (*asked.answers, answer), closing=length - 1 - answer)
         else:
             answer = next(counts)
-            shapes[-1] = replace(shapes[-1], branches=(*shapes[-1].branches, (length - answer - 1, answer)))
+            found = QuestionShape(length - answer - 1, (answer,))
+        shapes[-1] = replace(shapes[-1], questions=(*before, found))
     return shapes
 
 
@@ -142,7 +153,7 @@ class OperationCounter:
         """Seconds in which weights are read, once for every token of the longest answer: few tokens at a time
         keep a card's memory busy, not its arithmetic.
         """
-        tokens = max((answer for _, answer in video.branches), default=0)
+        tokens = max((answer for question in video.questions for answer in question.answers), default=0)
         return tokens * BFLOAT16 * (self.weights + self.head) / (gpu.memory * GB)
 
     def of_batch(self, batch: dict) -> float:

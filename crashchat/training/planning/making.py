@@ -174,7 +174,7 @@ def make_plan(
     advance("a shorter pass")
     biggest = max(longest, key=lambda video: video.length)
     half = replace(biggest, kept=max(1, biggest.kept // 2), text=biggest.text // 2)
-    short = [replace(half, branches=biggest.branches[:1])]
+    short = [replace(half, questions=biggest.questions[:1])]
     small = model.run(short, every=1, again=again)
     advance("a validation pass")
     tested = model.validate(work.validation_pass)

@@ -194,18 +194,25 @@ def sequence_of(video: VideoShape, image_token: int) -> VideoSequence:
     """A sequence of a video's shape."""
     input_ids = [image_token] * video.kept + [TEXT_TOKEN] * video.text
     labels, position_ids = [IGNORED] * video.prefix, list(range(video.prefix))
-    branch_ids = [PREFIX] * video.prefix
-    for number, (question, answer) in enumerate(video.branches, start=1):
-        length = question + answer + 1
-        input_ids += [TEXT_TOKEN] * length
-        labels += [IGNORED] * question + [TEXT_TOKEN] * answer + [IGNORED]
-        position_ids += range(video.prefix, video.prefix + length)
-        branch_ids += [number] * length
+    branch_ids, stem_ids = [PREFIX] * video.prefix, [PREFIX] * video.prefix
+    number = PREFIX
+    for question in video.questions:
+        parts = question.parts
+        learnt, first = (question.answers if len(parts) == 1 else (0, *question.answers)), number + 1
+        for (tokens, stem), answer in zip(parts, learnt, strict=True):
+            number += 1
+            closing = question.closing if answer else 0
+            input_ids += [TEXT_TOKEN] * tokens
+            labels += [IGNORED] * (tokens - answer - closing) + [TEXT_TOKEN] * answer + [IGNORED] * closing
+            position_ids += range(video.prefix + stem, video.prefix + stem + tokens)
+            branch_ids += [number] * tokens
+            stem_ids += [first if stem else PREFIX] * tokens
     return VideoSequence(
         input_ids=torch.tensor(input_ids),
         labels=torch.tensor(labels),
         position_ids=torch.tensor(position_ids),
         branch_ids=torch.tensor(branch_ids),
+        stem_ids=torch.tensor(stem_ids),
         image_places=torch.arange(video.kept),
     )
 

@@ -33,12 +33,31 @@ WITH_CRASH = 1_139 / 1_838
 # `,Time 12.3s:` about nine.
 CHARACTERS_A_TOKEN, TURN_TOKENS, TIME_TOKENS = 5, 5, 9
 TYPICAL_SECONDS, TYPICAL_SIZE = 10, (720, 1280)  # of a clip where none is at hand: length; height and width
-PAIR = 2  # answers: the better one and the worse
 MEASURED = 8  # videos that are read where there are some
 FRAMES_A_SECOND = 91  # frames of a 720p clip that one reader decodes and resizes (benchmarks/RESULTS.md)
 
 
-Branches = tuple[tuple[int, int], ...]
+@dataclass(frozen=True)
+class QuestionShape:
+    """A question, in tokens.
+
+    answers: of each answer with its end, which is what is labelled. closing: behind each of them, not
+    labelled.
+    """
+
+    tokens: int
+    answers: tuple[int, ...]
+    closing: int = 1
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """(tokens, those of the stem before them) of the branches, and of their stem where they have one
+        (model/sequence.py).
+        """
+        if len(self.answers) == 1:
+            return [(self.tokens + self.answers[0] + self.closing, 0)]
+        stem = self.tokens - 1
+        return [(stem, 0), *((1 + answer + self.closing, stem) for answer in self.answers)]
 
 
 @dataclass(frozen=True)
@@ -46,8 +65,7 @@ class VideoShape:
     """One video and its questions, in tokens.
 
     frames; rows, columns: visual tokens down and across a frame, before compression. kept: visual tokens that
-    compression leaves. text: the prefix's other tokens. branches: (question, answer) of each question, the
-    answer with its end, which is what is labelled.
+    compression leaves. text: the prefix's other tokens.
     """
 
     frames: int
@@ -55,7 +73,7 @@ class VideoShape:
     columns: int
     kept: int
     text: int
-    branches: Branches = ()
+    questions: tuple[QuestionShape, ...] = ()
 
     @property
     def visual(self) -> int:
@@ -70,29 +88,28 @@ class VideoShape:
     @property
     def length(self) -> int:
         """Tokens of the whole sequence."""
-        return self.prefix + sum(question + answer + 1 for question, answer in self.branches)
+        return self.prefix + sum(tokens for question in self.questions for tokens, _ in question.parts)
 
     @property
     def labelled(self) -> int:
         """Tokens that are learnt."""
-        return sum(answer for _, answer in self.branches)
+        return sum(sum(question.answers) for question in self.questions)
 
 
 @dataclass(frozen=True)
 class Split:
     """The videos of a split. seconds_to_read: of a video, by one reader. sources: where the lengths are from,
-    as lines. answers: of each question, a branch each.
+    as lines.
     """
 
     videos: list[VideoShape]
     seconds_to_read: float
     sources: list[str]
-    answers: int = 1
 
     @property
     def questions(self) -> int:
         """How many questions there are."""
-        return sum(len(video.branches) for video in self.videos) // self.answers
+        return sum(len(video.questions) for video in self.videos)
 
 
 def typical_video(settings: VideoSettings, tokenizer: PreTrainedTokenizerBase | None = None) -> VideoShape:
@@ -121,7 +138,7 @@ def read_shape(path: Path, settings: VideoSettings, tokenizer: PreTrainedTokeniz
 
 
 def _counter(tokenizer: PreTrainedTokenizerBase | None) -> Callable[[str, str], tuple[int, int]]:
-    """(question, answer) -> their tokens, as a VideoShape has them."""
+    """(question, answer) -> their tokens, as a QuestionShape has them."""
 
     @cache
     def count(question: str, answer: str) -> tuple[int, int]:
@@ -141,13 +158,21 @@ def released_split(config: TrainConfig, split: str, video: VideoShape) -> list[V
     """
     asked = [TASKS[name] for name in config.tasks or TASKS]
     count = _counter(None)
-    every = {task.name: count(task.prompt or "", "x" * task.typical_length) for task in asked}
+    every = {task.name: _shape(count, task.prompt or "", ["x" * task.typical_length]) for task in asked}
     calm = tuple(every[task.name] for task in asked if not task.asked_if)
     crashes = round(RELEASED_VIDEOS[split] * WITH_CRASH)
     others = RELEASED_VIDEOS[split] - crashes if calm else 0
-    return [replace(video, branches=tuple(every.values()))] * crashes + [
-        replace(video, branches=calm)
+    return [replace(video, questions=tuple(every.values()))] * crashes + [
+        replace(video, questions=calm)
     ] * others
+
+
+def _shape(
+    count: Callable[[str, str], tuple[int, int]], question: str, answers: Sequence[str]
+) -> QuestionShape:
+    """A question with its answers; count: from _counter."""
+    found = [count(question, answer) for answer in answers]
+    return QuestionShape(found[0][0], tuple(answer for _, answer in found))
 
 
 def shapes_of(
@@ -177,9 +202,8 @@ def shapes_of(
     if split == "train":
         annotated = weighted(annotated, config.seed)
     count = _counter(tokenizer)
-    branches = [
-        tuple(count(one.asked, answer) for one in video.questions for answer in _answers(one))
-        for video in annotated
+    questions = [
+        tuple(_shape(count, one.asked, _answers(one)) for one in video.questions) for video in annotated
     ]
     paired = isinstance(config, PreferenceConfig)
     shapes, seconds = _measured(annotated, settings, tokenizer, measured)
@@ -189,8 +213,8 @@ def shapes_of(
     else:
         shapes, seconds = [typical], reading
         sources.append(f"no video at hand, so each is {assumed}")
-    videos = [replace(shapes[i % len(shapes)], branches=asked) for i, asked in enumerate(branches)]
-    return Split(videos, seconds, sources, PAIR if paired else 1)
+    videos = [replace(shapes[i % len(shapes)], questions=asked) for i, asked in enumerate(questions)]
+    return Split(videos, seconds, sources)
 
 
 def _answers(question: Question) -> tuple[str, ...]:
@@ -217,29 +241,27 @@ Pass = list[VideoShape]
 
 class Numbered:
     """Videos whose questions are numbered, as data sets number them. first: the first question's number.
-    answers: of each question.
 
     groups: the numbers of each video's questions.
     """
 
-    def __init__(self, videos: Sequence[VideoShape], first: int = 0, answers: int = 1):
+    def __init__(self, videos: Sequence[VideoShape], first: int = 0):
         self.videos = videos
         self.groups: list[list[int]] = []
-        self._owner: dict[int, tuple[int, Branches]] = {}
+        self._owner: dict[int, tuple[int, QuestionShape]] = {}
         for index, video in enumerate(videos):
             begin = first + len(self._owner)
-            asked = [video.branches[at : at + answers] for at in range(0, len(video.branches), answers)]
-            self.groups.append([*range(begin, begin + len(asked))])
-            self._owner |= {begin + place: (index, branches) for place, branches in enumerate(asked)}
+            self.groups.append([*range(begin, begin + len(video.questions))])
+            self._owner |= {begin + place: (index, one) for place, one in enumerate(video.questions)}
 
     def videos_of(self, numbers: Sequence[int]) -> list[VideoShape]:
         """The videos of some questions, each with those alone; numbers of other videos' are passed over."""
-        asked: dict[int, Branches] = {}
+        asked: dict[int, tuple[QuestionShape, ...]] = {}
         for number in numbers:
             if number in self._owner:
-                index, branches = self._owner[number]
-                asked[index] = asked.get(index, ()) + branches
-        return [replace(self.videos[index], branches=some) for index, some in asked.items()]
+                index, question = self._owner[number]
+                asked[index] = (*asked.get(index, ()), question)
+        return [replace(self.videos[index], questions=some) for index, some in asked.items()]
 
 
 def passes_of(row: Sequence[VideoShape], limit: int) -> list[Pass]:
@@ -250,7 +272,7 @@ def passes_of(row: Sequence[VideoShape], limit: int) -> list[Pass]:
 
 def steps_of(config: TrainConfig, split: Split, processes: int) -> Iterator[list[list[Pass]]]:
     """An epoch's steps: of each process the passes that it makes, as training makes them (batches.py)."""
-    known = Numbered(split.videos, answers=split.answers)
+    known = Numbered(split.videos)
     ranks = [
         QuestionSampler(
             known.groups,

@@ -37,7 +37,7 @@ def _assumed(plan: Plan) -> list[str]:
 
 
 def _memory(plan: Plan) -> list[str]:
-    questions = sum(len(video.branches) for video in plan.longest)
+    questions = sum(len(video.questions) for video in plan.longest)
     what = f"{len(plan.longest)} video(s), {questions} question(s), {tokens_of(plan.longest):,} tokens"
     with_, without = (
         (plan.memory, plan.other_memory) if plan.checkpointing else (plan.other_memory, plan.memory)

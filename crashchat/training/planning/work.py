@@ -147,9 +147,12 @@ class DrawnWork(Work):
         )
 
     def learnt(self, video: VideoShape) -> VideoShape:
-        """A video with every drawn answer a branch."""
-        several = [branch for branch in video.branches for _ in range(self.config.rollouts)]
-        return replace(video, branches=tuple(several))
+        """A video with every drawn answer."""
+        several = [
+            replace(question, answers=question.answers * self.config.rollouts, closing=0)
+            for question in video.questions
+        ]
+        return replace(video, questions=tuple(several))
 
     @property
     def sequences(self) -> list[VideoShape]:

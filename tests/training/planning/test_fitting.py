@@ -53,7 +53,7 @@ def card(bytes_of_it: float) -> Gpu:
 @pytest.fixture(scope="module")
 def fitting():
     """A model, a video, what a short pass and a long one take, and what a validation pass does."""
-    video = VideoShape(20, 8, 8, kept=1280, text=100, branches=TWO)
+    video = VideoShape(20, 8, 8, kept=1280, text=100, questions=TWO)
     model = imagined()
     runs = [
         (sum(one.length for one in some), model.run(some, every=1))

@@ -80,7 +80,8 @@ def test_what_drawing_takes_is_told(tiny_base, tiny_data, tmp_path):
     plan = json.loads(out.read_text())
     assert plan["steps"] == 600 and plan["step"]["operations"]["drawing"] > 0
     assert plan["step"]["computing"] > plan["step"]["waiting"] > 0
-    assert max(len(video["branches"]) for video in plan["longest"]) == 16, "eight answers to two questions"
+    drawn = [[len(one["answers"]) for one in video["questions"]] for video in plan["longest"]]
+    assert max(drawn) == [8, 8], "eight answers to two questions"
     assert "unknown key 'nonsense'" in crashchat("plan", REINFORCED, *words, "nonsense=1", ok=False)
 
 

@@ -40,7 +40,7 @@ def test_shapes_and_passes_of_pairs_are_those_of_training(tiny_base, tiny_data, 
     work = work_of(config, 2, lambda one, split: shapes_of(one, split, video_settings, tiny_tokenizer, 6))
     videos = load_pairs(files[:1], tiny_data)
     assert work.train.questions == len(videos) == 6 and "pairs of answers" in work.train.sources[0]
-    assert all(len(video.branches) == 2 for video in work.train.videos)
+    assert all([len(one.answers) for one in video.questions] == [2] for video in work.train.videos)
     limits = (config.max_length, config.max_tokens_per_batch)
     dataset = PairDataset(videos, tiny_tokenizer, video_settings, *limits)
     assert_trained_as_planned(config, work.train, dataset)
@@ -66,6 +66,7 @@ def assert_trained_as_planned(config: TrainConfig, split: Split, dataset: Questi
                 assert one.pixel_values_videos.shape == other.pixel_values_videos.shape
                 assert one.video_grid_thw == other.video_grid_thw
                 assert torch.equal(one.branch_ids, other.branch_ids)
+                assert torch.equal(one.stem_ids, other.stem_ids)
                 assert torch.equal(one.position_ids, other.position_ids)
 
 
@@ -74,8 +75,8 @@ def test_without_annotations_the_released_set_is_taken(tiny_base, tmp_path):
     video_settings = load_video_settings(tmp_path, max_visual_tokens=config.max_visual_tokens)
     split = shapes_of(config, "train", video_settings)
     assert len(split.videos) == 14_708 and "released set" in split.sources[0]
-    assert {len(video.branches) for video in split.videos} == {4, 6}
-    assert 5.1 < sum(len(video.branches) for video in split.videos) / len(split.videos) < 5.3
+    assert {len(video.questions) for video in split.videos} == {4, 6}
+    assert 5.1 < split.questions / len(split.videos) < 5.3
     assert 9_000 < split.videos[0].prefix < 10_240 and split.videos[0].frames == 96
     fewer = load_video_settings(tmp_path, max_frames=32, max_visual_tokens=1024)
     assert shapes_of(config, "train", fewer).videos[0].visual <= 1024
@@ -104,7 +105,8 @@ def test_a_run_that_draws_answers_is_planned_as_it_draws_and_learns(tiny_base, t
         assert own == [share.drawn + share.annotated for share in fetch]
         assert behind == [share.drawn for share in fetch]
         for share in fetch:
-            drawn = [len(video.branches) for one in share.drawn for video in one]
-            assert sum(drawn) == 4 * sum(len(video.branches) for video in share.asked)
+            drawn = [video for one in share.drawn for video in one]
+            assert all(len(question.answers) == 4 for video in drawn for question in video.questions)
+            assert [len(one.questions) for one in drawn] == [len(one.questions) for one in share.asked]
         annotated = [video for share in fetch for one in share.annotated for video in one]
-        assert sum(len(video.branches) for video in annotated) == 6
+        assert sum(len(video.questions) for video in annotated) == 6
