@@ -93,7 +93,7 @@ def _train(config: TrainConfig) -> Path:
     if main_process:
         uses = [
             describe_questions(config, "train", config.all_tasks, train_videos),
-            describe_questions(config, "val", config.all_tasks, val_videos),
+            describe_questions(config, "val", config.tasks, val_videos),
         ]
         card = card_of(config, settings, videos=train_videos, uses=uses)
     model = build_model(config, tokenizer)

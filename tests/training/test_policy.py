@@ -20,6 +20,7 @@ from crashchat.training.reinforce_trainer import make_roller
 from crashchat.training.rewards import Judged, RewardError, reward_named, value_of
 from crashchat.training.rollout_data import RolloutDataset, RolloutSampler
 from crashchat.training.rollouts import figures_of
+from crashchat.training.setup import load_videos
 from tests.helpers.models import CPU
 
 TIMES = ("crash_localization", "pre_crash_localization")
@@ -112,6 +113,14 @@ def test_a_drawn_answer_may_hold_the_token_of_the_frames(world, tiny_tokenizer):
     (one,) = lay_out(rollouts, tiny_tokenizer, config, tokens=sum(lengths), answers=len(lengths), device=CPU)
     policy_loss(model, one, config).backward()
     assert one.before.tolist() == pytest.approx([value for _, own in answers for value in own], abs=1e-4)
+
+
+def test_only_videos_that_are_asked_are_validated(tiny_data):
+    settings = {"output_dir": "unused", "data_dir": tiny_data, "supervised_tasks": ["crash_recognition"]}
+    for seed in range(5):
+        (video,) = load_videos(ReinforceConfig(**settings, val_videos=1, seed=seed), "val")
+        assert {question.task for question in video.questions} == {*TIMES}
+    assert len(load_videos(ReinforceConfig(**settings), "train")) == 6
 
 
 def test_draws_depend_on_step_question_and_turn_alone(world):

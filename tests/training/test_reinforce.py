@@ -47,6 +47,7 @@ def test_a_run_leaves_an_ordinary_adapter_and_says_what_was_drawn(reinforced, tr
     assert card.settings["rollouts"] == 4 and card.settings["start"] == "trained"
     assert card.best_validation_loss is None and -1 <= card.settings["best_validation_reward"] <= 1
     assert card.data[: len(start.data)] == start.data and len(card.data) == 2 * len(start.data)
+    assert [len(use.annotations) for use in card.data[-2:]] == [6, 2], "six tasks are learnt, two validated"
     crashchat("merge", "--base", tiny_base, "--adapter", out, "--out", tmp_path / "merged")
 
 
