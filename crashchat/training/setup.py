@@ -47,8 +47,8 @@ def load_asked(config: TrainConfig, split: SplitName, tasks: list[str]) -> list[
 def load_videos(config: TrainConfig, split: SplitName) -> list[VideoQAs]:
     """The videos of a split and the configured tasks' questions on them; every video must be there.
 
-    Of the validation split as many as val_videos says, with the questions that a validation asks. Raises AnnotationError that lists missing videos: a
-    run must not stop at a hole hours later.
+    Of the validation split as many as val_videos says, with the questions that a validation asks. Raises
+    AnnotationError that lists missing videos: a run must not stop at a hole hours later.
     """
     videos = load_asked(config, split, config.tasks if split == "val" else config.all_tasks)
     missing = [str(video.path) for video in videos if not video.file.is_file()]
