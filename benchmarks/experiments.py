@@ -42,7 +42,7 @@ def made_with(file: Path, chosen: dict) -> bool:
     if not file.is_file():
         return False
     if (found := json.loads(file.read_text(encoding="utf-8"))) != chosen:
-        raise SystemExit(f"error: {file.parent} was made with {found}, not {chosen}; name another --folder")
+        raise SystemExit(f"error: {file.parent} was made with {found}, not {chosen}; name another folder")
     return True
 
 

@@ -1,7 +1,7 @@
 """What reinforcement on times brings beside supervised training for the same time, over several seeds.
 
-    python benchmarks/reinforcement.py
-    python benchmarks/reinforcement.py --seeds 1 --folder /tmp/look     a first look
+    python benchmarks/reinforcement.py                            scores the answers in results/reinforcement
+    python benchmarks/reinforcement.py --answers outputs/again    trains all again, which takes hours
 
 On the demo's clips, for each seed:
 
@@ -19,14 +19,17 @@ and of `supervised` and `reinforced`, without more training:
 …, looked again    asked for the times once more, of the part around those
 
 All answer the questions on the test clips. One process and one core a seed; all lies in one folder; what is
-there is not made again, so a second start goes on where the first one ended.
+there is not made again, so a second start goes on where the first one ended. The answers of a whole seed are
+put into one file in --answers, and a seed whose file is there is scored without being trained.
 """
 
 import argparse
+import io
 import json
 import multiprocessing
 import shutil
 import sys
+import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +51,7 @@ from experiments import (
 )
 
 from crashchat.evaluation.find_heads import HEADS_FILE
-from crashchat.files import write_json_atomic
+from crashchat.files import write_bytes_atomic, write_json_atomic
 from crashchat.reporting.comparison import make_comparison
 from crashchat.tasks import TASKS
 from crashchat.tasks.quantities import Timed
@@ -74,7 +77,7 @@ ALL_TASKS = "configs/train/heterogeneous.yaml"
 ON_TIMES = ("configs/train/reinforce_localization.yaml", "with=configs/train/tiny_reinforce.yaml")
 ALONE = ("supervised_tasks=[]", "global_batch_size=0")
 STEPS = {SUPERVISED: 100, REINFORCED: 50}  # until the first validation
-DONE, SECONDS = "done", "seconds.json"  # written last
+DONE, SECONDS, SETTINGS = "done", "seconds.json", "settings.json"
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,32 @@ class Seed:
         """The first row, that most others go on from."""
         self.train(SUPERVISED, "train", ALL_TASKS, TINY)
 
-    def work(self, steps: int, same: int, rate: str) -> None:
+    def packed(self, kept: Path) -> Path:
+        """The file in `kept` that has this seed's answers."""
+        return kept / f"seed_{self.number}.tar.xz"
+
+    def pack(self, kept: Path) -> None:
+        """Put the answers into one file, without the paths of this machine."""
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w:xz") as archive:
+            for row in ROWS:
+                for path in (self.at(row) / DONE, *sorted(self.answers(row).rglob("*_predict.json"))):
+                    text = path.read_text(encoding="utf-8").replace(f"{self.folder.resolve()}/", "")
+                    data = text.replace(f"{self.folder}/", "").encode()
+                    member = tarfile.TarInfo(str(path.relative_to(self.folder)))
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+        write_bytes_atomic(self.packed(kept), made.getvalue())
+
+    def unpack(self, kept: Path) -> None:
+        """Take the answers that are in `kept`."""
+        if self.packed(kept).is_file():
+            with tarfile.open(self.packed(kept)) as archive:
+                archive.extractall(self.folder, filter="data")
+
+    def work(self, steps: int, same: int, rate: str, kept: Path) -> None:
         """All rows, each after the one that it goes on from. steps: of reinforcement; same: of supervised
-        training for the same time, at this learning rate where one is given.
+        training for the same time, at this learning rate where one is given. kept: where the answers go.
         """
         self.supervise()
         learnt = f"adapter={self.adapter(SUPERVISED)}"
@@ -145,6 +171,8 @@ class Seed:
         self.train(TIMES, "train", "configs/train/homogeneous_perception.yaml", TINY, tasks=times)
         start = f"adapter={self.adapter(TIMES)}"
         self.train(TIMES_REINFORCED, "reinforce", *drawn, start, *ALONE, tasks=times)
+        if not self.packed(kept).is_file():
+            self.pack(kept)
 
 
 def run(at: Path, data: Path, command: str, *words: str) -> None:
@@ -157,9 +185,9 @@ def seconds_a_step(seed: Seed) -> dict[str, float]:
     """{row: what a step of it takes of the processor}, from its start to its first validation, of supervised
     and reinforced training, one behind the other in this process.
     """
-    seed.supervise()
     at = seed.folder / "seconds"
     if not (at / SECONDS).is_file():
+        seed.supervise()
         learnt, found = f"adapter={seed.adapter(SUPERVISED)}", {}
         ways = {SUPERVISED: ("train", ALL_TASKS, TINY, learnt), REINFORCED: ("reinforce", *ON_TIMES, learnt)}
         for row, words in ways.items():
@@ -182,6 +210,12 @@ def main() -> int:
     made.add_argument(
         "--folder", type=Path, default=Path("outputs/reinforcement"), help="(default %(default)s)"
     )
+    made.add_argument(
+        "--answers",
+        type=Path,
+        default=Path("benchmarks/results/reinforcement"),
+        help="of whole seeds, a file each (default %(default)s)",
+    )
     made.add_argument("--seeds", type=int, default=5, help="(default %(default)s)")
     made.add_argument("--steps", type=int, default=300, help="of reinforcement (default %(default)s)")
     made.add_argument("--rate", default="", help="learning rate of `continued` (default: that of supervised)")
@@ -191,20 +225,26 @@ def main() -> int:
     )
     arguments = made.parse_args()
     at_root()
-    folder, data = arguments.folder, arguments.folder / "data"
+    folder, kept, data = arguments.folder, arguments.answers, arguments.folder / "data"
     chosen = {"steps": arguments.steps, "rate": arguments.rate}
-    settings = folder / "settings.json"
-    if not made_with(settings, chosen):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(settings, chosen)
+    for at in (kept, folder):
+        if not made_with(at / SETTINGS, chosen):
+            at.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(at / SETTINGS, chosen)
+    if (kept / SECONDS).is_file():
+        (folder / "seconds").mkdir(exist_ok=True)
+        shutil.copyfile(kept / SECONDS, folder / "seconds" / SECONDS)
     seeds = [Seed(folder, data, number) for number in range(arguments.seeds)]
+    for seed in seeds:
+        seed.unpack(kept)
     # Forked, as each process of its own would import all again.
     with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("fork")) as pool:
         pool.submit(draw, data).result()
         seconds = pool.submit(seconds_a_step, seeds[0]).result()
+        write_json_atomic(kept / SECONDS, seconds)
         same = round(arguments.steps * seconds[REINFORCED] / seconds[SUPERVISED])
         print(f"{arguments.steps} steps of reinforcement take as long as {same} supervised ones", flush=True)
-        finish(pool, [partial(seed.work, arguments.steps, same, arguments.rate) for seed in seeds])
+        finish(pool, [partial(seed.work, arguments.steps, same, arguments.rate, kept) for seed in seeds])
     sums = make_comparison({row: [seed.answers(row) for seed in seeds] for row in ROWS}, data).sums
     figures = {row: main_figures(one) for row, one in sums.items()}
     for row, values in figures.items():
