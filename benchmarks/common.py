@@ -220,7 +220,7 @@ def peak_memory(script: str, words: list[str], way: str) -> float:
     or resident where there is none.
     """
     torch.cuda.empty_cache()  # the other process needs the room
-    command = [sys.executable, script, *words, "--only", way, "--repeats", "1"]
+    command = [sys.executable, script, *words, "--only", way, "--repeats", "0"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
