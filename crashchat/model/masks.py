@@ -77,7 +77,8 @@ def block_mask(video_ids: Tensor, branch_ids: Tensor, stem_ids: Tensor) -> Block
     _rows, length = video_ids.shape
 
     def rule(row, head, query, key):
-        return visible(query, key, video_ids[row], branch_ids[row], stem_ids[row])
+        ids = (video_ids[row], branch_ids[row], stem_ids[row])
+        return visible(query, key, *ids)
 
     partial, full = _blocks(video_ids, branch_ids, stem_ids)
     return BlockMask.from_kv_blocks(

@@ -149,11 +149,12 @@ def parts_of(tokenizer: PreTrainedTokenizerBase, branches: Sequence[Branch]) -> 
         stem, begin = PREFIX, 0
         if len(same) > 1:
             begin = len(asked) - 1
-            parts.append(Part(asked[:begin], [IGNORED] * begin, 0, PREFIX, None))
+            parts.append(Part(asked[:begin], [IGNORED] * begin, begin=0, stem=PREFIX, branch=None))
             stem, asked = len(parts), asked[begin:]
         for branch in same:
             ids, labels = _answer_ids(tokenizer, branch)
-            parts.append(Part(asked + ids, [IGNORED] * len(asked) + labels, begin, stem, branch))
+            labels = [IGNORED] * len(asked) + labels
+            parts.append(Part(asked + ids, labels, begin=begin, stem=stem, branch=branch))
     return parts
 
 
@@ -190,17 +191,14 @@ def build_sequence(
         stem_ids += [part.stem] * len(part.ids)
         if part.branch is not None:
             weights += [part.branch.weight] * sum(label != IGNORED for label in part.labels)
-    columns = (input_ids, labels, position_ids, branch_ids, stem_ids)
-    tokens, labelled, positions, numbers, stems = (
-        torch.tensor(column, dtype=torch.int64) for column in columns
-    )
+    tokens = torch.tensor(input_ids)
     image_places = (tokens[: len(prefix)] == image_token_id(tokenizer)).nonzero()[:, 0]
     return VideoSequence(
-        tokens,
-        labelled,
-        positions,
-        numbers,
-        stems,
+        input_ids=tokens,
+        labels=torch.tensor(labels),
+        position_ids=torch.tensor(position_ids),
+        branch_ids=torch.tensor(branch_ids),
+        stem_ids=torch.tensor(stem_ids),
         image_places=image_places,
         label_weights=torch.tensor(weights) if any(weight != 1 for weight in weights) else None,
     )
