@@ -1,7 +1,8 @@
 """What reinforcement on times brings beside supervised training for the same time, over several seeds.
 
-    python benchmarks/reinforcement.py                            scores the answers in results/reinforcement
-    python benchmarks/reinforcement.py --answers outputs/again    trains all again, which takes hours
+    python benchmarks/reinforcement.py     scores the answers in results/reinforcement
+    python benchmarks/reinforcement.py --folder outputs/again --answers outputs/again/answers
+                                           trains all again, which takes hours
 
 On the demo's clips, for each seed:
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedTokenizerBase
 
 from crashchat.answering.prefix import Prefix, run_language_model
-from crashchat.model.attention import Segment, Watch
+from crashchat.model.attention import Segment, Watch, seen_by
 from crashchat.model.sequence import PREFIX, Branch, parts_of
 from crashchat.model.videollama3 import CrashChatModel
 
@@ -53,8 +53,7 @@ def lay_out(tokenizer: PreTrainedTokenizerBase, prefix: Prefix, branches: Sequen
             end, position = begin + len(part.ids), length + part.begin
             laid.tokens[row].extend((token, position + offset) for offset, token in enumerate(part.ids))
             places[number] = slice(cached + begin, cached + end)
-            seen = tuple(places[one] for one in dict.fromkeys((PREFIX, part.stem)))
-            segment = Segment(row, slice(begin, end), places[number], seen)
+            segment = Segment(row, slice(begin, end), places[number], seen_by(places, part.stem))
             laid.segments.append(segment)
             if part.branch is not None:
                 laid.branches.append(segment)

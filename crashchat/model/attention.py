@@ -20,6 +20,7 @@ video has a length of its own. The rule is that of masks.py, whose dense mask an
 against this.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,11 +68,21 @@ def segments_of(video_ids: Tensor, branch_ids: Tensor, stem_ids: Tensor) -> list
         own = slice(start, start + length)
         if branch == PREFIX:
             places = {}
-        seen = () if branch == PREFIX else tuple(places[one] for one in dict.fromkeys((PREFIX, stem)))
+        seen = () if branch == PREFIX else seen_by(places, stem)
         segments.append(Segment(0, own, own, seen))
         places[branch] = own
         start += length
     return segments
+
+
+def seen_by(places: Mapping[int, slice], stem: int) -> tuple[slice, ...]:
+    """What a branch sees besides itself. places: of its video's prefix and branches; stem: or PREFIX."""
+    return tuple(places[one] for one in dict.fromkeys((PREFIX, stem)))
+
+
+def stems_of(segments: Sequence[Segment]) -> list[slice]:
+    """Where the stems of some segments stand, once for each branch that goes on from them."""
+    return [stem for segment in segments for stem in segment.seen[1:]]
 
 
 class Watch(Protocol):

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crashchat.model.attention import Segment, segments_of
+from crashchat.model.attention import Segment, segments_of, stems_of
 from crashchat.model.sequence import IGNORED, VideoSequence
 from crashchat.video.tokens import VisualTokens
 
@@ -116,7 +116,7 @@ def pack(sequences: Sequence[VideoSequence], visuals: Sequence[VisualTokens]) ->
         raise ValueError(f"{len(image_index)} image tokens in the text, but {kept} visual tokens were kept")
     masks = [visual.compression_mask for visual in encoded]
     segments = segments_of(video_ids[None], columns["branch_ids"], columns["stem_ids"])
-    stems = [stem for segment in segments for stem in segment.seen[1:]]
+    stems = stems_of(segments)
     return PackedBatch(
         **columns,
         video_ids=video_ids[None],

@@ -15,6 +15,7 @@ from transformers import VideoLlama3Config
 
 from crashchat.checkpoints.configs import text_and_vision
 from crashchat.checkpoints.folders import MERGE_SIZE
+from crashchat.model.attention import stems_of
 from crashchat.settings import TrainConfig
 from crashchat.training.planning.gpus import GB, NETWORK, Gpu
 from crashchat.training.planning.shapes import Pass, QuestionShape, VideoShape
@@ -64,7 +65,7 @@ def shapes_in(batch: dict) -> list[VideoShape]:
     """The videos of a packed batch (model/packing.py), without what the encoder saw of them."""
     shapes: list[VideoShape] = []
     counts = iter(batch["label_counts"])
-    stems = [stem for segment in batch["segments"] for stem in segment.seen[1:]]
+    stems = stems_of(batch["segments"])
     for segment in batch["segments"]:
         length = segment.own.stop - segment.own.start
         if not segment.seen:
