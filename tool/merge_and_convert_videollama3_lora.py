@@ -2,6 +2,6 @@
 
 import sys
 
-from crashchat.checkpoints.merge import main
+from crashchat.__main__ import main
 
-sys.exit(main())
+sys.exit(main(["merge", *sys.argv[1:]]))

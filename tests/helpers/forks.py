@@ -2,7 +2,7 @@
 
 A process of its own in all that the tests look at: its memory, what it prints, its exit code, its end by a
 signal. What a user's process does besides, an interpreter's start, the scripts and torchrun, `commands.run`
-shows: it takes seven seconds until such a process has imported what training needs.
+shows: it takes seconds until such a process has imported what training needs.
 """
 
 import atexit
