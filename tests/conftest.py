@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from crashchat.config import ROOT
 
+gc.disable()  # until all is collected: what the tests import stays (crashchat/__main__.py)
 # Tables of large files that were checked: of all runs of the tests in one place, and not in the user's cache.
 os.environ.setdefault("CRASHCHAT_CACHE", str(Path(tempfile.gettempdir()) / f"crashchat_tests_{os.getuid()}"))
 # The files that take longest, by their place in tests/: handed out first, so that all workers end together.
@@ -44,6 +45,7 @@ def pytest_collection_finish() -> None:
     # end, has garbage collected.
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
