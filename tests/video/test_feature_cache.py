@@ -197,7 +197,7 @@ def test_a_damaged_entry_is_removed_and_made_again(tmp_path, kind):
 
 
 def test_several_processes_at_once_under_a_small_limit(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     counters = [context.Value("i", 0) for _ in range(4)]
     workers = [
         context.Process(target=hammer, args=(tmp_path, seed, hits)) for seed, hits in enumerate(counters)
