@@ -1,12 +1,8 @@
-"""Frame differences, and a look at many files in processes side by side."""
-
-import subprocess
-import sys
+"""Frame differences, of one file and of many."""
 
 import numpy as np
 import pytest
 
-from crashchat.config import ROOT
 from crashchat.video.motion import MOTION, motion_of, read_motion
 from tests.helpers.flashes import frames, write_video
 
@@ -37,17 +33,3 @@ def test_motion_of_many_files_is_that_of_each_or_none(jump, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     assert read_motion([jump, broken]) is None and read_motion([tmp_path / "gone.mp4"]) is None
-
-
-def test_a_file_that_kills_its_process_is_named(tmp_path):
-    """A real process that dies, as a decoder's may: what the others look like still comes back."""
-    script = tmp_path / "dies.py"
-    script.write_text(
-        f"import os, sys\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from crashchat.video.pool import each_video\n\n"
-        "def look(path):\n    return os._exit(3) if path.name == 'bad' else path.name\n\n"
-        "if __name__ == '__main__':\n"
-        "    print(*each_video(look, [Path('a'), Path('bad'), Path('b')], 1, 'videos'), sep=', ')\n"
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == "a, bad: the process that decodes it crashed, b", done.stderr
