@@ -8,6 +8,7 @@ shows: it takes seconds until such a process has imported what training needs.
 import atexit
 import gc
 import importlib
+import multiprocessing.forkserver
 import os
 import signal
 import socket
@@ -89,6 +90,7 @@ def _run(main: Callable[[], object], out: IO, errors: IO, environment: Mapping[s
         os.dup2(errors.fileno(), 2)
         sys.stdin = open(0, closefd=False)
         tempfile.tempdir = None  # TMPDIR may be another
+        multiprocessing.forkserver._forkserver._forkserver_pid = None  # the test's, where it has one
         sys.stdout = open(1, "w", closefd=False)
         sys.stderr = open(2, "w", buffering=1, closefd=False)
         os.environ.update(environment)

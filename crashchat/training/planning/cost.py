@@ -57,7 +57,7 @@ def pairs_of(video: VideoShape) -> float:
     """
     prefix = video.prefix
     parts = [part for question in video.questions for part in question.parts]
-    behind = sum((prefix + stem) * tokens + tokens * (tokens + 1) / 2 for tokens, stem in parts)
+    behind = sum((prefix + stem) * tokens + tokens * (tokens + 1) / 2 for tokens, stem, _ in parts)
     return prefix * (prefix + 1) / 2 + behind
 
 

@@ -197,13 +197,13 @@ def sequence_of(video: VideoShape, image_token: int) -> VideoSequence:
     branch_ids, stem_ids = [PREFIX] * video.prefix, [PREFIX] * video.prefix
     number = PREFIX
     for question in video.questions:
-        parts = question.parts
-        learnt, first = (question.answers if len(parts) == 1 else (0, *question.answers)), number + 1
-        for (tokens, stem), answer in zip(parts, learnt, strict=True):
+        first = number + 1
+        for tokens, stem, labelled in question.parts:
             number += 1
-            closing = question.closing if answer else 0
+            closing = question.closing if labelled else 0
             input_ids += [TEXT_TOKEN] * tokens
-            labels += [IGNORED] * (tokens - answer - closing) + [TEXT_TOKEN] * answer + [IGNORED] * closing
+            labels += [IGNORED] * (tokens - labelled - closing) + [TEXT_TOKEN] * labelled
+            labels += [IGNORED] * closing
             position_ids += range(video.prefix + stem, video.prefix + stem + tokens)
             branch_ids += [number] * tokens
             stem_ids += [first if stem else PREFIX] * tokens

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -37,6 +38,17 @@ MEASURED = 8  # videos that are read where there are some
 FRAMES_A_SECOND = 91  # frames of a 720p clip that one reader decodes and resizes (benchmarks/RESULTS.md)
 
 
+class PartShape(NamedTuple):
+    """A branch, or the stem of several (model/sequence.py), in tokens.
+
+    stem: of the stem before it. labelled: of its answer.
+    """
+
+    tokens: int
+    stem: int
+    labelled: int
+
+
 @dataclass(frozen=True)
 class QuestionShape:
     """A question, in tokens.
@@ -50,14 +62,14 @@ class QuestionShape:
     closing: int = 1
 
     @property
-    def parts(self) -> list[tuple[int, int]]:
-        """(tokens, those of the stem before them) of the branches, and of their stem where they have one
-        (model/sequence.py).
-        """
+    def parts(self) -> list[PartShape]:
+        """The branches, and before them their stem where they have one."""
         if len(self.answers) == 1:
-            return [(self.tokens + self.answers[0] + self.closing, 0)]
+            (answer,) = self.answers
+            return [PartShape(self.tokens + answer + self.closing, stem=0, labelled=answer)]
         stem = self.tokens - 1
-        return [(stem, 0), *((1 + answer + self.closing, stem) for answer in self.answers)]
+        branches = (PartShape(1 + answer + self.closing, stem, labelled=answer) for answer in self.answers)
+        return [PartShape(stem, stem=0, labelled=0), *branches]
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ class VideoShape:
     @property
     def length(self) -> int:
         """Tokens of the whole sequence."""
-        return self.prefix + sum(tokens for question in self.questions for tokens, _ in question.parts)
+        return self.prefix + sum(part.tokens for question in self.questions for part in question.parts)
 
     @property
     def labelled(self) -> int:
