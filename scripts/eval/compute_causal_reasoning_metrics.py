@@ -2,6 +2,6 @@
 
 import sys
 
-from crashchat.evaluation.score import main
+from crashchat.__main__ import main
 
-sys.exit(main(["causal_reasoning", *sys.argv[1:]]))
+sys.exit(main(["score", "causal_reasoning", *sys.argv[1:]]))

@@ -2,6 +2,6 @@
 
 import sys
 
-from crashchat.evaluation.score import main
+from crashchat.__main__ import main
 
-sys.exit(main(["crash_localization", *sys.argv[1:]]))
+sys.exit(main(["score", "crash_localization", *sys.argv[1:]]))

@@ -4,6 +4,6 @@
 
 import sys
 
-from crashchat.evaluation.score import main
+from crashchat.__main__ import main
 
-sys.exit(main(["pre_crash_localization", *sys.argv[1:]]))
+sys.exit(main(["score", "pre_crash_localization", *sys.argv[1:]]))

@@ -4,6 +4,6 @@
 
 import sys
 
-from crashchat.evaluation.score import main
+from crashchat.__main__ import main
 
-sys.exit(main(["prevention_reasoning", *sys.argv[1:]]))
+sys.exit(main(["score", "prevention_reasoning", *sys.argv[1:]]))

@@ -113,7 +113,7 @@ def _run(main: Callable[[], object], out: IO, errors: IO, environment: Mapping[s
 def imported(command: str) -> None:
     """Import all that a command will, so that its process needs not."""
     for name in (f"crashchat.{program.COMMANDS[command][0]}", *LATER.get(command, ())):
-        importlib.import_module(name)
+        program.imported(name)
     gc.freeze()  # the processes then leave their shared memory as it is
 
 

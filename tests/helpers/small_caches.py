@@ -1,7 +1,4 @@
-"""Feature caches of small made-up entries, and a process that uses one at random.
-
-Processes that are spawned import this module: it needs torch, but neither transformers nor pytest.
-"""
+"""Feature caches of small made-up entries, and a process that uses one at random."""
 
 from pathlib import Path
 

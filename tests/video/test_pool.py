@@ -9,30 +9,34 @@ from crashchat.config import ROOT
 from tests.helpers.fleets import descendants
 
 
+def script_of(folder: Path, look: str, names: list[str], workers: int) -> list[str]:
+    """The command of a program that looks at these files as the body of look(path) says, and prints what it
+    saw.
+    """
+    script = folder / "looks.py"
+    script.write_text(
+        f"import os, sys, time\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from crashchat.video.pool import each_video\n\n"
+        f"def look(path):\n    {look}\n\n"
+        "if __name__ == '__main__':\n"
+        f"    print(*each_video(look, [Path(name) for name in {names}], {workers}, 'videos'), sep=', ')\n"
+    )
+    return [sys.executable, str(script)]
+
+
 def test_a_file_that_kills_its_process_is_named(tmp_path):
     """A real process that dies, as a decoder's may: what the others look like still comes back."""
-    script = tmp_path / "dies.py"
-    script.write_text(
-        f"import os, sys\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from crashchat.video.pool import each_video\n\n"
-        "def look(path):\n    return os._exit(3) if path.name == 'bad' else path.name\n\n"
-        "if __name__ == '__main__':\n"
-        "    print(*each_video(look, [Path('a'), Path('bad'), Path('b')], 1, 'videos'), sep=', ')\n"
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    look = "return os._exit(3) if path.name == 'bad' else path.name"
+    words = script_of(tmp_path, look, ["a", "bad", "b"], workers=1)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "a, bad: the process that decodes it crashed, b", done.stderr
 
 
 def test_processes_end_with_the_one_that_began_them(tmp_path):
     """It is killed while they look, and while they wait for work."""
-    script = tmp_path / "waits.py"
-    script.write_text(
-        f"import sys, time\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from crashchat.video.pool import each_video\n\n"
-        "def look(path):\n    path.touch()\n    time.sleep(600 if path.name == 'long' else 0)\n\n"
-        "if __name__ == '__main__':\n    each_video(look, [Path('long'), Path('short')], 2, 'videos')\n"
-    )
-    begun = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    look = "path.touch(); time.sleep(600 if path.name == 'long' else 0)"
+    words = script_of(tmp_path, look, ["long", "short"], workers=2)
+    begun = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not all((tmp_path / name).exists() for name in ("long", "short")):
         assert begun.poll() is None and time.monotonic() < deadline
